@@ -1,0 +1,104 @@
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters that turn the inventory into the cluster's description, so that no role knows a group's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+try:
+    from ansible.errors import AnsibleFilterError
+except ImportError:  # pragma: no cover - only where Ansible isn't installed
+
+    class AnsibleFilterError(Exception):  # type: ignore[no-redef]
+        """Stands in for Ansible's own error."""
+
+
+TASK_TYPES = ("ps", "chief", "worker")
+GROUPS = (*TASK_TYPES, "evaluator")
+PORT = 2222
+
+
+def _index(group: str, host: str) -> int | None:
+    """Return the number in a host name like ``worker-3`` of that group, or None."""
+    match = re.fullmatch(re.escape(group) + r"-(\d+)", host)
+    return int(match[1]) if match else None
+
+
+def _members(group: str, hosts: list[str]) -> list[tuple[int, str]]:
+    """Return (index, host) of a group's hosts in order; hosts with names of their own are counted through."""
+    indices = [_index(group, host) for host in hosts]
+    if any(index is None for index in indices):
+        return list(enumerate(hosts))
+    return sorted((index, host) for index, host in zip(indices, hosts) if index is not None)
+
+
+def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the cluster that an inventory's groups ps, chief, worker and evaluator form.
+
+    A task's index is its place in the list, as TF_CONFIG wants it. Raises AnsibleFilterError when there is
+    no parameter server or not exactly one chief.
+    """
+    members = {group: _members(group, [str(host) for host in groups.get(group) or []]) for group in GROUPS}
+    if not members["ps"]:
+        raise AnsibleFilterError(
+            "the inventory has no host in group ps, so nobody can hold the parameters: "
+            "raise the fleet first, or put one host into group ps"
+        )
+    if len(members["chief"]) != 1:
+        raise AnsibleFilterError(
+            f"the inventory has {len(members['chief'])} hosts in group chief, but a training has exactly one chief: "
+            "leave one host in group chief"
+        )
+
+    hosts: dict[str, dict[str, Any]] = {}
+    for group in GROUPS:
+        for index, host in members[group]:
+            if host in hosts:
+                raise AnsibleFilterError(
+                    f"host {host} is in the groups {hosts[host]['group']} and {group}, but has one part to play: "
+                    "leave it in one of them"
+                )
+            variables = hostvars[host]
+            address = variables.get("private_ip_address") or variables.get("ansible_host") or host
+            hosts[host] = {"address": str(address), "group": group, "index": index}
+
+    namenode = members["ps"][0][1]
+    wanted = hostvars[namenode].get("fleet_groups") or {}
+    evaluator: str | None = members["evaluator"][0][1] if members["evaluator"] else namenode
+    if not (wanted.get("evaluator") or {}).get("enabled", True):
+        evaluator = None
+    return {
+        "hosts": hosts,
+        "namenode": namenode,
+        "datanodes": list(hosts),
+        "tasks": {kind: [f"{host}:{PORT}" for _, host in members[kind]] for kind in TASK_TYPES},
+        "evaluator": evaluator,
+    }
+
+
+def host_tasks(description: Mapping[str, Any], host: str) -> list[dict[str, Any]]:
+    """List the training tasks that one host of the cluster runs."""
+    if host not in description["hosts"]:
+        raise AnsibleFilterError(
+            f"host {host} isn't in the cluster's description, which has {', '.join(description['hosts'])}"
+        )
+    tasks: list[dict[str, Any]] = []
+    for kind in TASK_TYPES:
+        for index, address in enumerate(description["tasks"].get(kind, [])):
+            name, _, port = address.rpartition(":")
+            if name == host:
+                tasks.append({"type": kind, "index": index, "name": f"{kind}-{index}", "port": int(port)})
+    if description["evaluator"] == host:
+        tasks.append({"type": "evaluator", "index": 0, "name": "evaluator-0", "port": None})
+    return tasks
+
+
+class FilterModule:
+    """The collection's filters."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {"cluster": cluster, "host_tasks": host_tasks}
