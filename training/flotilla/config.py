@@ -1,0 +1,178 @@
+"""What a training run can be told: a JSON file, overridden by the command line, checked before it starts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(Exception):
+    """What the user gave can't work; the message says what, where and what to do. Restarting doesn't help."""
+
+
+def _key(default: Any, text: str, low: float | None = None) -> Any:
+    metadata = {"help": text, "low": low}
+    if isinstance(default, tuple):
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The learning rate and its schedule are the thesis's, in epochs of the train split.
+
+    In asynchronous training a global step is one batch of one worker, whatever the number of workers, so
+    the schedule's boundaries are not divided by it (the thesis did).
+    """
+
+    name: str = _key("job", "the job's name")
+    data_dir: str = _key(
+        "", "where the TFRecord files and manifest.json are: a folder or hdfs://host:port/path"
+    )
+    model_dir: str = _key(
+        "", "where checkpoints, events and the result go: a folder or hdfs://host:port/path"
+    )
+    max_steps: int = _key(60_000, "the global step to stop at, counted over all workers", 1)
+    batch_size: int = _key(128, "examples a step", 1)
+    resnet_size: int = _key(44, "layers of the network, 6n + 2", 8)
+    train_split: str = _key("train", "the split to train on")
+    validation_split: str = _key("validation", "the split that is evaluated while training")
+    eval_split: str = _key("eval", "the split that the finished model is evaluated on")
+    learning_rate: float = _key(0.1, "the first learning rate", 0)
+    learning_rate_epochs: tuple[float, ...] = _key(
+        (82.0, 123.0, 300.0), "epochs at which the rate changes", 0
+    )
+    learning_rate_factors: tuple[float, ...] = _key(
+        (1.0, 0.1, 0.01, 0.002),
+        "what the rate is multiplied by, before the first of these epochs and from each on",
+        0,
+    )
+    warmup_steps: int = _key(
+        0, "steps in which the rate grows to its first value; 0: none, as in the thesis", 0
+    )
+    momentum: float = _key(0.9, "the optimizer's momentum", 0)
+    weight_decay: float = _key(2e-4, "factor of the l2 loss over all trainable variables", 0)
+    shuffle_buffer: int = _key(16_384, "examples that are shuffled among each other", 1)
+    seed: int = _key(0, "seed of the shuffling and of the first weights", 0)
+    save_checkpoints_steps: int = _key(200, "steps between two checkpoints", 1)
+    keep_checkpoints: int = _key(5, "checkpoints that are kept", 1)
+    eval_interval_secs: int = _key(60, "least seconds between two evaluations while training", 0)
+    log_every_steps: int = _key(10, "steps between two lines of the log, and between two summaries", 1)
+    watchdog_secs: int = _key(120, "end with code 75 when the global step stands still for so long", 5)
+    watchdog_start_secs: int = _key(600, "the same until this process has made its first step", 5)
+    reach_secs: int = _key(120, "how long to wait for HDFS at the start", 0)
+    progress: str = _key("", "file to which the chief writes its progress")
+    done_file: str = _key("", "file that the chief writes when the model is complete")
+
+    def __post_init__(self) -> None:
+        """Check every value; raise ConfigError with one sentence."""
+        for field in dataclasses.fields(self):
+            value, low = getattr(self, field.name), field.metadata["low"]
+            if low is None:
+                continue
+            for number in value if isinstance(value, tuple) else (value,):
+                if not math.isfinite(number) or number < low:
+                    raise ConfigError(f"{field.name} is {number}: give a number of at least {low:g}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ConfigError(f"name is '{self.name}': give letters, digits, dots, dashes and underscores.")
+        for key in ("data_dir", "model_dir"):
+            value = getattr(self, key)
+            if not value:
+                raise ConfigError(f"{key} is missing: give a folder or hdfs://host:port/path.")
+            if "://" in value and not re.fullmatch(r"hdfs://[^/]+/.+", value):
+                raise ConfigError(f"{key} is '{value}': give a folder or hdfs://host:port/path.")
+        if (self.resnet_size - 2) % 6:
+            raise ConfigError(f"resnet_size is {self.resnet_size}: give 6n + 2, such as 20, 32, 44 or 56.")
+        if len(self.learning_rate_factors) != len(self.learning_rate_epochs) + 1:
+            raise ConfigError(
+                f"learning_rate_factors has {len(self.learning_rate_factors)} values for "
+                f"{len(self.learning_rate_epochs)} learning_rate_epochs: give one factor more than epochs."
+            )
+        if list(self.learning_rate_epochs) != sorted(set(self.learning_rate_epochs)):
+            raise ConfigError(
+                f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        return dataclasses.asdict(self)
+
+
+def load(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Read the command line and the file that --config names; raise ConfigError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flotilla.train", description="Trains a model on a data set."
+    )
+    parser.add_argument("--config", metavar="FILE", help="JSON file with any of the keys below")
+    defaults = {field.name: _default(field) for field in dataclasses.fields(TrainConfig)}
+    for field in dataclasses.fields(TrainConfig):
+        default = defaults[field.name]
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            dest=field.name,
+            metavar="X",
+            nargs="+" if isinstance(default, tuple) else None,
+            help=field.metadata["help"] + (f" (default: {shown})" if shown != "" else ""),
+        )
+    arguments = vars(parser.parse_args(argv))
+    path = arguments.pop("config")
+    values: dict[str, Any] = {}
+    for key, value in (_read(path) if path else {}).items():
+        if key not in defaults:
+            raise ConfigError(f"{path} has the unknown key '{key}': see --help for the keys.")
+        values[key] = _cast(key, value, defaults[key], path)
+    for key, value in arguments.items():
+        if value is not None:
+            values[key] = _cast(key, value, defaults[key], "the command line")
+    return TrainConfig(**values)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The configuration {path} isn't JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"The configuration {path} isn't a JSON object of keys and values.")
+    return content
+
+
+def _cast(key: str, value: Any, default: Any, source: str) -> Any:
+    """Return value in the default's type; text may hold a number, but a truth value is none."""
+    if isinstance(default, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key} is {value!r} in {source}: give a list of numbers.")
+        return tuple(_cast(key, item, 0.0, source) for item in value)
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ConfigError(f"{key} is {value!r} in {source}: give a text.")
+        return value
+    kind, noun = (int, "a whole number") if isinstance(default, int) else (float, "a number")
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        number = float(value)
+        if kind is int and not number.is_integer():
+            raise ValueError
+        return (
+            int(value)
+            if kind is int and isinstance(value, str) and value.lstrip("+-").isdigit()
+            else kind(number)
+        )
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"{key} is {value!r} in {source}: give {noun}.") from error

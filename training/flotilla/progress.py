@@ -1,0 +1,111 @@
+"""Progress files: how a node program tells Ansible and a human how far it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write value to a local file, so that a reader sees the old or the new content, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Any] | None:
+    """Return a progress file's content; None where there is no file or it isn't one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and "phase" in value else None
+
+
+class Progress:
+    """One phase's progress, written to a file at every call; safe to call from several threads.
+
+    Without a path it does nothing. A file that can't be written is said once and is no reason to stop.
+    The time left comes from the pace of the last updates, so that a resumed job is judged fairly.
+    """
+
+    def __init__(self, path: str | Path | None, phase: str, total: float, unit: str) -> None:
+        self._path = Path(path) if path else None
+        self._lock = threading.Lock()
+        self._pace: deque[tuple[float, float]] = deque(maxlen=30)
+        self._warned = False
+        self._content: dict[str, Any] = {
+            "phase": phase,
+            "state": "running",
+            "done": 0,
+            "total": total,
+            "unit": unit,
+            "rate": None,
+            "rate_unit": None,
+            "eta": None,
+            "detail": {},
+            "message": "starting",
+            "updated": time.time(),
+        }
+        with self._lock:
+            self._write()
+
+    def update(
+        self,
+        done: float,
+        rate: float | None = None,
+        rate_unit: str | None = None,
+        message: str = "",
+        **detail: Any,
+    ) -> None:
+        """Say that `done` of the total is done; `detail` is added to what was told before."""
+        with self._lock:
+            self._pace.append((time.monotonic(), done))
+            self._content.update(done=done, rate=rate, rate_unit=rate_unit, message=message, eta=self._eta())
+            self._content["detail"].update(detail)
+            self._write()
+
+    def finish(self, message: str = "", **detail: Any) -> None:
+        """Say that the phase ended well; the rate told last stays."""
+        with self._lock:
+            self._content.update(state="done", done=self._content["total"], eta=0.0, message=message)
+            self._content["detail"].update(detail)
+            self._write()
+
+    def fail(self, message: str) -> None:
+        """Say that the phase ended badly, in one sentence."""
+        with self._lock:
+            self._content.update(state="failed", eta=None, message=message)
+            self._write()
+
+    def _eta(self) -> float | None:
+        (first_time, first), (last_time, last) = self._pace[0], self._pace[-1]
+        if last <= first or last_time <= first_time:
+            return None
+        left = max(0.0, float(self._content["total"]) - last)
+        return round(left * (last_time - first_time) / (last - first), 1)
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        self._content["updated"] = time.time()
+        try:
+            write_json(self._path, self._content)
+        except OSError as error:
+            if not self._warned:
+                _log.warning("The progress file %s can't be written: %s", self._path, error)
+                self._warned = True
