@@ -1,0 +1,101 @@
+"""Control groups: every process of the lab is in one, so that `down` finds them all, whatever became of their parents.
+
+Works with cgroup v2 and with the mix of v1 and v2 (a `systemd` and a `unified` hierarchy side by side).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from .settings import CGROUP
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def hierarchies() -> list[Path]:
+    """The mounted hierarchies that the lab uses; the one that tracks processes comes first."""
+    if (ROOT / "cgroup.controllers").exists():
+        return [ROOT]
+    names = ("unified", "systemd", "cpu", "cpuacct", "memory", "pids")
+    return [ROOT / name for name in names if (ROOT / name / "cgroup.procs").exists()]
+
+
+def create(name: str) -> list[Path]:
+    """Make the group in every hierarchy and return the `cgroup.procs` files that a process joins by writing its id."""
+    joined = []
+    for hierarchy in hierarchies():
+        group = hierarchy / CGROUP / name
+        group.mkdir(parents=True, exist_ok=True)
+        joined.append(group / "cgroup.procs")
+    return joined
+
+
+def join(name: str) -> None:
+    """Move the calling process into the group."""
+    for procs in create(name):
+        procs.write_text(str(os.getpid()))
+
+
+def groups(name: str = "") -> list[Path]:
+    """The group and all below it in every hierarchy, deepest first."""
+    found: list[Path] = []
+    for hierarchy in hierarchies():
+        top = hierarchy / CGROUP / name if name else hierarchy / CGROUP
+        if top.is_dir():
+            below = [p for p in top.rglob("*") if p.is_dir()]
+            found += sorted([*below, top], key=lambda p: -len(p.parts))
+    return found
+
+
+def pids(name: str = "") -> set[int]:
+    """Ids of the processes in the group and below it."""
+    found: set[int] = set()
+    for group in groups(name):
+        try:
+            found |= {int(line) for line in (group / "cgroup.procs").read_text().split()}
+        except OSError:  # the group has just gone
+            continue
+    return found - {os.getpid(), 0}
+
+
+def kill(name: str = "", seconds: float = 10.0) -> None:
+    """Kill what is left in the group and remove it; returns when it is gone.
+
+    Raises:
+        TimeoutError: processes are still there after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while left := pids(name):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {sorted(left)} of the lab don't end")
+        time.sleep(0.02)
+    for group in groups(name):
+        for _ in range(100):
+            try:
+                group.rmdir()
+                break
+            except FileNotFoundError:
+                break
+            except OSError:  # busy for a moment after its last process has gone
+                time.sleep(0.02)
+
+
+def resident_bytes(name: str) -> int:
+    """Sum of the resident memory of the group's processes, without what they share, in bytes."""
+    total = 0
+    for pid in pids(name):
+        try:
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+        except OSError:
+            continue
+    return total

@@ -1,0 +1,495 @@
+"""The region's daemon: moto's AWS API, in step with real hosts.
+
+moto keeps the books (EC2, S3, IAM, STS, SSM); this module boots and halts a host for each instance, enforces the
+security groups, and mends moto where it differs from AWS's documented behaviour.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import ipaddress
+import itertools
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from moto import settings as moto_settings
+from moto.ec2.models import ec2_backends
+from moto.ec2.models import elastic_ip_addresses as moto_addresses
+from moto.ec2.models import elastic_network_interfaces as moto_interfaces
+from moto.ec2.models.amis import Ami
+from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
+from moto.ec2.responses.instances import InstanceResponse
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.ssm.models import Parameter, ssm_backends
+from moto.sts.models import sts_backends
+from werkzeug.serving import make_server
+
+from . import cgroups, image, network
+from .hosts import Host
+from .images import CATALOGUE
+from .metadata import LABEL, Metadata, Tree, timestamp
+from .network import Port, Rule
+from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION
+from .shell import LabError
+
+log = logging.getLogger("lab")
+
+STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+STOP_SECONDS = 90.0  # AWS waits for minutes; a user of the lab would not
+TERMINATE_SECONDS = 4.0
+CREDENTIAL_SECONDS = 6 * 3600
+
+
+class Region:
+    """One running region."""
+
+    def __init__(self) -> None:
+        self.ec2 = ec2_backends[ACCOUNT][REGION]
+        self.image = image.path()
+        self.hosts: dict[str, Host] = {}
+        self.metadata = Metadata(self.describe)
+        self.network_lock = threading.Lock()
+        self.applied: dict[str, str] = {}
+        self.credentials: dict[str, tuple[str, float, str]] = {}
+        self.tokens: dict[str, Any] = {}
+        self.launch_lock = threading.Lock()
+
+    # ------------------------------------------------------------ an instance's life
+
+    def set_state(self, instance: Instance, name: str) -> None:
+        """Change the state that the API reports."""
+        instance._state.name, instance._state.code = name, STATES[name]
+
+    def launch(self, instance: Instance) -> None:
+        """Boot a host for a new or stopped instance, in the background."""
+        self.set_state(instance, "pending")
+        threading.Thread(target=self._launch, args=(instance,), name=f"launch {instance.id}").start()
+
+    def _launch(self, instance: Instance) -> None:
+        try:
+            vpc_id, address = str(instance.vpc_id), str(instance.private_ip)
+            subnet = self.ec2.get_subnet(instance.subnet_id)
+            with self.launch_lock:
+                if network.vpc_up(vpc_id):
+                    self.apply_rules(vpc_id)
+                    self.metadata.serve(vpc_id)
+            network.node_up(vpc_id, instance.id, address, ipaddress.ip_network(subnet.cidr_block).prefixlen)
+            self.apply_rules(vpc_id)
+            user = next((i.default_user for i in CATALOGUE if i.ami == instance.image_id), "admin")
+            host = self.hosts.setdefault(instance.id, Host(instance.id, self.image, user, self.host_ended))
+            host.start()
+            self.set_state(instance, "running")
+            log.info("%s runs at %s, %s", instance.id, address, instance.public_ip)
+        except Exception as error:
+            log.exception("%s could not be started", instance.id)
+            self.set_state(instance, "terminated")
+            instance.state_reason = StateReason(f"Server.InternalError: {error}", "Server.InternalError")
+
+    def host_ended(self, instance_id: str) -> None:
+        """A host powered itself off: what follows is its instance_initiated_shutdown_behavior."""
+        instance = self.ec2.get_instance(instance_id)
+        log.info("%s has shut itself down: %s", instance_id, instance.instance_initiated_shutdown_behavior)
+        if instance.instance_initiated_shutdown_behavior == "terminate":
+            instance.terminate()
+        else:
+            instance.stop()
+        instance.state_reason = StateReason(
+            "Client.InstanceInitiatedShutdown: Instance initiated shutdown", "Client.InstanceInitiatedShutdown"
+        )
+
+    def halt(self, instance: Instance, final: str, seconds: float) -> None:
+        """Power an instance's host off in the background; the API then reports `final` (stopped, terminated)."""
+        self.set_state(instance, "shutting-down" if final == "terminated" else "stopping")
+        threading.Thread(target=self._halt, args=(instance, final, seconds), name=f"halt {instance.id}").start()
+
+    def _halt(self, instance: Instance, final: str, seconds: float) -> None:
+        host = self.hosts.get(instance.id)
+        if host:
+            host.stop(seconds)
+            if final == "terminated":
+                host.remove()
+                del self.hosts[instance.id]
+        self.set_state(instance, final)
+        self.apply_rules(str(instance.vpc_id))
+        log.info("%s is %s", instance.id, final)
+
+    # ------------------------------------------------------------ the network
+
+    def apply_rules(self, vpc_id: str | None = None) -> None:
+        """Bring the routers' rules in line with the API's books."""
+        with self.network_lock:
+            for vpc in [vpc_id] if vpc_id else list(self.applied):
+                ports = self.ports(vpc)
+                endpoint = any(
+                    e.vpc_id == vpc and e.service_name.endswith(".s3") and e.state == "available"
+                    for e in self.ec2.vpc_end_points.values()
+                )
+                rules = network.render(ports, endpoint)
+                if self.applied.get(vpc) != rules:
+                    network.apply(vpc, ports, endpoint)
+                    self.applied[vpc] = rules
+
+    def ports(self, vpc_id: str) -> list[Port]:
+        """The VPC's instances with the rules of their groups."""
+        ports = []
+        for instance in self.ec2.all_instances():
+            if instance.vpc_id != vpc_id or instance.state not in ("pending", "running", "stopping", "shutting-down"):
+                continue
+            if not instance.nics or network.node_netns(instance.id) not in network.namespaces():
+                continue
+            groups = {g.id: g for g in (*instance.nics[0].group_set, *instance.security_groups)}
+            port = Port(
+                instance_id=instance.id,
+                address=str(instance.private_ip),
+                public_address=instance.public_ip if self.is_public(str(instance.subnet_id)) else None,
+                groups=sorted(groups),
+            )
+            for group in groups.values():
+                port.ingress += [_rule(r) for r in group.ingress_rules]
+                port.egress += [_rule(r) for r in group.egress_rules]
+            ports.append(port)
+        return ports
+
+    def is_public(self, subnet_id: str) -> bool:
+        """Whether the subnet's route table leads 0.0.0.0/0 to an internet gateway."""
+        vpc_id = self.ec2.get_subnet(subnet_id).vpc_id
+        tables = [t for t in self.ec2.route_tables.values() if t.vpc_id == vpc_id]
+        own = [t for t in tables if subnet_id in t._associations.values()]
+        main = [t for t in tables if t.main_association_id]
+        return any(
+            route.destination_cidr_block == "0.0.0.0/0" and str(route.gateway_id).startswith("igw-")
+            for table in (own or main)
+            for route in table.routes
+        )
+
+    # ------------------------------------------------------------ metadata
+
+    def describe(self, vpc_id: str, address: str) -> tuple[Tree, bytes | None, dict[str, Any]] | None:
+        """What the metadata service says to the host at an address."""
+        for instance in self.ec2.all_instances():
+            if instance.vpc_id == vpc_id and instance.private_ip == address and instance.state != "terminated":
+                break
+        else:
+            return None
+        mac = instance.nics[0].mac_address
+        interface: Tree = {
+            "device-number": "0",
+            "interface-id": instance.nics[0].id,
+            "local-ipv4s": address,
+            "mac": mac,
+            "subnet-id": str(instance.subnet_id),
+            "vpc-id": vpc_id,
+        }
+        tree: Tree = {
+            "ami-id": instance.image_id,
+            "ami-launch-index": str(instance.ami_launch_index),
+            "hostname": str(instance.private_dns_name),
+            "instance-action": "none",
+            "instance-id": instance.id,
+            "instance-life-cycle": instance.lifecycle or "on-demand",
+            "instance-type": instance.instance_type,
+            "local-hostname": str(instance.private_dns_name),
+            "local-ipv4": address,
+            "mac": mac,
+            "network": {"interfaces": {"macs": {mac: interface}}},
+            "placement": {"availability-zone": str(instance.availability_zone), "region": REGION},
+            "reservation-id": next(
+                (r.id for r in self.ec2.reservations.values() if instance in r.instances), "r-unknown"
+            ),
+            "security-groups": "\n".join(g.name for g in instance.security_groups),
+            "services": {"domain": "amazonaws.com", "partition": "aws"},
+        }
+        if instance.public_ip:
+            tree["public-ipv4"] = instance.public_ip
+            interface["public-ipv4s"] = instance.public_ip
+        key = self.ec2.key_pairs.get(str(instance.key_name))
+        if key:
+            public = key.material_public
+            text = public.decode() if isinstance(public, bytes) else str(public)
+            tree["public-keys"] = {"0": {LABEL: key.key_name, "openssh-key": text.strip() + "\n"}}
+        profile = self.profile(instance.id)
+        if profile:
+            tree["iam"] = {
+                "security-credentials": {r.name: self.role_credentials(instance.id, r) for r in profile.roles},
+                "info": json.dumps(
+                    {
+                        "Code": "Success",
+                        "LastUpdated": timestamp(),
+                        "InstanceProfileArn": profile.arn,
+                        "InstanceProfileId": profile.id,
+                    }
+                ),
+            }
+        document = {
+            "accountId": ACCOUNT,
+            "architecture": "x86_64",
+            "availabilityZone": instance.availability_zone,
+            "imageId": instance.image_id,
+            "instanceId": instance.id,
+            "instanceType": instance.instance_type,
+            "pendingTime": instance.launch_time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "privateIp": address,
+            "region": REGION,
+            "version": "2017-09-30",
+        }
+        user_data = base64.b64decode(instance.user_data.as_bytes()) if instance.user_data else None
+        return tree, user_data, document
+
+    def profile(self, instance_id: str) -> Any:
+        """The instance profile of an instance, or None."""
+        association = self.ec2.iam_instance_profile_associations.get(instance_id)
+        return association.iam_instance_profile if association else None
+
+    def role_credentials(self, instance_id: str, role: Any) -> str:
+        """Temporary credentials of an instance's role, issued by the region's STS and renewed in time."""
+        known = self.credentials.get(instance_id)
+        if known and known[0] == role.arn and known[1] - time.time() > 600:
+            return known[2]
+        session = sts_backends[ACCOUNT]["aws"].assume_role(
+            region_name=REGION,
+            role_session_name=instance_id,
+            role_arn=role.arn,
+            policy="",
+            duration=CREDENTIAL_SECONDS,
+            external_id="",
+        )
+        ends = time.time() + CREDENTIAL_SECONDS
+        text = json.dumps(
+            {
+                "Code": "Success",
+                "LastUpdated": timestamp(),
+                "Type": "AWS-HMAC",
+                "AccessKeyId": session.access_key_id,
+                "SecretAccessKey": session.secret_access_key,
+                "Token": session.session_token,
+                "Expiration": timestamp(ends),
+            }
+        )
+        self.credentials[instance_id] = (role.arn, ends, text)
+        return text
+
+
+def _rule(rule: Any) -> Rule:
+    other = rule.source_group.get("GroupId") if rule.source_group else None
+    return Rule(
+        protocol=str(rule.ip_protocol),
+        first_port=rule.from_port,
+        last_port=rule.to_port,
+        networks=(rule.cidr_ipv4,) if rule.cidr_ipv4 else (),
+        groups=(other,) if other else (),
+    )
+
+
+# ---------------------------------------------------------------- mending moto
+
+
+def attach(region: Region) -> None:
+    """Make moto's instances real, and right what it gets wrong."""
+    _attach_life(region)
+    _attach_launch(region)
+    _attach_addresses(region)
+
+
+def _attach_life(region: Region) -> None:
+    start, stop, terminate = Instance.start, Instance.stop, Instance.terminate
+
+    def started(self: Instance) -> Any:
+        if self.state != "stopped":
+            return copy.copy(self._state)
+        previous = start(self)
+        region.launch(self)
+        return previous
+
+    def stopped(self: Instance) -> Any:
+        if self.state not in ("running", "pending"):
+            return copy.copy(self._state)
+        previous = stop(self)
+        region.halt(self, "stopped", STOP_SECONDS)
+        return previous
+
+    def terminated(self: Instance) -> Any:
+        if self.state in ("terminated", "shutting-down"):
+            return copy.copy(self._state)
+        previous = terminate(self)
+        region.halt(self, "terminated", TERMINATE_SECONDS)
+        return previous
+
+    def rebooted(self: Instance) -> None:
+        host = region.hosts.get(self.id)
+        if host:
+            host.reboot()
+
+    for name, method in {"start": started, "stop": stopped, "terminate": terminated, "reboot": rebooted}.items():
+        setattr(Instance, name, method)
+
+
+def _attach_launch(region: Region) -> None:
+    run_instances = InstanceBackend.run_instances
+
+    def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
+        token = kwargs.get("client_token")
+        if token and token in region.tokens:
+            return region.tokens[token]
+        if kwargs.get("key_name"):
+            self.describe_key_pairs(key_names=[kwargs["key_name"]])
+        self.describe_images(ami_ids=[image_id])
+        reservation = run_instances(self, image_id, count, *args, **kwargs)
+        if token and token != "ABCDE":  # moto's stand-in for "none given"
+            region.tokens[token] = reservation
+        profile = {
+            f"iam_instance_profile_{k}": kwargs[f"iam_instance_profile_{k}"]
+            for k in ("name", "arn")
+            if kwargs.get(f"iam_instance_profile_{k}")
+        }
+        for instance in reservation.instances[1:]:  # moto itself thinks of the first only
+            if profile:
+                self.associate_iam_instance_profile(instance_id=instance.id, **profile)
+        for instance in reservation.instances:
+            region.launch(instance)
+        return reservation
+
+    InstanceBackend.run_instances = launched  # type: ignore[method-assign]
+
+    # AWS takes the size of the root volume from the image where a mapping names none; moto refuses.
+    validate = InstanceResponse._validate_block_device_mapping
+
+    def validated(mapping: dict[str, Any]) -> None:
+        if "Ebs" in mapping and not mapping["Ebs"].get("VolumeSize") and not mapping["Ebs"].get("SnapshotId"):
+            mapping["Ebs"]["VolumeSize"] = 8
+        validate(mapping)
+
+    InstanceResponse._validate_block_device_mapping = staticmethod(validated)  # type: ignore[method-assign]
+
+
+def _attach_addresses(region: Region) -> None:
+    # moto draws public addresses at random from the real internet's; ours come from a range that nobody routes.
+    numbers = itertools.cycle(range(10, 250))
+
+    def next_public_address() -> str:
+        used = {eni.public_ip for eni in region.ec2.enis.values() if eni.public_ip}
+        used |= {str(address.public_ip) for address in region.ec2.addresses}
+        for number in itertools.islice(numbers, 240):
+            address = f"198.51.100.{number}"
+            if address not in used:
+                return address
+        raise LabError("the lab's public addresses are used up (240)")
+
+    moto_interfaces.random_public_ip = next_public_address
+    moto_addresses.random_ip = next_public_address
+
+
+def stock() -> tuple[str, str]:
+    """Put the images, their parameters and an administrator into the empty region.
+
+    Returns:
+        The administrator's access key id and secret.
+    """
+    ec2, ssm = ec2_backends[ACCOUNT][REGION], ssm_backends[ACCOUNT][REGION]
+    for entry in CATALOGUE:
+        ec2.amis[entry.ami] = Ami(
+            ec2,
+            entry.ami,
+            name=entry.name,
+            description=entry.name,
+            owner_id=entry.owner,
+            owner_alias="amazon",
+            public=True,
+            virtualization_type="hvm",
+            architecture="x86_64",
+            root_device_type="ebs",
+            root_device_name=entry.root_device,
+            hypervisor="xen",
+            region_name=f"{REGION}a",
+        )
+        for name in entry.parameters:
+            ssm._parameters[name].append(
+                Parameter(
+                    account_id=ACCOUNT,
+                    name=name,
+                    value=entry.ami,
+                    parameter_type="String",
+                    description="",
+                    allowed_pattern=None,
+                    keyid=None,
+                    last_modified_date=datetime.now(timezone.utc),
+                    version=1,
+                    data_type="aws:ec2:image",
+                )
+            )
+    iam = iam_backends[ACCOUNT]["aws"]
+    iam.create_user(REGION, "lab-admin")
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam.put_user_policy("lab-admin", "administrator", json.dumps(everything))
+    key = iam.create_access_key("lab-admin")
+    # From here on every request must be signed by a key that the region's IAM knows, and be allowed by a policy.
+    moto_settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
+    return key.access_key_id, key.secret_access_key
+
+
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def application(region: Region) -> WSGI:
+    """The region's API: moto's, with the network brought in line after each change to EC2."""
+    moto = DomainDispatcherApplication(create_backend_app)  # type: ignore[arg-type]
+
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"].startswith("/moto-api"):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"The lab has no such door.\n"]
+        action = ""
+        if environ["REQUEST_METHOD"] == "POST" and "/ec2/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
+            action = urllib.parse.parse_qs(body.decode(errors="replace")).get("Action", [""])[0]
+        answer: Iterable[bytes] = moto(environ, start_response)
+        if action and not action.startswith(("Describe", "Get")):
+            try:
+                region.apply_rules()
+            except LabError:
+                log.exception("the network rules could not be applied after %s", action)
+        return answer
+
+    return serve
+
+
+def main() -> None:
+    """Run the region until it is told to end."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    cgroups.join("daemon")
+    NODES.mkdir(parents=True, exist_ok=True)
+    (CACHE / "uv").mkdir(parents=True, exist_ok=True)
+    slirp = network.core_up()
+    region = Region()
+    attach(region)
+    key, secret = stock()
+    with network.inside(CORE_NETNS):
+        server = make_server(
+            API_ADDRESS, API_PORT, application(region), threaded=True, request_handler=MotoRequestHandler
+        )
+    ready = READY.with_suffix(".part")
+    ready.touch(mode=0o600)
+    ready.write_text(
+        json.dumps(
+            {"pid": os.getpid(), "endpoint": ENDPOINT, "region": REGION, "access_key": key, "secret_key": secret,
+             "image": region.image.name, "slirp": slirp.pid, "id": secrets.token_hex(4)}
+        )
+    )  # fmt: skip
+    ready.rename(READY)
+    log.info("the region answers at %s", ENDPOINT)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Names, addresses and paths of the lab, in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+REGION = "us-east-1"
+ACCOUNT = "123456789012"
+PROFILE = "flotilla-lab"
+
+# The core namespace stands for "the internet and AWS": the API, the way out, and a route to every VPC.
+# 198.18.0.0/15 (RFC 2544) and 198.51.100.0/24 (RFC 5737) are never routed on the real internet.
+CORE_NETNS = "flo-core"
+API_ADDRESS = "198.18.0.1"
+HOST_ADDRESS = "198.18.0.2"
+API_PORT = 5000
+ENDPOINT = f"http://{API_ADDRESS}:{API_PORT}"
+PUBLIC_NETWORK = "198.51.100.0/24"
+METADATA_ADDRESS = "169.254.169.254"
+DNS_ADDRESS = "169.254.169.253"
+SLIRP_DNS = "10.0.2.3"
+
+RUN = Path("/run/flotilla-lab")
+STATE = Path("/var/lib/flotilla-lab")
+IMAGES = STATE / "images"
+NODES = STATE / "nodes"
+OBJECTS = STATE / "objects"
+CACHE = STATE / "cache"
+LOG = STATE / "region.log"
+READY = RUN / "ready.json"
+CGROUP = "flotilla-lab"
+
+
+def login_user() -> tuple[str, Path]:
+    """The user who called (through sudo or not) and that user's home."""
+    import pwd
+
+    name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    return name, Path(pwd.getpwnam(name).pw_dir)
