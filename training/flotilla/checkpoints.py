@@ -1,0 +1,54 @@
+"""The chief's care for its checkpoints: none is lost because a file system didn't answer in time."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from flotilla import hdfs
+
+_log = logging.getLogger(__name__)
+
+
+class NotRestored(Exception):
+    """There is a checkpoint, but the session began without it."""
+
+
+def latest_step(model_dir: str) -> int | None:
+    """Return the global step of the newest checkpoint; None where there is none; raise hdfs.Unreachable."""
+    state = (hdfs.read(hdfs.join(model_dir, "checkpoint")) or b"").decode(errors="replace")
+    match = re.search(r'^model_checkpoint_path: ".*-(\d+)"', state, re.MULTILINE)
+    return int(match[1]) if match else None
+
+
+def prepare(model_dir: str) -> None:
+    """Make sure that TensorFlow will find the checkpoints that are there.
+
+    On HDFS TensorFlow replaces the file `checkpoint` by deleting and renaming: a chief that is killed in
+    between leaves checkpoints that nothing points to. They are found again here. Raises hdfs.Unreachable
+    when TensorFlow doesn't see the file system that answers others.
+    """
+    import tensorflow as tf
+
+    names = hdfs.names(model_dir)
+    if hdfs.is_hdfs(model_dir) and not tf.io.gfile.exists(hdfs.root(model_dir)):
+        raise hdfs.Unreachable(
+            f"HDFS answers, but TensorFlow can't see {model_dir}: "
+            "check CLASSPATH, HADOOP_HDFS_HOME and libhdfs.so."
+        )
+    if "checkpoint" in names:
+        return
+    matches = (re.fullmatch(r"model\.ckpt-(\d+)\.index", name) for name in names)
+    steps = sorted(int(match[1]) for match in matches if match)
+    while steps:
+        paths = [hdfs.join(model_dir, f"model.ckpt-{step}") for step in steps]
+        try:
+            tf.train.load_checkpoint(paths[-1])
+        except (tf.errors.OpError, ValueError):
+            steps.pop()
+            continue
+        _log.warning("%s has lost its list of checkpoints: going on from step %d.", model_dir, steps[-1])
+        tf.compat.v1.train.update_checkpoint_state(
+            model_dir, paths[-1], all_model_checkpoint_paths=paths, save_relative_paths=True
+        )
+        return

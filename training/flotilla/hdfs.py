@@ -1,0 +1,148 @@
+"""Files on HDFS or in local folders, without TensorFlow, and with honest answers.
+
+tf.io.gfile.exists says False when the NameNode is down, so that a restarted chief would take "unreachable"
+for "no checkpoint" and begin at step 0. Here a file is there, or is not there, or Unreachable is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+class Unreachable(Exception):
+    """The file system didn't answer; trying again later may help."""
+
+
+def is_hdfs(path: str) -> bool:
+    return path.startswith("hdfs://")
+
+
+def join(path: str, *names: str) -> str:
+    """Join a folder's path or URL and names."""
+    return "/".join([path.rstrip("/") or "/", *names])
+
+
+def read(path: str) -> bytes | None:
+    """Return a file's content; None where there is no such file."""
+    if not is_hdfs(path):
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError:
+            return None
+    server, name = _split(path)
+    try:
+        with _client(server).read(name) as file:
+            content: bytes = file.read()
+            return content
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        raise _unreachable(server, error) from error
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is no such file or it is no object."""
+    content = read(path)
+    try:
+        value = json.loads(content) if content else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write(path: str, content: bytes) -> None:
+    """Write a file and its folders, so that a reader sees the old or the new content, never a part."""
+    temporary = f"{path}.part"
+    if not is_hdfs(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(temporary).write_bytes(content)
+        Path(temporary).replace(path)
+        return
+    import hdfs_native
+
+    server, name = _split(path)
+    try:
+        client = _client(server)
+        options = hdfs_native.WriteOptions(overwrite=True, create_parent=True)
+        with client.create(f"{name}.part", options) as file:
+            file.write(content)
+        client.rename(f"{name}.part", name, overwrite=True)
+    except Exception as error:
+        raise _unreachable(server, error) from error
+
+
+def write_json(path: str, value: object) -> None:
+    """Write value as JSON, indented, as by write."""
+    write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def names(path: str) -> set[str]:
+    """Return the names in a folder; none where there is no such folder."""
+    if not is_hdfs(path):
+        try:
+            return set(os.listdir(path))  # noqa: PTH208 - names are wanted, not paths
+        except FileNotFoundError:
+            return set()
+    server, name = _split(path)
+    try:
+        return {status.path.rsplit("/", 1)[-1] for status in _client(server).list_status(name)}
+    except FileNotFoundError:
+        return set()
+    except Exception as error:
+        raise _unreachable(server, error) from error
+
+
+def wait_until_reachable(path: str, seconds: float) -> None:
+    """Return as soon as the file system of path answers; raise Unreachable after so many seconds."""
+    end = time.monotonic() + seconds
+    said = False
+    while True:
+        try:
+            names(root(path))
+            return
+        except Unreachable as error:
+            if time.monotonic() >= end:
+                raise
+            if not said:
+                _log.warning("%s Waiting for it for up to %d s.", error, seconds)
+                said = True
+        time.sleep(1)
+
+
+def job_result(model_dir: str, max_steps: int) -> dict[str, Any] | None:
+    """Return what job-done.json says where the job has made all its steps, else None."""
+    done = read_json(join(model_dir, "job-done.json"))
+    return done if done and int(done.get("global_step", -1)) >= max_steps else None
+
+
+def _split(url: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(hdfs://[^/]+)(/.*)", url)
+    if match is None:
+        raise ValueError(f"'{url}' isn't hdfs://host:port/path")
+    return match[1], match[2]
+
+
+def root(path: str) -> str:
+    """Return the top of path's file system."""
+    return _split(path)[0] + "/" if is_hdfs(path) else "/"
+
+
+@lru_cache(maxsize=8)
+def _client(server: str) -> Any:
+    import hdfs_native
+
+    # One attempt: by default it tries for minutes before it says that nobody listens.
+    return hdfs_native.Client(server, {"dfs.client.failover.max.attempts": "0"})
+
+
+def _unreachable(server: str, error: Exception) -> Unreachable:
+    return Unreachable(f"{server} doesn't answer ({str(error).splitlines()[0] if str(error) else error!r}).")

@@ -1,0 +1,135 @@
+"""What runs beside the training steps: signs of life, reports, and a saver that refuses to forget."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from flotilla import checkpoints
+from flotilla.progress import Progress
+from flotilla.watchdog import Watchdog
+
+v1 = tf.compat.v1
+_log = logging.getLogger(__name__)
+
+
+class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Tells the watchdog every step; `what` keeps training and evaluating apart."""
+
+    def __init__(self, watchdog: Watchdog, what: str) -> None:
+        self._watchdog, self._what, self._runs = watchdog, what, 0
+
+    def begin(self) -> None:
+        self._step = v1.train.get_global_step()
+
+    def before_run(self, run_context: Any) -> Any:
+        return v1.train.SessionRunArgs(self._step)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        # An evaluation's global step stands still, but its batches go on.
+        self._runs += 1
+        count = self._runs if self._what == "evaluation" else 0
+        self._watchdog.tell((self._what, int(run_values.results), count))
+
+    def end(self, session: Any) -> None:
+        self._watchdog.rest()
+
+
+class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Logs loss, accuracy and speed every few steps; the leading trainer also writes summaries and progress.
+
+    Speed is the global step's, so in a cluster it is that of all trainers together.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, Any],
+        max_steps: int,
+        batch_size: int,
+        every_steps: int,
+        progress: Progress | None = None,
+        summary_dir: str | None = None,
+    ) -> None:
+        self._tensors, self._max_steps, self._batch_size = tensors, max_steps, batch_size
+        self._every, self._progress, self._summary_dir = every_steps, progress, summary_dir
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] = (0.0, 0)
+        self._flushed = 0.0
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """The mean from this process's first report to its last one."""
+        if self._first is None or self._last[1] <= self._first[1]:
+            return None
+        return (self._last[1] - self._first[1]) * self._batch_size / (self._last[0] - self._first[0])
+
+    def begin(self) -> None:
+        self._step = v1.train.get_global_step()
+        self._writer = v1.summary.FileWriterCache.get(self._summary_dir) if self._summary_dir else None
+
+    def before_run(self, run_context: Any) -> Any:
+        return v1.train.SessionRunArgs([self._step, self._tensors])
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        step, values = int(run_values.results[0]), run_values.results[1]
+        now = time.monotonic()
+        if self._first is None or step < self._last[1]:
+            # The first step includes the graph's optimization; a step back is a restored checkpoint.
+            self._first = self._last = (now, step)
+            return
+        if step - self._last[1] < self._every and not (step >= self._max_steps > self._last[1]):
+            return
+        steps_per_second = (step - self._last[1]) / (now - self._last[0])
+        self._last = (now, step)
+        self._report(step, steps_per_second, {name: float(value) for name, value in values.items()})
+
+    def _report(self, step: int, steps_per_second: float, values: dict[str, float]) -> None:
+        rate = steps_per_second * self._batch_size
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        _log.info("step %d of %d, %.0f examples/s, %s", step, self._max_steps, rate, shown)
+        if self._progress:
+            self._progress.update(
+                step,
+                rate=round(rate, 1),
+                rate_unit="examples/s",
+                message="",
+                **{name: round(value, 5) for name, value in values.items()},
+                steps_per_second=round(steps_per_second, 3),
+            )
+        if self._writer:
+            values = {**values, "examples_per_second": rate, "global_step_per_second": steps_per_second}
+            self._writer.add_summary(
+                v1.Summary(
+                    value=[v1.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+                ),
+                step,
+            )
+            if time.monotonic() - self._flushed > 10:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+
+
+class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
+    """Saves checkpoints, but not over the ones that a session should have restored and didn't.
+
+    Leaves the graph out of them: it is in the event file, and 3 MB more a checkpoint are 3 MB more on HDFS.
+    """
+
+    def __init__(self, model_dir: str, save_steps: int, scaffold: Any) -> None:
+        super().__init__(model_dir, save_steps=save_steps, scaffold=scaffold, save_graph_def=False)
+        self._model_dir = model_dir
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        there = checkpoints.latest_step(self._model_dir)
+        step = int(session.run(v1.train.get_global_step()))
+        if there is not None and step < there:
+            raise checkpoints.NotRestored(
+                f"{self._model_dir} has a checkpoint of step {there}, but training would begin at {step}: "
+                "the file system didn't answer in time, start again."
+            )
+        self._summary_writer.add_graph(session.graph)
+        self._save(session, step)
+        self._timer.update_last_triggered_step(step)

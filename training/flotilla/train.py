@@ -1,0 +1,279 @@
+"""Trains a model: one task of a cluster where TF_CONFIG says so, else everything in this process.
+
+Ends with 0 when the job is done, 2 when what it was given can't work (starting again doesn't help), 75 when
+the global step stood still, 1 after any other error. A finished job that is started again trains nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import flotilla
+from flotilla import checkpoints, data, hdfs, watchdog
+from flotilla.cluster import Task, task_from
+from flotilla.config import ConfigError, TrainConfig, load
+from flotilla.progress import Progress, write_json
+
+WRONG_INPUT = 2
+DONE_POLL_SECS = 3
+LEAVE_AFTER_SECS = 60  # a session's close can take half of it
+EVALUATION_BATCH = 250
+
+_log = logging.getLogger("flotilla")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the task; return the process's exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    progress = None
+    try:
+        config, task = load(argv), task_from(os.environ)
+        if task.leads:
+            progress = Progress(config.progress, "train", config.max_steps, "steps")
+        _run(config, task, progress)
+    except ConfigError as error:
+        _log.error("%s", error)
+        if progress:
+            progress.fail(str(error))
+        return WRONG_INPUT
+    except (hdfs.Unreachable, checkpoints.NotRestored) as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    for path in (config.data_dir, config.model_dir):
+        if hdfs.is_hdfs(path):
+            hdfs.wait_until_reachable(path, config.reach_secs)
+    done = hdfs.job_result(config.model_dir, config.max_steps)
+    if done:
+        _log.info("The job %s is done (%d steps): nothing to train.", config.name, done["global_step"])
+        if progress:
+            if config.done_file and not Path(config.done_file).exists():
+                write_json(config.done_file, done)
+            progress.finish(f"already trained, {done['global_step']} steps")
+    elif task.type == "ps":
+        _serve(config, task)
+    else:
+        _train(config, task, progress)
+
+
+def _serve(config: TrainConfig, task: Task) -> None:
+    """Hold variables until the job is done: a ps never ends by itself, and needs no files."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import tensorflow as tf
+
+    tf.distribute.Server(tf.train.ClusterSpec(dict(task.cluster)), job_name="ps", task_index=task.index)
+    _log.info(
+        "%s serves at %s until %s is done.", task.name, task.cluster["ps"][task.index], config.model_dir
+    )
+    _wait_for_end(config)
+    _log.info("The job is done: %s ends.", task.name)
+    watchdog.leave(0)
+
+
+def _wait_for_end(config: TrainConfig) -> None:
+    said = False
+    while True:
+        try:
+            if hdfs.job_result(config.model_dir, config.max_steps):
+                return
+            said = False
+        except hdfs.Unreachable as error:
+            if not said:
+                _log.warning("%s Asking again.", error)
+                said = True
+        time.sleep(DONE_POLL_SECS)
+
+
+def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    dataset = data.load(config.data_dir)
+    data.check_splits(dataset, config.train_split, config.validation_split, config.eval_split)
+    import tensorflow as tf
+
+    if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
+        import tensorflow_io  # noqa: F401 - registers hdfs://
+    tf.get_logger().addFilter(_worth_logging)
+    from flotilla import estimator, hooks
+
+    if task.leads:
+        checkpoints.prepare(config.model_dir)
+    else:
+        threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
+    watch = watchdog.Watchdog(
+        config.watchdog_secs, config.watchdog_start_secs, lambda message: _stalled(config, message)
+    )
+    if task.type != "evaluator":
+        watch.start()
+    reports: list[Any] = []
+
+    def make_hooks(tensors: dict[str, Any]) -> list[Any]:
+        reports.append(
+            hooks.ReportHook(
+                tensors,
+                config.max_steps,
+                config.batch_size,
+                config.log_every_steps,
+                progress,
+                config.model_dir if task.leads else None,
+            )
+        )
+        return [hooks.LifeHook(watch, "step"), reports[-1]]
+
+    seed = _seed(config, task)
+    model = estimator.build(config, dataset, task, seed, make_hooks)
+    train = tf.estimator.TrainSpec(
+        lambda: data.training_batches(
+            dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed
+        ),
+        max_steps=config.max_steps,
+    )
+    evaluate = tf.estimator.EvalSpec(
+        lambda: data.evaluation_batches(dataset, config.validation_split, EVALUATION_BATCH),
+        steps=None,
+        name=config.validation_split,
+        hooks=[hooks.LifeHook(watch, "evaluation")],
+        start_delay_secs=0,
+        throttle_secs=config.eval_interval_secs,
+    )
+    started = time.time()
+    tf.estimator.train_and_evaluate(model, train, evaluate)
+    seconds = time.time() - started
+    _log.info("%s has done its part.", task.name)
+    if task.leads:
+        speed = reports[-1].examples_per_second if reports else None
+        if progress:
+            progress.update(config.max_steps, speed, "examples/s", "exporting and evaluating the model")
+        _finish(config, dataset, watch, seconds, speed, progress)
+    watch.stop()
+    # Only closed event files are whole on HDFS.
+    tf.compat.v1.summary.FileWriterCache.clear()
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Of TensorFlow's messages keep warnings and lost sessions; that Estimator is deprecated is no news."""
+    text = record.getMessage()
+    return "deprecated" not in text and (record.levelno >= logging.WARNING or "error was raised" in text)
+
+
+def _seed(config: TrainConfig, task: Task) -> int:
+    """Another order for every trainer, and another one after a restart than what was already seen."""
+    start = checkpoints.latest_step(config.model_dir) or 0
+    trainer = task.index + 1 if task.type == "worker" else 0
+    return (config.seed * 1_000_003 + trainer * 7_919 + start) % (1 << 31)
+
+
+def _stalled(config: TrainConfig, message: str) -> None:
+    try:
+        over = hdfs.job_result(config.model_dir, config.max_steps) is not None
+    except hdfs.Unreachable:
+        over = False
+    _log.error("%s %s", message, "The job is done." if over else "Ending, to be started again.")
+    watchdog.leave(0 if over else watchdog.STOOD_STILL)
+
+
+def _leave_after_end(config: TrainConfig, task: Task) -> None:
+    """End a worker or evaluator that waits for what will never come, when the job is done without it."""
+    _wait_for_end(config)
+    time.sleep(LEAVE_AFTER_SECS)
+    import tensorflow as tf
+
+    _log.info("The job is done: %s ends.", task.name)
+    tf.compat.v1.summary.FileWriterCache.clear()
+    watchdog.leave(0)
+
+
+def _finish(
+    config: TrainConfig,
+    dataset: data.DataSet,
+    watch: watchdog.Watchdog,
+    seconds: float,
+    speed: float | None,
+    progress: Progress | None,
+) -> None:
+    """Export and evaluate the last checkpoint, write result.json, and say that the job is done."""
+    result_file = hdfs.join(config.model_dir, "result.json")
+    result = hdfs.read_json(result_file)
+    if not result or result["global_step"] < config.max_steps:
+        result = _result(config, dataset, watch, seconds, speed)
+        hdfs.write_json(result_file, result)
+    done = {"name": config.name, "model_dir": config.model_dir, "global_step": result["global_step"]}
+    if config.done_file:
+        write_json(config.done_file, done)
+    hdfs.write_json(hdfs.join(config.model_dir, "job-done.json"), done)
+    metrics = result["metrics"]
+    text = f"trained {result['global_step']} steps"
+    text += f", accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on {config.eval_split}"
+    _log.info("%s: %s", config.name, text)
+    if progress:
+        progress.finish(text, **metrics)
+
+
+def _result(
+    config: TrainConfig, dataset: data.DataSet, watch: watchdog.Watchdog, seconds: float, speed: float | None
+) -> dict[str, Any]:
+    import tensorflow as tf
+
+    from flotilla import estimator, hooks
+
+    # As a task of the cluster, Estimator would look for the variables on the parameter servers.
+    os.environ.pop("TF_CONFIG", None)
+    model = estimator.build(config, dataset, Task(), config.seed)
+    checkpoint = tf.train.latest_checkpoint(config.model_dir)
+    if checkpoint is None:
+        raise hdfs.Unreachable(f"{config.model_dir} shows no checkpoint after the training.")
+    exported = model.export_saved_model(
+        hdfs.join(config.model_dir, "export"),
+        lambda: estimator.serving_input(dataset),
+        checkpoint_path=checkpoint,
+    )
+    metrics = model.evaluate(
+        lambda: data.evaluation_batches(dataset, config.eval_split, EVALUATION_BATCH),
+        name=config.eval_split,
+        checkpoint_path=checkpoint,
+        hooks=[hooks.LifeHook(watch, "evaluation")],
+    )
+    tf.compat.v1.summary.FileWriterCache.clear()
+    return {
+        "name": config.name,
+        "data": dataset.name,
+        "global_step": int(metrics["global_step"]),
+        "metrics": {"accuracy": float(metrics["accuracy"]), "loss": float(metrics["loss"])},
+        "examples_per_second": round(speed, 1) if speed else None,
+        "seconds": round(seconds, 1),
+        "versions": _versions(),
+        "config": dataclasses.asdict(config),
+        "saved_model": "export/" + exported.decode().rstrip("/").rsplit("/", 1)[-1],
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that made the model."""
+    import tensorflow as tf
+
+    found = {
+        "flotilla": flotilla.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+    }
+    for name in ("tensorflow-estimator", "tensorflow-io", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Ends a trainer whose global step stands still: TensorFlow never notices a ps that is gone or frozen."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+STOOD_STILL = 75  # EX_TEMPFAIL: the supervisor starts the task again
+
+_log = logging.getLogger(__name__)
+
+
+def leave(code: int) -> None:
+    """End the process at once: with a frozen ps, an orderly end would wait for ever."""
+    logging.shutdown()
+    os._exit(code)
+
+
+class Watchdog:
+    """Calls on_stall when nothing new was told for `seconds`, or for `start_seconds` before the first."""
+
+    def __init__(
+        self, seconds: float, start_seconds: float, on_stall: Callable[[str], None], poll: float = 1.0
+    ) -> None:
+        self._seconds, self._start_seconds, self._on_stall, self._poll = (
+            seconds,
+            start_seconds,
+            on_stall,
+            poll,
+        )
+        self._last: object = None
+        self._since = time.monotonic()
+        self._bound = start_seconds
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def tell(self, position: object) -> None:
+        """Say where the work is; another position than the last one is a sign of life."""
+        if position != self._last:
+            if self._last is not None:
+                self._bound = self._seconds
+            self._last, self._since = position, time.monotonic()
+
+    def rest(self) -> None:
+        """Allow the long time again, as for the work after the last step."""
+        self._last, self._since, self._bound = None, time.monotonic(), self._start_seconds
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._poll):
+            stood = time.monotonic() - self._since
+            if stood > self._bound:
+                where = "before the first step" if self._last is None else f"at {self._last}"
+                self._on_stall(f"Nothing moved for {stood:.0f} s ({where}): is a ps gone, or HDFS?")
+                return
