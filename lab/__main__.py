@@ -17,7 +17,17 @@ from typing import Any
 
 from . import cgroups, hosts, image, network
 from .settings import (
-    CACHE, ENDPOINT, IMAGES, LOG, NODES, OBJECTS, PROFILE, READY, REGION, RUN, STATE, login_user,
+    CACHE,
+    ENDPOINT,
+    LOG,
+    NODES,
+    OBJECTS,
+    PROFILE,
+    READY,
+    REGION,
+    RUN,
+    STATE,
+    login_user,
 )  # fmt: skip
 from .shell import LabError, run
 
@@ -276,10 +286,11 @@ def main() -> int:
         case _:
             pid = leader(find(arguments.instance)["InstanceId"])
             command = ["journalctl", "--no-pager"] if arguments.verb == "logs" else arguments.command
-            enter = ["nsenter", f"--target={pid}", "--all", "--wd=/root"]
+            enter = ["nsenter", f"--target={pid}", "--all"]
             clean = ["env", "-i", "HOME=/root", f"TERM={os.environ.get('TERM', 'dumb')}",
                      "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]  # fmt: skip
-            os.execvp(enter[0], [*enter, *clean, *(command or ["bash", "-l"])])
+            os.chdir("/")
+            os.execvp(enter[0], [*enter, *clean, "sh", "-c", 'cd && exec "$@"', "sh", *(command or ["bash", "-l"])])
     return 0
 
 

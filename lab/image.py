@@ -41,7 +41,8 @@ network: {{config: disabled}}
 manage_etc_hosts: true
 ssh_genkeytypes: [ed25519]
 apt_preserve_sources_list: true
-cloud_init_modules: [bootcmd, write-files, set_hostname, update_hostname, update_etc_hosts, ca-certs, users-groups, ssh]
+cloud_init_modules: [bootcmd, write-files, set_hostname, update_hostname, update_etc_hosts, ca-certs, users-groups,
+                     ssh]
 cloud_config_modules: [set-passwords, timezone, runcmd]
 cloud_final_modules: [package-update-upgrade-install, write-files-deferred, scripts-per-once, scripts-per-boot,
                       scripts-per-instance, scripts-user, final-message, power-state-change]
@@ -54,7 +55,7 @@ FILES = {
     "etc/resolv.conf": "nameserver 169.254.169.253\n",
     "etc/apt/apt.conf.d/90image": 'APT::Install-Recommends "false";\nDPkg::Lock::Timeout "60";\n',
     "etc/dpkg/dpkg.cfg.d/unsafe-io": "force-unsafe-io\n",
-    # Python's package clients bring their own CA lists: point them at the system's, and uv at the region's shared cache.
+    # Python's package clients bring their own CA lists: point them at the system's, and uv at the lab's cache.
     "etc/pip.conf": "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n",
     "etc/uv/uv.toml": 'system-certs = true\ncache-dir = "/var/cache/uv"\nlink-mode = "symlink"\n',
     "etc/systemd/journald.conf.d/storage.conf": "[Journal]\nStorage=persistent\n",

@@ -31,9 +31,7 @@ CATALOGUE = (
         name="Deep Learning Base OSS Nvidia Driver GPU AMI (lab stand-in without GPU)",
         owner="898082745236",
         default_user="ubuntu",
-        parameters=(
-            "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id",
-        ),
+        parameters=("/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id",),
         root_device="/dev/sda1",
     ),
 )

@@ -20,7 +20,9 @@ from .settings import METADATA_ADDRESS
 
 Tree = dict[str, "Tree | str"]
 VERSIONS = ("latest", "2021-03-23")
-LABEL = "="  # a folder's entry with this name isn't served: its value follows the folder's name in listings ("0=my-key")
+LABEL = (
+    "="  # a folder's entry with this name isn't served: its value follows the folder's name in listings ("0=my-key")
+)
 
 
 class Metadata:
@@ -34,6 +36,7 @@ class Metadata:
     def __init__(self, describe: Callable[[str, str], tuple[Tree, bytes | None, dict[str, Any]] | None]) -> None:
         self.describe = describe
         self.tokens: dict[str, tuple[str, str, float]] = {}
+        self.servers: dict[str, _Server] = {}
 
     def serve(self, vpc_id: str) -> None:
         """Listen in a VPC's namespace."""
@@ -54,7 +57,15 @@ class Metadata:
 
         with network.inside(network.vpc_netns(vpc_id)):
             server = _Server((METADATA_ADDRESS, 80), Handler)
+        self.servers[vpc_id] = server
         threading.Thread(target=server.serve_forever, name=f"metadata {vpc_id}", daemon=True).start()
+
+    def leave(self, vpc_id: str) -> None:
+        """Stop listening in a VPC's namespace, which could not go otherwise."""
+        server = self.servers.pop(vpc_id, None)
+        if server:
+            server.shutdown()
+            server.server_close()
 
     def put(self, request: BaseHTTPRequestHandler, vpc_id: str) -> None:
         """Give a session token (`PUT /latest/api/token`)."""

@@ -75,9 +75,7 @@ def _sysctl(netns: str, **settings: int) -> None:
 
 
 def _nft(netns: str, rules: str) -> None:
-    done = subprocess.run(
-        ["ip", "netns", "exec", netns, "nft", "-f", "-"], input=rules, capture_output=True, text=True
-    )
+    done = subprocess.run(["ip", "netns", "exec", netns, "nft", "-f", "-"], input=rules, capture_output=True, text=True)
     if done.returncode != 0:
         raise LabError(f"nftables refused the rules of {netns}: {done.stderr.strip()}\n{rules}")
 
@@ -145,7 +143,7 @@ def vpc_up(vpc_id: str) -> bool:
     with _lock:
         if vpc_id in _vpc_numbers:
             return False
-        number = len(_vpc_numbers) + 1
+        number = next(n for n in range(1, 255) if n not in _vpc_numbers.values())
         _vpc_numbers[vpc_id] = number
     link = f"198.19.{number}"
     _create(netns)
@@ -159,6 +157,13 @@ def vpc_up(vpc_id: str) -> bool:
         f"addr add {METADATA_ADDRESS}/32 dev lo",
     )
     return True
+
+
+def vpc_down(vpc_id: str) -> None:
+    """Remove a VPC's router."""
+    with _lock:
+        if _vpc_numbers.pop(vpc_id, None):
+            run("ip", "netns", "del", vpc_netns(vpc_id))
 
 
 def _link(instance_id: str) -> str:

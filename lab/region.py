@@ -79,7 +79,7 @@ class Region:
     def _launch(self, instance: Instance) -> None:
         try:
             vpc_id, address = str(instance.vpc_id), str(instance.private_ip)
-            subnet = self.ec2.get_subnet(instance.subnet_id)
+            subnet = self.ec2.get_subnet(str(instance.subnet_id))
             with self.launch_lock:
                 if network.vpc_up(vpc_id):
                     self.apply_rules(vpc_id)
@@ -130,6 +130,11 @@ class Region:
         """Bring the routers' rules in line with the API's books."""
         with self.network_lock:
             for vpc in [vpc_id] if vpc_id else list(self.applied):
+                if vpc not in self.ec2.vpcs:
+                    self.metadata.leave(vpc)
+                    network.vpc_down(vpc)
+                    del self.applied[vpc]
+                    continue
                 ports = self.ports(vpc)
                 endpoint = any(
                     e.vpc_id == vpc and e.service_name.endswith(".s3") and e.state == "available"
@@ -369,7 +374,7 @@ def _attach_launch(region: Region) -> None:
             mapping["Ebs"]["VolumeSize"] = 8
         validate(mapping)
 
-    InstanceResponse._validate_block_device_mapping = staticmethod(validated)  # type: ignore[method-assign]
+    setattr(InstanceResponse, "_validate_block_device_mapping", staticmethod(validated))  # noqa: B010
 
 
 def _attach_addresses(region: Region) -> None:
@@ -385,8 +390,8 @@ def _attach_addresses(region: Region) -> None:
                 return address
         raise LabError("the lab's public addresses are used up (240)")
 
-    moto_interfaces.random_public_ip = next_public_address
-    moto_addresses.random_ip = next_public_address
+    moto_interfaces.random_public_ip = next_public_address  # type: ignore[attr-defined]
+    moto_addresses.random_ip = next_public_address  # type: ignore[attr-defined]
 
 
 def stock() -> tuple[str, str]:
@@ -414,7 +419,7 @@ def stock() -> tuple[str, str]:
         )
         for name in entry.parameters:
             ssm._parameters[name].append(
-                Parameter(
+                Parameter(  # type: ignore[abstract]
                     account_id=ACCOUNT,
                     name=name,
                     value=entry.ami,
@@ -442,7 +447,7 @@ WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 def application(region: Region) -> WSGI:
     """The region's API: moto's, with the network brought in line after each change to EC2."""
-    moto = DomainDispatcherApplication(create_backend_app)  # type: ignore[arg-type]
+    moto = DomainDispatcherApplication(create_backend_app)
 
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith("/moto-api"):
