@@ -1,0 +1,273 @@
+"""Files below one folder, local or on hdfs://, with the few operations that staging and storing need."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import google_crc32c
+
+from flotilla.errors import BadInput, Denied, Temporary
+
+CHUNK = 4 * 1024**2
+
+
+class Files(Protocol):
+    """Files below a folder; paths are relative to it, with slashes. What isn't there: FileNotFoundError."""
+
+    def url(self, path: str = "") -> str:
+        """Return the full address of a path."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each file; nothing where the folder isn't there."""
+
+    def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
+        """Yield a file's bytes, or the first `size` of them."""
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Write a file under a temporary name and rename it; nothing is left when `chunks` raises."""
+
+    def delete(self, path: str) -> None:
+        """Delete a file, if it is there."""
+
+    def checksums(self, paths: Sequence[str]) -> dict[str, str]:
+        """Return the CRC-32C (8 hex digits) of files that are there."""
+
+    def free(self) -> tuple[int, int]:
+        """Return the free bytes, and how many bytes one byte of a file takes."""
+
+
+def open_folder(url: str, wait: float = 60.0) -> Files:
+    """Open a folder named by a path or hdfs://host:port/path, waiting so many seconds for HDFS to answer."""
+    if "://" not in url:
+        return LocalFiles(Path(url))
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/")
+    if parts.scheme != "hdfs" or not parts.hostname or not path or parts.query or parts.fragment:
+        raise BadInput(f"'{url}' is no folder: write a path, or hdfs://host:port/path.")
+    return HdfsFiles(parts.hostname, parts.port or 8020, path, wait)
+
+
+def temporary_name(path: str) -> str:
+    """Return the name under which a file is written until it is whole."""
+    pure = PurePosixPath(path)
+    return str(pure.with_name(f".{pure.name}.part"))
+
+
+def is_temporary(path: str) -> bool:
+    """Say whether a path is one that temporary_name gives."""
+    name = PurePosixPath(path).name
+    return name.startswith(".") and name.endswith(".part")
+
+
+class LocalFiles:
+    """Files below a folder of this host."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def url(self, path: str = "") -> str:
+        return str(self._root / path)
+
+    def sizes(self) -> dict[str, int]:
+        with _local_errors(self.url()):
+            return {
+                path.relative_to(self._root).as_posix(): path.stat().st_size
+                for path in self._root.rglob("*")
+                if path.is_file()
+            }
+
+    def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
+        left = float("inf") if size is None else size
+        with _local_errors(self.url(path)), (self._root / path).open("rb") as file:
+            while left > 0 and (chunk := file.read(int(min(CHUNK, left)))):
+                left -= len(chunk)
+                yield chunk
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> None:
+        temporary = self._root / temporary_name(path)
+        with _local_errors(self.url(path)):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as file:
+                    file.writelines(chunks)
+                temporary.replace(self._root / path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def delete(self, path: str) -> None:
+        with _local_errors(self.url(path)):
+            (self._root / path).unlink(missing_ok=True)
+
+    def checksums(self, paths: Sequence[str]) -> dict[str, str]:
+        return {path: crc32c(self.read(path)) for path in paths}
+
+    def free(self) -> tuple[int, int]:
+        folder = self._root.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free, 1
+
+
+class HdfsFiles:
+    """Files below a folder of HDFS. Data go by hdfs-native; checksums and free space, which it can't ask for,
+    by Hadoop's own command."""
+
+    def __init__(self, host: str, port: int, root: str, wait: float) -> None:
+        _wait_for_port(host, port, wait)
+        from hdfs_native import Client  # needed on a fleet only, not for local folders
+
+        self._cluster = f"hdfs://{host}:{port}"
+        self._root = root
+        with self._errors():
+            self._client = Client(self._cluster)
+
+    def url(self, path: str = "") -> str:
+        return self._cluster + self._absolute(path)
+
+    def sizes(self) -> dict[str, int]:
+        with self._errors():
+            try:
+                found = list(self._client.list_status(self._root, recursive=True))
+            except FileNotFoundError:
+                return {}
+        return {status.path[len(self._root) + 1 :]: status.length for status in found if not status.isdir}
+
+    def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
+        with self._errors(path):
+            reader = self._client.read(self._absolute(path))
+            length = len(reader)
+            if size is not None and length < size:
+                raise Temporary(f"{self.url(path)} has {length} bytes, fewer than the {size} it had before.")
+            # Asked for more than there is, hdfs-native panics.
+            yield from reader.read_range_stream(0, length if size is None else size)
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> None:
+        from hdfs_native import WriteOptions
+
+        temporary = self._absolute(temporary_name(path))
+        with self._errors(path):
+            try:
+                writer = self._client.create(temporary, WriteOptions(overwrite=True, create_parent=True))
+                for chunk in chunks:
+                    writer.write(chunk)
+                writer.close()
+                self._client.rename(temporary, self._absolute(path), overwrite=True)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._client.delete(temporary)
+                raise
+
+    def delete(self, path: str) -> None:
+        with self._errors(path):
+            self._client.delete(self._absolute(path))
+
+    def checksums(self, paths: Sequence[str]) -> dict[str, str]:
+        sums: dict[str, str] = {}
+        sizes = self.sizes() if paths else {}
+        for path in paths:
+            if sizes.get(path) == 0:  # HDFS has no block to take a checksum of
+                sums[path] = "00000000"
+        asked = {self.url(path): path for path in paths if path not in sums}
+        urls = list(asked)
+        for start in range(0, len(urls), 500):
+            output = self._command("-Ddfs.checksum.combine.mode=COMPOSITE_CRC", "-checksum", *urls[start : start + 500])
+            for line in output.splitlines():
+                fields = line.split("\t")
+                if len(fields) == 3 and fields[0] in asked and fields[1] == "COMPOSITE-CRC32C":
+                    sums[asked[fields[0]]] = fields[2].strip()
+        if missing := [path for path in paths if path not in sums]:
+            raise Temporary(f"HDFS gives no CRC-32C of {self.url(missing[0])}.")
+        return sums
+
+    def free(self) -> tuple[int, int]:
+        # Filesystem  Size  Used  Available  Use%
+        fields = self._command("-df", self._cluster + "/").splitlines()[-1].split()
+        return int(fields[3]), _replication()
+
+    def _absolute(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _command(self, *arguments: str) -> str:
+        """Run `hdfs dfs` and return what it prints."""
+        try:
+            done = subprocess.run(["hdfs", "dfs", *arguments], capture_output=True, text=True, timeout=900)
+        except FileNotFoundError as error:
+            raise BadInput("The command hdfs isn't there: install Hadoop's client on this host.") from error
+        except subprocess.TimeoutExpired as error:
+            raise Temporary(f"`hdfs dfs {arguments[0]}` didn't end within 15 minutes.") from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise Temporary(f"`hdfs dfs` failed at {self._cluster}: {lines[-1]}")
+        return done.stdout
+
+    @contextlib.contextmanager
+    def _errors(self, path: str = "") -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(self.url(path)) from error
+        except (RuntimeError, OSError) as error:  # hdfs-native's, with a Java stack after the first line
+            text = str(error).replace("\\n", "\n").splitlines()[0]
+            if "AccessControlException" in text:
+                reason = text[text.find("Permission denied") :].replace("\\", "")
+                raise Denied(f"{self.url(path)}: {reason}.") from error
+            raise Temporary(f"{self.url(path)}: HDFS failed: {text}") from error
+
+
+def crc32c(chunks: Iterable[bytes], seen: Callable[[int], Any] = lambda count: None) -> str:
+    """Return the CRC-32C of bytes as 8 hex digits."""
+    value = 0
+    for chunk in chunks:
+        value = google_crc32c.extend(value, chunk)
+        seen(len(chunk))
+    return f"{value:08x}"
+
+
+@contextlib.contextmanager
+def _local_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(url) from error
+    except PermissionError as error:
+        raise Denied(f"{url}: {error.strerror}.") from error
+    except OSError as error:
+        raise Temporary(f"{url}: {error.strerror or error}.") from error
+
+
+def _wait_for_port(host: str, port: int, wait: float) -> None:
+    """Wait until the NameNode listens; hdfs-native would try for three minutes without a word."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise Temporary(
+                    f"hdfs://{host}:{port} doesn't answer ({error.strerror or error}): "
+                    f"look at the NameNode's journal on {host}."
+                ) from error
+            time.sleep(1)
+
+
+def _replication() -> int:
+    """Return dfs.replication as this host's Hadoop configuration says it."""
+    site = Path(os.environ.get("HADOOP_CONF_DIR", "/etc/hadoop")) / "hdfs-site.xml"
+    try:
+        for item in ET.parse(site).getroot().iter("property"):
+            if item.findtext("name", "").strip() == "dfs.replication":
+                return int(item.findtext("value", "").strip())
+    except (OSError, ET.ParseError, ValueError):
+        pass
+    return 3
