@@ -8,13 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-try:
-    from ansible.errors import AnsibleFilterError
-except ImportError:  # pragma: no cover - only where Ansible isn't installed
-
-    class AnsibleFilterError(Exception):  # type: ignore[no-redef]
-        """Stands in for Ansible's own error."""
-
+from ansible.errors import AnsibleFilterError
 
 TASK_TYPES = ("ps", "chief", "worker")
 GROUPS = (*TASK_TYPES, "evaluator")

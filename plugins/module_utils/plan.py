@@ -1,0 +1,476 @@
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a fleet may be, and what has to be done to make it so: logic without any call to AWS.
+
+Functions named ``check_*`` return the problems that they find, each as one sentence for the user.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import hashlib
+import ipaddress
+import json
+import math
+import re
+from typing import Any
+
+GROUPS = ("ps", "chief", "worker", "evaluator")
+GROUP_KEYS = {"count", "enabled", "image", "instance_type", "ssh_user", "volume_size"}
+LIVE = ("pending", "running", "stopping", "stopped")
+MAX_EXPIRY_HOURS = 168
+GIB = 2**30
+
+# The wheel of TensorFlow 2.15.1 carries code for compute capability 5.0 to 8.0 and PTX that runs up to 9.0.
+USABLE_GPUS = {"M60", "V100", "T4", "A10G", "A100", "L4", "L40S", "H100", "H200"}
+USABLE_FAMILIES = "g4dn, g5, g6, p3, p4d or p5"
+# The open kernel driver of AWS's deep-learning image wants Turing or newer.
+CLOSED_DRIVER_GPUS = {"M60", "V100"}
+
+# Retired families that a region may not even name any more.
+OLD_GPU_FAMILIES = {"cg1": "M2050", "g2": "K520", "p2": "K80"}
+
+# GiB that system, Hadoop, TensorFlow, logs and checkpoints need beside the data.
+BASE_DISK = 10
+BASE_DISK_GPU = 25
+
+
+def check_name(name: str) -> list[str]:
+    """A fleet's name goes into host names, S3 prefixes, IAM names and tags."""
+    if re.fullmatch(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?", name):
+        return []
+    return [
+        f"fleet_name '{name}' can't be part of host names and tags: take 1 to 32 lower-case letters, digits and "
+        "hyphens that begin with a letter and don't end with a hyphen."
+    ]
+
+
+def check_owner(owner: str) -> list[str]:
+    """The owner is a tag's value; an empty one is filled in with the caller's name."""
+    if re.fullmatch(r"[\w .:/=+@-]{0,256}", owner):
+        return []
+    return [f"fleet_owner '{owner}' can't be a tag: take letters, digits, spaces and . : / = + - _ @ only."]
+
+
+def whole(value: Any) -> int | None:
+    """Return a count that was given as number or text, or None when it isn't a whole number."""
+    if isinstance(value, bool):
+        return None
+    text = str(value).strip()
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else None
+
+
+def check_groups(groups: Any) -> list[str]:
+    """Counts, types and sizes of the groups, as far as they can be judged without AWS."""
+    if not isinstance(groups, dict):
+        return ["fleet_groups must be a mapping of ps, chief and worker to a count and an instance_type each."]
+    problems = []
+    for name, group in groups.items():
+        if name not in GROUPS:
+            near = difflib.get_close_matches(str(name), GROUPS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(GROUPS)}."
+            problems.append(f"fleet_groups has an unknown group '{name}': {hint}")
+            continue
+        if not isinstance(group, dict):
+            problems.append(f"fleet_groups.{name} must have a count and an instance_type.")
+            continue
+        for key in group:
+            if key not in GROUP_KEYS:
+                problems.append(f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(GROUP_KEYS))}.")
+        problems += _check_group(str(name), group)
+    if problems:
+        return problems
+    if _count(groups, "ps") < 1:
+        problems.append("The fleet has no parameter server: set fleet_groups.ps.count to 1 or more.")
+    if _count(groups, "chief") != 1:
+        found = _count(groups, "chief")
+        problems.append(
+            f"The fleet has {'no chief' if found == 0 else f'{found} chiefs'}, but a training has exactly one: "
+            "set fleet_groups.chief.count to 1."
+        )
+    if _count(groups, "evaluator") > 1:
+        problems.append("A training has at most one evaluator: set fleet_groups.evaluator.count to 0 or 1.")
+    return problems
+
+
+def _check_group(name: str, group: dict[str, Any]) -> list[str]:
+    problems = []
+    if name == "evaluator" and "count" not in group:
+        return []
+    count = whole(group.get("count"))
+    if count is None:
+        shown = group.get("count")
+        problems.append(
+            f"fleet_groups.{name} has no count: set how many hosts it has."
+            if shown is None
+            else f"fleet_groups.{name}.count is '{shown}': set it to a whole number of hosts."
+        )
+    elif count < 0:
+        problems.append(f"fleet_groups.{name}.count is {count}: a number of hosts can't be negative.")
+    elif count > 0 and not str(group.get("instance_type") or "").strip():
+        problems.append(f"fleet_groups.{name} has no instance_type: set one, for example t3.large.")
+    size = group.get("volume_size")
+    if size is not None and (whole(size) is None or not 1 <= (whole(size) or 0) <= 16384):
+        problems.append(f"fleet_groups.{name}.volume_size is '{size}': set it to whole GiB, 1 to 16384, or leave it out.")
+    return problems
+
+
+def _count(groups: dict[str, Any], name: str) -> int:
+    return whole((groups.get(name) or {}).get("count", 0)) or 0
+
+
+def wanted_groups(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the groups that have hosts, in order, with whole numbers and plain text."""
+    wanted = {}
+    for name in GROUPS:
+        if _count(groups, name) > 0:
+            group = groups[name]
+            wanted[name] = {
+                "count": _count(groups, name),
+                "instance_type": str(group["instance_type"]).strip(),
+                "image": str(group.get("image") or ""),
+                "ssh_user": str(group.get("ssh_user") or ""),
+                "volume_size": whole(group.get("volume_size")) or 0,
+            }
+    return wanted
+
+
+def check_expiry(hours: Any) -> list[str]:
+    """The expiry is in hours from the launch."""
+    try:
+        number = float(hours)
+    except (TypeError, ValueError):
+        return [f"fleet_expiry_hours is '{hours}': set it to a number of hours, for example 4."]
+    if not number > 0:
+        return [f"fleet_expiry_hours is {hours}, so the fleet's expiry lies in the past: set it to more than 0."]
+    if number > MAX_EXPIRY_HOURS:
+        return [f"fleet_expiry_hours is {hours}: set it to at most {MAX_EXPIRY_HOURS} (a week)."]
+    return []
+
+
+def check_sources(sources: list[Any], open_to_world: bool) -> list[str]:
+    """Addresses that may use SSH; anything wider than a /8 is the world."""
+    problems = []
+    for source in sources:
+        try:
+            network = ipaddress.ip_network(str(source).strip(), strict=False)
+        except ValueError:
+            problems.append(f"fleet_ssh_sources has '{source}': give addresses or networks such as 203.0.113.7/32.")
+            continue
+        if network.prefixlen < (8 if network.version == 4 else 16) and not open_to_world:
+            problems.append(
+                f"fleet_ssh_sources has {source}, which opens SSH to the world: name your own address, "
+                "or set fleet_ssh_open_to_world: true if you mean it."
+            )
+    return problems
+
+
+def networks(sources: list[Any]) -> list[str]:
+    """Return sources in CIDR form, without doubles."""
+    return list(dict.fromkeys(str(ipaddress.ip_network(str(source).strip(), strict=False)) for source in sources))
+
+
+def check_network(vpc_id: str, subnet_id: str, cidr: str, hosts: int) -> list[str]:
+    """Either an existing VPC with a subnet of it, or a CIDR with room for the hosts."""
+    if bool(vpc_id) != bool(subnet_id):
+        given, missing = ("fleet_vpc_id", "fleet_subnet_id") if vpc_id else ("fleet_subnet_id", "fleet_vpc_id")
+        return [f"{given} is set but {missing} isn't: set both to use an existing network, or neither for an own one."]
+    if vpc_id:
+        return []
+    try:
+        network = ipaddress.ip_network(cidr)
+    except ValueError:
+        return [f"fleet_vpc_cidr '{cidr}' isn't a network: give one such as 10.77.0.0/16."]
+    if network.version != 4 or not 16 <= network.prefixlen <= 28:
+        return [f"fleet_vpc_cidr {cidr} can't be a VPC: take an IPv4 network from /16 to /28."]
+    if network.num_addresses - 5 < hosts:
+        return [f"fleet_vpc_cidr {cidr} has {network.num_addresses - 5} addresses for {hosts} hosts: take a larger network."]
+    return []
+
+
+def split_s3(url: str) -> tuple[str, str]:
+    """Return bucket and prefix (ending in a slash, or empty) of an s3:// address; raises ValueError."""
+    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", url.strip())
+    if not match:
+        raise ValueError(url)
+    prefix = (match[2] or "").strip("/")
+    return match[1], prefix + "/" if prefix else ""
+
+
+def check_s3(url: str, variable: str) -> list[str]:
+    """An address in S3 has a bucket and a folder: the nodes may use that folder and nothing else."""
+    if not url:
+        return []
+    try:
+        _, prefix = split_s3(url)
+    except ValueError:
+        return [f"{variable} '{url}' isn't an address in S3: write it as s3://bucket/folder/."]
+    if not prefix:
+        return [f"{variable} {url} has no folder, which would open the whole bucket to the nodes: write s3://bucket/folder/."]
+    if re.search(r"[*?]|\$\{|[^ -~]", prefix):
+        return [f"{variable} {url} has a folder that an access policy can't name: leave out * ? ${{ and what isn't ASCII."]
+    return []
+
+
+def check_accelerator(accelerator: str, gpus: dict[str, int]) -> list[str]:
+    """``gpu`` needs a GPU in one of the groups that train; gpus counts them per host of a group."""
+    if accelerator == "gpu" and not any(gpus.get(group, 0) for group in ("chief", "worker")):
+        return [
+            "The accelerator is 'gpu', but neither chief nor worker has an instance type with a GPU: "
+            f"take one of {USABLE_FAMILIES}, or set tensorflow_accelerator to auto."
+        ]
+    return []
+
+
+def check_family(group: str, name: str) -> list[str]:
+    """Refuse the retired GPU families by name."""
+    gpu = OLD_GPU_FAMILIES.get(name.split(".")[0])
+    return [_unusable(group, name, f"NVIDIA {gpu}")] if gpu else []
+
+
+def _unusable(group: str, name: str, gpu: str) -> str:
+    return (
+        f"fleet_groups.{group}.instance_type {name} has a GPU ({gpu}) that TensorFlow 2.15 can't use: "
+        f"take {USABLE_FAMILIES}."
+    )
+
+
+def check_type(group: str, name: str, info: dict[str, Any]) -> list[str]:
+    """Whether TensorFlow 2.15.1 and tensorflow-io run on an instance type, from DescribeInstanceTypes."""
+    architectures = info.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
+    if "x86_64" not in architectures:
+        return [
+            f"fleet_groups.{group}.instance_type {name} is {'/'.join(architectures) or 'of an unknown architecture'}, "
+            "for which tensorflow-io has no build: take an x86_64 type, e.g. m7i.large instead of m7g.large."
+        ]
+    for gpu in info.get("GpuInfo", {}).get("Gpus", []):
+        maker, model = gpu.get("Manufacturer", ""), gpu.get("Name", "")
+        if maker.upper() != "NVIDIA" or model.split("-")[0] not in USABLE_GPUS:
+            return [_unusable(group, name, f"{maker} {model}")]
+    return []
+
+
+def gpus_of(info: dict[str, Any]) -> tuple[int, str]:
+    """Return number and name of an instance type's GPUs."""
+    gpus = info.get("GpuInfo", {}).get("Gpus", [])
+    return sum(gpu.get("Count", 0) for gpu in gpus), gpus[0].get("Name", "") if gpus else ""
+
+
+def image_kind(gpu: str, accelerator: str) -> str:
+    """Say which of the images cpu, gpu or gpu_plain (no driver in it yet) a host gets."""
+    if not gpu or accelerator == "cpu":
+        return "cpu"
+    return "gpu_plain" if gpu in CLOSED_DRIVER_GPUS else "gpu"
+
+
+def ssh_user(parameter: str, image: dict[str, Any]) -> str:
+    """Return the user that an image's cloud-init makes, or an empty string for an unsupported system."""
+    words = f"{parameter} {image.get('Name', '')} {image.get('Description', '')}".lower()
+    if "ubuntu" in words or "canonical" in words:
+        return "ubuntu"
+    if "debian" in words:
+        return "admin"
+    return ""
+
+
+def near_types(name: str, known: list[str]) -> str:
+    """Return a hint with the instance types whose names are nearest."""
+    near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
+    return f"did you mean {' or '.join(near)}?" if near else "look up the region's types."
+
+
+def pick_zone(types: set[str], offers: list[dict[str, Any]], fixed: str = "") -> tuple[str, list[str]]:
+    """Choose the zone that offers all types; ``fixed`` is the zone of a subnet that is there already."""
+    zones: dict[str, set[str]] = {}
+    for offer in offers:
+        zones.setdefault(offer["Location"], set()).add(offer["InstanceType"])
+    if fixed:
+        missing = sorted(types - zones.get(fixed, set()))
+        if missing:
+            elsewhere = sorted(zone for zone, offered in zones.items() if types <= offered)
+            return "", [
+                f"The fleet's subnet is in {fixed}, which doesn't offer {', '.join(missing)}: "
+                + (f"take a subnet in {', '.join(elsewhere)}, or another type." if elsewhere else "take another type.")
+            ]
+        return fixed, []
+    full = sorted(zone for zone, offered in zones.items() if types <= offered)
+    if full:
+        return full[0], []
+    return "", [f"No availability zone offers {', '.join(sorted(types))} together: take types that one zone has."]
+
+
+def check_manifest(text: str, url: str) -> tuple[dict[str, Any], list[str]]:
+    """Parse a data set's manifest; returns it with the problems found."""
+    hint = "upload the data set again with its manifest."
+    try:
+        manifest = json.loads(text)
+    except ValueError:
+        return {}, [f"The manifest {url} isn't JSON: {hint}"]
+    if not isinstance(manifest, dict) or manifest.get("format") != "flotilla-dataset/1":
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        return {}, [f"The manifest {url} has the format '{found}' instead of 'flotilla-dataset/1': {hint}"]
+    files = manifest.get("files")
+    if not isinstance(files, list) or not files:
+        return {}, [f"The manifest {url} lists no files: {hint}"]
+    for entry in files:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not isinstance(entry.get("size"), int):
+            return {}, [f"The manifest {url} has a file without path or size: {hint}"]
+    if not any(entry.get("split") == "train" for entry in files):
+        return {}, [f"The manifest {url} has no file of the split 'train': {hint}"]
+    return manifest, []
+
+
+def check_objects(manifest: dict[str, Any], sizes: dict[str, int], url: str) -> list[str]:
+    """Compare a manifest with the objects (path below the folder: size) that are there."""
+    missing = [entry["path"] for entry in manifest["files"] if entry["path"] not in sizes]
+    wrong = [
+        entry["path"] for entry in manifest["files"] if entry["path"] in sizes and sizes[entry["path"]] != entry["size"]
+    ]
+    problems = []
+    for names, what in ((missing, "isn't there"), (wrong, "has another size than the manifest says")):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            problems.append(f"The data set {url} doesn't match its manifest, {names[0]}{more} {what}: upload it again.")
+    return problems
+
+
+def disk_need(total: int, nodes: int, gpu: bool, local_disk: int) -> int:
+    """Return the GiB that a node's volume needs: the base, and its share of the replicated data (in bytes).
+
+    Replication is min(3, nodes). Local NVMe disks (local_disk, in GiB) hold the data where they are large enough.
+    """
+    share = total * min(3, nodes) / max(nodes, 1) * 1.2 / GIB
+    base = BASE_DISK_GPU if gpu else BASE_DISK
+    return base if local_disk >= share else base + math.ceil(share)
+
+
+def pick_disk(group: str, wanted: int, need: int, image: int, default: int) -> tuple[int, list[str]]:
+    """Choose a volume's size in GiB: as wanted when that is enough, else the default or what is needed."""
+    least = max(need, image)
+    if wanted and wanted < least:
+        return 0, [
+            f"fleet_groups.{group}.volume_size is {wanted} GiB, but image and data need {least}: "
+            f"set it to {least} or more, or leave it out."
+        ]
+    return wanted or max(least, default), []
+
+
+def expiry(hours: float, now: datetime.datetime, launches: list[datetime.datetime], tagged: list[str]) -> tuple[str, list[str]]:
+    """Return when the fleet ends (ISO 8601, UTC): its first launch plus the hours.
+
+    A tag from an earlier run stays when it means the same within a quarter of an hour, so that nothing changes
+    on the second run.
+    """
+    wanted = min(launches, default=now) + datetime.timedelta(hours=hours)
+    if wanted <= now:
+        return "", [
+            f"The fleet was launched more than fleet_expiry_hours ({hours:g}) ago, so its expiry lies in the past: "
+            "raise fleet_expiry_hours, or destroy the fleet."
+        ]
+    for text in sorted(tagged, reverse=True):
+        try:
+            was = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+        except ValueError:
+            continue
+        if launches and abs(was - wanted) < datetime.timedelta(minutes=15):
+            return text, []
+    return wanted.strftime("%Y-%m-%dT%H:%M:%SZ"), []
+
+
+def policy(dataset: str, model: str, partition: str = "aws") -> dict[str, Any]:
+    """Return the access policy of the nodes: read the data set's folder, read and write the model's, nothing else."""
+    statements: list[dict[str, Any]] = []
+    for name, url, actions in (
+        ("Dataset", dataset, ["s3:GetObject"]),
+        ("Model", model, ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]),
+    ):
+        if not url:
+            continue
+        bucket, prefix = split_s3(url)
+        statements.append(
+            {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": [f"arn:{partition}:s3:::{bucket}/{prefix}*"]}
+        )
+        statements.append(
+            {
+                "Sid": f"List{name}",
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket"],
+                "Resource": [f"arn:{partition}:s3:::{bucket}"],
+                "Condition": {"StringLike": {"s3:prefix": [f"{prefix}*", prefix.rstrip("/")]}},
+            }
+        )
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def reconcile(groups: dict[str, dict[str, Any]], instances: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the wanted groups with the fleet's instances: each index of a group exists exactly once.
+
+    An instance is {id, group, index, state, launched, type, …}. Returns ``launch`` [(group, index)], ``keep``,
+    ``start`` (stopped ones) and ``terminate`` (instances above the count, of no group, or there twice).
+    """
+    live = sorted((one for one in instances if one["state"] in LIVE), key=lambda one: (one["launched"], one["id"]))
+    slots: dict[tuple[str, int], dict[str, Any]] = {}
+    terminate = []
+    for one in live:
+        slot = (one["group"], one["index"])
+        wanted = one["index"] is not None and one["index"] < groups.get(one["group"], {"count": 0})["count"]
+        if not wanted:
+            terminate.append(one)
+        elif slot not in slots:
+            slots[slot] = one
+        elif slots[slot]["state"] not in ("pending", "running") and one["state"] in ("pending", "running"):
+            terminate.append(slots[slot])
+            slots[slot] = one
+        else:
+            terminate.append(one)
+    every = [(name, index) for name in GROUPS if name in groups for index in range(groups[name]["count"])]
+    return {
+        "launch": [slot for slot in every if slot not in slots],
+        "keep": [slots[slot] for slot in every if slot in slots],
+        "start": [slots[slot] for slot in every if slot in slots and slots[slot]["state"] in ("stopping", "stopped")],
+        "terminate": sorted(terminate, key=lambda one: (one["group"], -1 if one["index"] is None else -one["index"])),
+    }
+
+
+def check_swaps(groups: dict[str, dict[str, Any]], kept: list[dict[str, Any]]) -> list[str]:
+    """A running host keeps its type: it holds data."""
+    problems = []
+    for one in kept:
+        wanted = groups[one["group"]]["instance_type"]
+        if one["type"] != wanted:
+            problems.append(
+                f"{one['group']}-{one['index']} runs as {one['type']}, but fleet_groups.{one['group']}.instance_type is {wanted}: "
+                "destroy the fleet first, or set the type back."
+            )
+    return problems
+
+
+def client_token(fleet: str, group: str, index: int, place: str, before: list[str]) -> str:
+    """Return RunInstances' idempotence token of a slot: the same again until an instance was there and went.
+
+    ``place`` is what a launch is bound to (subnet and security group); ``before`` are the slot's former instances.
+    """
+    text = "/".join([fleet, group, str(index), place, *sorted(before)])
+    return "flotilla-" + hashlib.sha256(text.encode()).hexdigest()[:48]
+
+
+def simplify(instance: dict[str, Any]) -> dict[str, Any]:
+    """Reduce what DescribeInstances says to what is needed here."""
+    tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    return {
+        "id": instance["InstanceId"],
+        "group": tags.get("flotilla-group", ""),
+        "index": whole(tags.get("flotilla-index", "")),
+        "state": instance["State"]["Name"],
+        "launched": instance["LaunchTime"],
+        "type": instance["InstanceType"],
+        "public": instance.get("PublicIpAddress", ""),
+        "private": instance.get("PrivateIpAddress", ""),
+        "reason": instance.get("StateReason", {}).get("Message", ""),
+        "tags": tags,
+        "attached": [
+            *(mapping["Ebs"]["VolumeId"] for mapping in instance.get("BlockDeviceMappings", []) if "Ebs" in mapping),
+            *(card["NetworkInterfaceId"] for card in instance.get("NetworkInterfaces", [])),
+        ],
+    }

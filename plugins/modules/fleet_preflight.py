@@ -1,0 +1,602 @@
+#!/usr/bin/python
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Ansible module fleet_preflight."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_preflight
+short_description: Check everything about a fleet before anything is touched
+version_added: "0.1.0"
+author: Flotilla contributors (@flotilla-kit)
+description:
+  - Judges a fleet's variables, looks up in AWS what they name, and fails with one sentence a problem.
+  - Changes nothing. Writing to the model's folder is proved by an upload that is begun and aborted.
+  - Returns what the launch needs, such as images, volume sizes, the availability zone and the nodes' access policy.
+requirements: [boto3]
+options:
+  region:
+    description: The AWS region.
+    type: str
+    required: true
+  profile:
+    description: The AWS profile; empty means the default credential chain.
+    type: str
+    default: ""
+  name:
+    description: The fleet's name.
+    type: str
+    required: true
+  owner:
+    description: Who the fleet belongs to, as a tag; empty means the caller's name.
+    type: str
+    default: ""
+  groups:
+    description: Mapping of C(ps), C(chief), C(worker) and C(evaluator) to their count, instance type, and more.
+    type: raw
+    required: true
+  expiry_hours:
+    description: Hours from the launch until every node powers itself off.
+    type: raw
+    required: true
+  ssh_sources:
+    description: Networks that may use SSH; empty means the caller's own address, asked at O(checkip_url).
+    type: list
+    elements: str
+    default: []
+  ssh_open_to_world:
+    description: Whether O(ssh_sources) may be the whole world.
+    type: bool
+    default: false
+  checkip_url:
+    description: An address that answers with the caller's public address.
+    type: str
+    default: https://checkip.amazonaws.com
+  vpc_id:
+    description: An existing VPC; empty means an own one.
+    type: str
+    default: ""
+  subnet_id:
+    description: A subnet of the existing VPC.
+    type: str
+    default: ""
+  vpc_cidr:
+    description: The network of an own VPC.
+    type: str
+    default: 10.77.0.0/16
+  dataset_source:
+    description: The data set's folder in S3.
+    type: str
+    default: ""
+  model_target:
+    description: The folder in S3 that models are written to.
+    type: str
+    default: ""
+  accelerator:
+    description: What TensorFlow shall compute on.
+    type: str
+    choices: [auto, cpu, gpu]
+    default: auto
+  images:
+    description: The image (V(ami-…) or name of an SSM parameter) of hosts without GPU, with GPU, and with a GPU whose
+      driver is still to be installed.
+    type: dict
+    required: true
+    suboptions:
+      cpu:
+        description: Image of hosts without GPU.
+        type: str
+        required: true
+      gpu:
+        description: Image of hosts with GPU, driver included.
+        type: str
+        required: true
+      gpu_plain:
+        description: Image of hosts whose GPU the driver in the GPU image is too new for.
+        type: str
+        required: true
+  volume_size:
+    description: The least size of a volume in GiB where a group names none.
+    type: int
+    default: 20
+"""
+
+EXAMPLES = r"""
+- name: Check the fleet
+  flotilla.kit.fleet_preflight:
+    region: us-east-1
+    name: demo
+    groups:
+      ps: {count: 1, instance_type: t3.large}
+      chief: {count: 1, instance_type: t3.large}
+      worker: {count: 2, instance_type: g5.xlarge}
+    expiry_hours: 4
+    dataset_source: s3://example/cifar10/
+    model_target: s3://example/models/
+    images:
+      cpu: /aws/service/debian/release/12/latest/amd64
+      gpu: /aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id
+      gpu_plain: /aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id
+  register: preflight
+"""
+
+RETURN = r"""
+account:
+  description: The caller's account.
+  returned: success
+  type: str
+arn:
+  description: Who the caller is.
+  returned: success
+  type: str
+owner:
+  description: The owner's tag.
+  returned: success
+  type: str
+expires:
+  description: When the nodes power themselves off, ISO 8601 in UTC.
+  returned: success
+  type: str
+zone:
+  description: The availability zone that offers all instance types.
+  returned: success
+  type: str
+ssh_sources:
+  description: The networks that may use SSH.
+  returned: success
+  type: list
+  elements: str
+groups:
+  description: The groups with count, instance_type, image_id, root_device, ssh_user, volume_size, gpus and gpu each.
+  returned: success
+  type: dict
+hosts:
+  description: How many hosts the fleet has.
+  returned: success
+  type: int
+running:
+  description: How many of them are there already.
+  returned: success
+  type: int
+dataset:
+  description: Name, files, bytes and records of the data set; empty when none was given.
+  returned: success
+  type: dict
+policy:
+  description: The nodes' access policy.
+  returned: success
+  type: dict
+"""
+
+import datetime
+import urllib.error
+import urllib.request
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+
+
+class Preflight:
+    """The look-ups, each of which adds to the problems or to the result."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        """Keep the module's parameters."""
+        self.p = parameters
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.result: dict[str, Any] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
+        self.aws: Any = None
+
+    def check(self, problems: list[str]) -> bool:
+        """Note problems; true when there was none."""
+        self.problems += problems
+        return not problems
+
+    def variables(self) -> None:
+        """Judge what can be judged without AWS."""
+        self.check(plan.check_name(self.p["name"]))
+        self.check(plan.check_owner(self.p["owner"]))
+        if self.check(plan.check_groups(self.p["groups"])):
+            self.groups = plan.wanted_groups(self.p["groups"])
+        self.check(plan.check_expiry(self.p["expiry_hours"]))
+        self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"]))
+        self.result["hosts"] = sum(group["count"] for group in self.groups.values())
+        self.check(
+            plan.check_network(
+                self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]
+            )
+        )
+        self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
+        self.check(plan.check_s3(self.p["model_target"], "store_target"))
+
+    def caller(self) -> None:
+        """Find out who calls; wrong credentials end everything here."""
+        me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
+        self.result.update(
+            account=me["Account"],
+            arn=me["Arn"],
+            owner=self.p["owner"] or me["Arn"].split(":")[-1].split("/")[-1],
+        )
+
+    def fleet(self) -> None:
+        """Look at what is there of the fleet already: its expiry and its instances' types stay."""
+        found = self.aws.pages(
+            "list the fleet's instances",
+            "ec2",
+            "describe_instances",
+            "Reservations",
+            Filters=[
+                *aws.tag_filter(self.p["name"]),
+                {"Name": "instance-state-name", "Values": list(plan.LIVE)},
+            ],
+        )
+        instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
+        kept = plan.reconcile(self.groups, instances)["keep"]
+        self.check(plan.check_swaps(self.groups, kept))
+        expires, problems = plan.expiry(
+            float(self.p["expiry_hours"]),
+            datetime.datetime.now(datetime.timezone.utc),
+            [one["launched"] for one in kept],
+            [one["tags"].get("flotilla-expires", "") for one in kept],
+        )
+        self.check(problems)
+        self.result.update(expires=expires, running=len(kept))
+
+    def network(self) -> str:
+        """Check an existing network, or the fleet's own of an earlier run; return the subnet's zone, if any."""
+        if not self.p["vpc_id"]:
+            tags = aws.tag_filter(self.p["name"])
+            vpcs = self.aws.call("list the fleet's VPC", "ec2", "describe_vpcs", Filters=tags)["Vpcs"]
+            for vpc in vpcs:
+                if vpc["CidrBlock"] != self.p["vpc_cidr"]:
+                    self.problems.append(
+                        f"The fleet's VPC {vpc['VpcId']} has the network {vpc['CidrBlock']}, but fleet_vpc_cidr is "
+                        f"{self.p['vpc_cidr']}: destroy the fleet first, or set it back."
+                    )
+            subnets = self.aws.call("list the fleet's subnet", "ec2", "describe_subnets", Filters=tags)["Subnets"]
+            return str(subnets[0]["AvailabilityZone"]) if subnets else ""
+        subnets = self.aws.call(
+            "look up fleet_subnet_id",
+            "ec2",
+            "describe_subnets",
+            Filters=[{"Name": "subnet-id", "Values": [self.p["subnet_id"]]}],
+        )["Subnets"]
+        if not subnets:
+            self.problems.append(
+                f"fleet_subnet_id {self.p['subnet_id']} isn't there in {self.p['region']}: name a subnet of the VPC."
+            )
+            return ""
+        subnet = subnets[0]
+        if subnet["VpcId"] != self.p["vpc_id"]:
+            self.problems.append(
+                f"fleet_subnet_id {subnet['SubnetId']} belongs to {subnet['VpcId']}, not to fleet_vpc_id "
+                f"{self.p['vpc_id']}: name a subnet of that VPC."
+            )
+        missing = self.result["hosts"] - self.result.get("running", 0)
+        if subnet["AvailableIpAddressCount"] < missing:
+            self.problems.append(
+                f"fleet_subnet_id {subnet['SubnetId']} has {subnet['AvailableIpAddressCount']} free addresses for "
+                f"{missing} hosts: take another subnet."
+            )
+        return str(subnet["AvailabilityZone"])
+
+    def types(self, zone: str) -> None:
+        """Judge the instance types, and choose the zone that offers them all."""
+        old = {
+            name
+            for name, group in self.groups.items()
+            if not self.check(plan.check_family(name, group["instance_type"]))
+        }
+        names = {group["instance_type"] for name, group in self.groups.items() if name not in old}
+        if not names:
+            return
+        infos = {
+            info["InstanceType"]: info
+            for info in self.aws.pages(
+                "describe the instance types",
+                "ec2",
+                "describe_instance_types",
+                "InstanceTypes",
+                Filters=[{"Name": "instance-type", "Values": sorted(names)}],
+            )
+        }
+        known: list[str] = []
+        if names - set(infos):
+            offers = self.aws.pages(
+                "list the region's instance types",
+                "ec2",
+                "describe_instance_type_offerings",
+                "InstanceTypeOfferings",
+                LocationType="region",
+            )
+            known = sorted(offer["InstanceType"] for offer in offers)
+        for name, group in self.groups.items():
+            wanted = group["instance_type"]
+            if name in old:
+                continue
+            if wanted not in infos:
+                self.problems.append(
+                    f"fleet_groups.{name}.instance_type {wanted} doesn't exist in {self.p['region']}: "
+                    + plan.near_types(wanted, known)
+                )
+                continue
+            self.check(plan.check_type(name, wanted, infos[wanted]))
+            group["gpus"], group["gpu"] = plan.gpus_of(infos[wanted])
+            group["local_disk"] = infos[wanted].get("InstanceStorageInfo", {}).get("TotalSizeInGB", 0)
+            memory = infos[wanted].get("MemoryInfo", {}).get("SizeInMiB", 0)
+            if memory < 2048:
+                self.warnings.append(
+                    f"fleet_groups.{name}.instance_type {wanted} has {memory} MiB of memory, "
+                    "too little for HDFS and TensorFlow together: 4 GiB or more do."
+                )
+        if self.problems:
+            return
+        self.check(
+            plan.check_accelerator(
+                self.p["accelerator"], {name: group["gpus"] for name, group in self.groups.items()}
+            )
+        )
+        offers = self.aws.pages(
+            "list the zones that offer the instance types",
+            "ec2",
+            "describe_instance_type_offerings",
+            "InstanceTypeOfferings",
+            LocationType="availability-zone",
+            Filters=[{"Name": "instance-type", "Values": sorted(names)}],
+        )
+        self.result["zone"], problems = plan.pick_zone(names, offers, zone)
+        self.check(problems)
+
+    def images(self) -> None:
+        """Find the groups' images and the users that they make."""
+        sources = {
+            name: group["image"] or self.p["images"][plan.image_kind(group["gpu"], self.p["accelerator"])]
+            for name, group in self.groups.items()
+        }
+        parameters = sorted({source for source in sources.values() if source.startswith("/")})
+        values: dict[str, str] = {}
+        if parameters:
+            answer = self.aws.call(
+                "look up the images' SSM parameters", "ssm", "get_parameters", Names=parameters
+            )
+            values = {one["Name"]: one["Value"] for one in answer["Parameters"]}
+        for name, source in sources.items():
+            image_id = values.get(source, source)
+            if not image_id.startswith("ami-"):
+                self.problems.append(
+                    f"The image of group {name}, {source}, "
+                    + (
+                        f"isn't an SSM parameter in {self.p['region']}: "
+                        if source.startswith("/")
+                        else "is neither an image's id nor an SSM parameter: "
+                    )
+                    + f"set fleet_groups.{name}.image to an ami-… of Debian 12 or Ubuntu 22.04."
+                )
+            self.groups[name]["image_id"] = image_id
+        if self.problems:
+            return
+        wanted = sorted({group["image_id"] for group in self.groups.values()})
+        found = {
+            image["ImageId"]: image
+            for image in self.aws.pages(
+                "describe the images",
+                "ec2",
+                "describe_images",
+                "Images",
+                Filters=[{"Name": "image-id", "Values": wanted}],
+            )
+        }
+        for name, group in self.groups.items():
+            image = found.get(group["image_id"])
+            where = f"The image {group['image_id']} of group {name}"
+            hint = f"set fleet_groups.{name}.image to one of Debian 12 or Ubuntu 22.04 for x86_64."
+            if image is None:
+                self.problems.append(f"{where} isn't there in {self.p['region']}: {hint}")
+                continue
+            if image.get("Architecture", "x86_64") != "x86_64" or image.get("Platform") == "windows":
+                system = image.get("Platform") or image["Architecture"]
+                self.problems.append(f"{where} is for {system}: {hint}")
+                continue
+            group["ssh_user"] = group["ssh_user"] or plan.ssh_user(sources[name], image)
+            if not group["ssh_user"]:
+                self.problems.append(
+                    f"{where} ('{image.get('Name', '')}') is neither Debian nor Ubuntu by its name: {hint[:-1]}, "
+                    f"or set fleet_groups.{name}.ssh_user too if it is."
+                )
+            group["root_device"] = image.get("RootDeviceName") or "/dev/xvda"
+            group["image_size"] = max(
+                (
+                    mapping["Ebs"].get("VolumeSize", 0)
+                    for mapping in image.get("BlockDeviceMappings", [])
+                    if mapping.get("DeviceName") == group["root_device"] and "Ebs" in mapping
+                ),
+                default=0,
+            )
+
+    def bucket(self, bucket: str, variable: str) -> bool:
+        """Check that a bucket is there and may be looked at; warn when it is in another region."""
+        client = self.aws.client("s3")
+        try:
+            answer = client.head_bucket(Bucket=bucket)
+        except Exception as error:
+            status = aws.code(error)
+            if status in ("404", "NoSuchBucket"):
+                self.problems.append(
+                    f"The bucket {bucket} of {variable} isn't there: make it, or correct the variable."
+                )
+            elif status == "403":
+                self.problems.append(
+                    f"The bucket {bucket} of {variable} may not be read by {self.result['arn']}: "
+                    "it is somebody else's, or your policy lacks s3:ListBucket on it."
+                )
+            else:
+                self.problems.append(aws.explain(error, f"look at the bucket {bucket}", self.aws.profile))
+            return False
+        region = answer.get("BucketRegion")
+        if region and region != self.p["region"]:
+            self.warnings.append(
+                f"The bucket {bucket} is in {region}, the fleet in {self.p['region']}: "
+                "traffic between them costs money and time."
+            )
+        return True
+
+    def dataset(self) -> None:
+        """Read the data set's manifest and compare it with the objects."""
+        url = self.p["dataset_source"]
+        self.result["dataset"] = {}
+        if not url:
+            return
+        bucket, prefix = plan.split_s3(url)
+        if not self.bucket(bucket, "dataset_source"):
+            return
+        where = f"s3://{bucket}/{prefix}manifest.json"
+        try:
+            body = self.aws.client("s3").get_object(Bucket=bucket, Key=prefix + "manifest.json")["Body"].read()
+        except Exception as error:
+            if aws.code(error) in ("404", "NoSuchKey"):
+                self.problems.append(
+                    f"The data set {url} has no manifest ({where} isn't there): "
+                    "upload it with the dataset command, which writes one, or correct dataset_source."
+                )
+            else:
+                self.problems.append(aws.explain(error, f"read {where}", self.aws.profile))
+            return
+        manifest, problems = plan.check_manifest(body.decode("utf-8", "replace"), where)
+        if not self.check(problems):
+            return
+        objects = self.aws.pages(
+            f"list s3://{bucket}/{prefix}",
+            "s3",
+            "list_objects_v2",
+            "Contents",
+            Bucket=bucket,
+            Prefix=prefix,
+        )
+        sizes = {item["Key"].removeprefix(prefix): item["Size"] for item in objects}
+        self.check(plan.check_objects(manifest, sizes, url))
+        self.result["dataset"] = {
+            "name": manifest.get("name", ""),
+            "files": len(manifest["files"]),
+            "bytes": sum(entry["size"] for entry in manifest["files"]),
+            "records": sum(entry.get("records", 0) for entry in manifest["files"]),
+        }
+
+    def model(self) -> None:
+        """Prove that the model's folder may be written to, and leave nothing there."""
+        url = self.p["model_target"]
+        if not url:
+            return
+        bucket, prefix = plan.split_s3(url)
+        if not self.bucket(bucket, "store_target"):
+            return
+        client = self.aws.client("s3")
+        key = prefix + ".flotilla-write-test"
+        try:
+            upload = client.create_multipart_upload(Bucket=bucket, Key=key)
+            client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+        except Exception as error:
+            self.problems.append(aws.explain(error, f"write to {url} (store_target)", self.aws.profile))
+
+    def disks(self) -> None:
+        """Choose the volumes' sizes."""
+        total = self.result.get("dataset", {}).get("bytes", 0)
+        for name, group in self.groups.items():
+            need = plan.disk_need(
+                total,
+                self.result["hosts"],
+                plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu",
+                group.pop("local_disk"),
+            )
+            size, problems = plan.pick_disk(
+                name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"]
+            )
+            group["volume_size"] = size
+            self.check(problems)
+
+    def sources(self) -> None:
+        """Name the networks that may use SSH: the given ones, else the caller's address."""
+        if self.p["ssh_sources"]:
+            self.result["ssh_sources"] = plan.networks(self.p["ssh_sources"])
+            return
+        url = self.p["checkip_url"]
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+                text = answer.read(64).decode("ascii", "replace").strip()
+            self.result["ssh_sources"] = plan.networks([text])
+        except (OSError, ValueError, urllib.error.URLError) as error:
+            self.problems.append(
+                f"Your own address could not be looked up at {url} ({error}): "
+                "set fleet_ssh_sources to the networks that may use SSH."
+            )
+
+    def run(self) -> None:
+        """Check everything; stop where the rest would make no sense."""
+        self.variables()
+        if self.problems:
+            return
+        # Few attempts: this is where a wrong endpoint or network shows.
+        self.aws = aws.Aws(self.p["region"], self.p["profile"], attempts=3)
+        self.caller()
+        self.fleet()
+        self.types(self.network())
+        if not self.problems:
+            self.images()
+        self.dataset()
+        self.model()
+        if not self.problems:
+            self.disks()
+        self.sources()
+        partition = self.result["arn"].split(":")[1]
+        self.result["policy"] = plan.policy(self.p["dataset_source"], self.p["model_target"], partition)
+        self.result["groups"] = self.groups
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **aws.CONNECTION_ARGUMENTS,
+            "name": {"type": "str", "required": True},
+            "owner": {"type": "str", "default": ""},
+            "groups": {"type": "raw", "required": True},
+            "expiry_hours": {"type": "raw", "required": True},
+            "ssh_sources": {"type": "list", "elements": "str", "default": []},
+            "ssh_open_to_world": {"type": "bool", "default": False},
+            "checkip_url": {"type": "str", "default": "https://checkip.amazonaws.com"},
+            "vpc_id": {"type": "str", "default": ""},
+            "subnet_id": {"type": "str", "default": ""},
+            "vpc_cidr": {"type": "str", "default": "10.77.0.0/16"},
+            "dataset_source": {"type": "str", "default": ""},
+            "model_target": {"type": "str", "default": ""},
+            "accelerator": {"type": "str", "choices": ["auto", "cpu", "gpu"], "default": "auto"},
+            "images": {
+                "type": "dict",
+                "required": True,
+                "options": {kind: {"type": "str", "required": True} for kind in ("cpu", "gpu", "gpu_plain")},
+            },
+            "volume_size": {"type": "int", "default": 20},
+        },
+        supports_check_mode=True,
+    )
+    if not aws.HAS_BOTO3:
+        module.fail_json(msg=missing_required_lib("boto3"))
+    preflight = Preflight(module.params)
+    try:
+        preflight.run()
+    except aws.FleetError as error:
+        preflight.problems.append(str(error))
+    for text in preflight.warnings:
+        module.warn(text)
+    if preflight.problems:
+        # The same fault may show in several places, e.g. an unreadable bucket that is both source and target.
+        problems = list(dict.fromkeys(preflight.problems))
+        module.fail_json(msg="\n".join(problems), problems=problems)
+    module.exit_json(changed=False, **preflight.result)
+
+
+if __name__ == "__main__":
+    main()
