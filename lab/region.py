@@ -345,7 +345,10 @@ def _attach_launch(region: Region) -> None:
     def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
         token = kwargs.get("client_token")
         if token and token in region.tokens:
-            return region.tokens[token]
+            earlier = region.tokens[token]
+            # moto's caller will associate the profile with the first instance once more
+            self.iam_instance_profile_associations.pop(earlier.instances[0].id, None)
+            return earlier
         if kwargs.get("key_name"):
             self.describe_key_pairs(key_names=[kwargs["key_name"]])
         self.describe_images(ami_ids=[image_id])

@@ -1,0 +1,177 @@
+"""The lab keeps API and hosts in step, and its network as closed as AWS would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from conftest import HOST, Network, make_network, user_runs, wait_until
+
+TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
+          "ip link", "ip route", "ps -eo args")  # fmt: skip
+
+
+def traces() -> str:
+    """Every line of the system's lists that speaks of a lab."""
+    lines = []
+    for command in TRACES:
+        output = subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+        lines += [line for line in output.splitlines() if "flo-" in line or "flotilla-lab" in line or "lab.region" in line]
+    return "\n".join(line for line in lines if "ls -d" not in line)
+
+
+@pytest.fixture(scope="module")
+def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Network:
+    return make_network(lab, tmp_path_factory.mktemp("network"), "10.91.0.0/24")
+
+
+@pytest.fixture(scope="module")
+def pair(network: Network) -> Iterator[list[str]]:
+    ids = network.launch(2, UserData="#!/bin/sh\necho hello > /root/user-data\n")
+    for instance in ids:
+        network.reachable(instance)
+    yield ids
+    network.ec2.terminate_instances(InstanceIds=ids)
+    wait_until(lambda: network.states(ids) == {"terminated"}, 20, "terminated")
+
+
+def test_killed_lab_leaves_nothing_after_down(tmp_path: Path) -> None:
+    user_runs("scripts/lab", "up", seconds=300)
+    network = make_network(boto3.Session(profile_name="flotilla-lab"), tmp_path, "10.92.0.0/24")
+    network.launch(1)
+    daemons = subprocess.run(["pgrep", "-f", "-m lab.region"], capture_output=True, text=True).stdout.split()
+    for pid in daemons:
+        os.kill(int(pid), signal.SIGKILL)
+    assert "systemd-nspawn" in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    user_runs("scripts/lab", "down")
+    assert traces() == ""
+    user_runs("scripts/lab", "up")
+    assert "up already" in user_runs("scripts/lab", "up").stdout
+    user_runs("scripts/lab", "down")
+    assert traces() == ""
+
+
+def test_host_boots_as_an_image_of_aws_does(network: Network, pair: list[str]) -> None:
+    done = network.ssh(pair[0], "systemctl is-system-running --wait; sudo cat /root/user-data; hostname; ip -4 -br addr")
+    assert "running" in done.stdout
+    assert "hello" in done.stdout
+    private = network.address(pair[0], "Private")
+    assert "ip-" + private.replace(".", "-") in done.stdout
+    assert private in done.stdout
+
+
+def test_metadata_wants_a_token_and_gives_working_credentials(network: Network, pair: list[str]) -> None:
+    program = """
+import json, urllib.error, urllib.request as u
+base = "http://169.254.169.254/latest/"
+try:
+    print("without:", u.urlopen(base + "meta-data/instance-id").status)
+except urllib.error.HTTPError as error:
+    print("without:", error.code)
+ask = u.Request(base + "api/token", method="PUT", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+token = u.urlopen(ask).read().decode()
+def get(path):
+    return u.urlopen(u.Request(base + path, headers={"X-aws-ec2-metadata-token": token})).read().decode()
+print("id:", get("meta-data/instance-id"))
+print(get("meta-data/iam/security-credentials/test"))
+"""
+    done = network.ssh(pair[0], f"python3 - <<'E'\n{program}\nE")
+    assert "without: 401" in done.stdout
+    assert f"id: {pair[0]}" in done.stdout
+    assert '"AccessKeyId": "ASIA' in done.stdout
+
+
+def test_security_groups_hold_on_the_wire(network: Network, pair: list[str]) -> None:
+    one, two = pair
+    network.ssh(one, "nohup python3 -m http.server 9999 >/dev/null 2>&1 &")
+    target = network.address(one, "Private")
+
+    def from_inside() -> bool:
+        ask = f"import urllib.request as u; u.urlopen('http://{target}:9999/', timeout=1)"
+        return network.ssh(two, f'python3 -c "{ask}"').returncode == 0
+
+    def from_outside() -> bool:
+        url = f"http://{network.address(one)}:9999/"
+        return subprocess.run(["curl", "-s", "-m", "1", "-o", "/dev/null", url]).returncode == 0
+
+    assert not from_inside()
+    assert not from_outside()
+    among = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": network.group}]}]
+    network.ec2.authorize_security_group_ingress(GroupId=network.group, IpPermissions=among)  # type: ignore[arg-type]
+    wait_until(from_inside, 10, "members reach each other")
+    assert not from_outside()
+    network.ec2.authorize_security_group_ingress(
+        GroupId=network.group, IpProtocol="tcp", FromPort=9999, ToPort=9999, CidrIp=HOST
+    )
+    assert from_outside()
+    network.ec2.revoke_security_group_ingress(
+        GroupId=network.group, IpProtocol="tcp", FromPort=9999, ToPort=9999, CidrIp=HOST
+    )
+    network.ec2.revoke_security_group_ingress(GroupId=network.group, IpPermissions=among)  # type: ignore[arg-type]
+    assert not from_outside()
+    assert not from_inside()
+
+
+def test_stop_start_reboot_keep_the_disk(network: Network, pair: list[str]) -> None:
+    instance = pair[1]
+    network.ssh(instance, "echo kept > /tmp/../home/admin/file")
+    network.ec2.stop_instances(InstanceIds=[instance])
+    assert network.states([instance]) <= {"stopping", "stopped"}
+    wait_until(lambda: network.states([instance]) == {"stopped"}, 30, "stopped")
+    network.ec2.start_instances(InstanceIds=[instance])
+    network.reachable(instance)
+    before = network.ssh(instance, "cat file; stat -c %Y /proc/1").stdout.split()
+    assert before[0] == "kept"
+    time.sleep(1)
+    network.ssh(instance, "sudo reboot")
+    wait_until(lambda: network.ssh(instance, "stat -c %Y /proc/1").stdout.split() not in ([], before[1:]), 30, "reboot")
+    assert network.states([instance]) == {"running"}
+
+
+@pytest.mark.parametrize(("behaviour", "state"), [("terminate", "terminated"), ("stop", "stopped")])
+def test_power_off_from_inside(network: Network, behaviour: str, state: str) -> None:
+    (instance,) = network.launch(1, InstanceInitiatedShutdownBehavior=behaviour)
+    network.reachable(instance)
+    network.ssh(instance, "sudo poweroff")
+    wait_until(lambda: network.states([instance]) == {state}, 20, state)
+    if state == "stopped":
+        network.ec2.terminate_instances(InstanceIds=[instance])
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"ImageId": "ami-00000000"}, "InvalidAMIID.NotFound"),
+        ({"InstanceType": "t9.huge"}, "InvalidInstanceType"),
+        ({"KeyName": "nobody"}, "InvalidKeyPair.NotFound"),
+    ],
+)
+def test_launch_refuses_what_aws_refuses(network: Network, change: dict[str, str], code: str) -> None:
+    with pytest.raises(ClientError, match=code):
+        network.launch(1, **change)
+
+
+def test_same_token_is_the_same_launch(network: Network) -> None:
+    first, second = (network.launch(1, ClientToken="once") for _ in range(2))
+    assert first == second
+    network.ec2.terminate_instances(InstanceIds=first)
+
+
+def test_unknown_key_and_missing_permission_are_refused(lab: boto3.Session) -> None:
+    endpoint = lab.client("s3").meta.endpoint_url
+    stranger = boto3.Session("AKIAIOSFODNN7EXAMPLE", "wrong", region_name="us-east-1")
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        stranger.client("s3", endpoint_url=endpoint).list_buckets()
+    iam = lab.client("iam")
+    iam.create_user(UserName="guest")
+    key = iam.create_access_key(UserName="guest")["AccessKey"]
+    guest = boto3.Session(key["AccessKeyId"], key["SecretAccessKey"], region_name="us-east-1")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        guest.client("s3", endpoint_url=endpoint).list_buckets()
