@@ -23,7 +23,7 @@ from botocore.exceptions import (
 from flotilla.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
 
 CHUNK = 4 * 1024**2
-PART = 64 * 1024**2  # a larger object goes in parts, each in memory once
+PART = 16 * 1024**2  # a larger object goes in parts, each of them in memory
 _REFUSALS = {"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _log = logging.getLogger(__name__)
 
@@ -58,12 +58,14 @@ def connect(threads: int = 4) -> Any:
 class Prefix:
     """The objects below s3://bucket/prefix/; paths are relative to it.
 
-    What isn't there raises FileNotFoundError, all else a ProgramError. botocore repeats single requests.
+    What isn't there raises FileNotFoundError, what isn't allowed `refused`, all else another ProgramError.
+    botocore repeats single requests.
     """
 
-    def __init__(self, url: str, client: Any = None) -> None:
+    def __init__(self, url: str, client: Any = None, refused: type[ProgramError] = Denied) -> None:
         self.bucket, self._prefix = parse_url(url)
         self.client = client or connect()
+        self._refused = refused
 
     def url(self, path: str = "") -> str:
         """Return the full address of a path."""
@@ -183,9 +185,10 @@ class Prefix:
         if code == "NoSuchBucket":
             return BadInput(f"The bucket {self.bucket} doesn't exist: make it, or name another.")
         if code in _REFUSALS:
-            return Denied(
-                f"{self.url(path)}: {verb} is refused ({code}): let this host's role do it "
-                "(see the policy of the fleet's instance profile)."
+            # Without s3:ListBucket S3 refuses what isn't there, too.
+            more = " and s3:ListBucket" if verb in ("GetObject", "HeadObject") else ""
+            return self._refused(
+                f"{self.url(path)}: {verb} is refused ({code}): allow it{more} in the policy of this host's role."
             )
         if code in ("PreconditionFailed", "412"):
             return Temporary(f"{self.url(path)} was changed by somebody else meanwhile.")

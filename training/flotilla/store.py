@@ -1,0 +1,348 @@
+"""Puts a finished model into S3: SavedModel, last checkpoint, metrics and event files.
+
+manifest.json is written last, after every object was read back and compared, so that a model without a
+manifest is not a model. A finished model is never overwritten: another one of the same job is stored as <job>-2, -3 …
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import google_crc32c
+
+import flotilla
+from flotilla.errors import BadInput, ProgramError, Temporary
+from flotilla.files import Files, open_folder
+from flotilla.progress import Progress, write_json
+from flotilla.s3 import Prefix, parse_url
+
+FORMAT = "flotilla-model/1"
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreConfig:
+    """What is stored and where to; the metadata are the help's texts."""
+
+    model_dir: str = dataclasses.field(metadata={"help": "the finished job's folder, or hdfs://host:port/path"})
+    target: str = dataclasses.field(metadata={"help": "s3://bucket/prefix/, the model goes to a folder <job> in it"})
+    job: str = dataclasses.field(metadata={"help": "the job's name"})
+    fleet: str = dataclasses.field(default="", metadata={"help": "the fleet's name, for the manifest"})
+    variables: dict[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"help": "what the user set, for the manifest"}
+    )
+    progress: str = dataclasses.field(default="", metadata={"help": "file to which the progress is written"})
+    done_file: str = dataclasses.field(default="", metadata={"help": "file that is written when the model is stored"})
+    trained_file: str = dataclasses.field(
+        default="", metadata={"help": "the chief's done file: older than done_file, nothing is new to store"}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One object of a model: where its bytes come from, and their size and checksums."""
+
+    path: str
+    size: int
+    sha256: str
+    crc32c: str
+    read: Callable[[], Iterator[bytes]]
+
+    def entry(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        return {"path": self.path, "size": self.size, "sha256": self.sha256}
+
+
+def load_config(path: str) -> StoreConfig:
+    """Read and check a configuration."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"The configuration {path} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise BadInput(f"The configuration {path} isn't JSON: {error}.") from error
+    fields = {field.name: field for field in dataclasses.fields(StoreConfig)}
+    if not isinstance(content, dict):
+        raise BadInput(f"The configuration {path} isn't a JSON object of keys and values.")
+    if unknown := sorted(set(content) - set(fields)):
+        raise BadInput(f"{path} has the unknown key '{unknown[0]}': see --help for the keys.")
+    for name, field in fields.items():
+        kind: type = dict if name == "variables" else str
+        if name in content and not isinstance(content[name], kind):
+            raise BadInput(f"{name} is {content[name]!r} in {path}: give {'an object' if kind is dict else 'a text'}.")
+        if not content.get(name) and field.default is field.default_factory is dataclasses.MISSING:
+            raise BadInput(f"{name} is missing in {path}.")
+    config = StoreConfig(**content)
+    check_job(config.job)
+    parse_url(config.target)
+    return config
+
+
+def check_job(job: str) -> None:
+    """Raise BadInput for a name that a folder in S3 can't have."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job):
+        raise BadInput(f"The job's name is '{job}': give letters, digits, dots, dashes and underscores.")
+
+
+def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
+    """Store the model and return {changed, manifest (its address), global_step, metrics, objects, bytes}."""
+    source = open_folder(config.model_dir)
+    result = _result(source, config.job)
+    items = collect(source, result)
+    manifest = {
+        "format": FORMAT,
+        "job": config.job,
+        "fleet": config.fleet,
+        "global_step": result["global_step"],
+        "metrics": result["metrics"],
+        "versions": {**result.get("versions", {}), "flotilla": flotilla.__version__},
+        "variables": config.variables,
+        "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "files": [item.entry() for item in items],
+    }
+    name, old = _find_name(target, config.job, manifest)
+    if old is not None and _all_there(target, name, old):
+        return _outcome(False, target, name, old)
+
+    progress = Progress(config.progress, "store", 2 * len(items), "objects")
+    for done, item in enumerate(items):
+        progress.update(done, message=f"uploading {item.path}")
+        _upload(target, f"{name}/{item.path}", item)
+    for done, item in enumerate(items, len(items)):
+        progress.update(done, message=f"reading back {item.path}")
+        _compare(target, f"{name}/{item.path}", item)
+    raw = json.dumps(manifest, indent=2).encode() + b"\n"
+    target.put(f"{name}/manifest.json", raw, if_absent=old is None)
+    if target.read(f"{name}/manifest.json") != raw:
+        target.delete(f"{name}/manifest.json")
+        raise Temporary(f"{target.url(name)}/manifest.json isn't what was written; it was deleted.")
+    return _outcome(True, target, name, manifest)
+
+
+def check(target: Prefix, job: str) -> dict[str, Any]:
+    """Prove that a model can be stored, leaving nothing; say where the job's next model will lie."""
+    check_job(job)
+    name, _ = _find_name(target, job, None)
+    target.prove_writable(f"{name}/manifest.json")
+    return {"writable": True, "target": target.url(f"{name}/")}
+
+
+def collect(source: Files, result: dict[str, Any]) -> list[Item]:
+    """Return the objects of a model: saved_model/, checkpoint/, events/ and result.json."""
+    sizes = source.sizes()
+    export = result["saved_model"].strip("/") + "/"
+    if export + "saved_model.pb" not in sizes:
+        raise BadInput(f"{source.url(export)} has no saved_model.pb, though result.json names it: train again.")
+    checkpoint = _last_checkpoint(source, sizes)
+    names = {path: "saved_model/" + path[len(export) :] for path in sizes if path.startswith(export)}
+    names |= {path: "checkpoint/" + path for path in sizes if path.startswith(checkpoint + ".")}
+    names |= {
+        path: "events/" + path
+        for path in sizes
+        if "tfevents" in PurePosixPath(path).name and not path.startswith("export/")
+    }
+    names["result.json"] = "result.json"
+    items = [_item(to, source, path) for path, to in names.items()]
+    # So that the folder can be given to tf.train.latest_checkpoint; the job's own state names older ones too.
+    state = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
+    items.append(_hashed("checkpoint/checkpoint", lambda: iter([state])))
+    return sorted(items, key=lambda item: item.path)
+
+
+def _result(source: Files, job: str) -> dict[str, Any]:
+    try:
+        result = json.loads(b"".join(source.read("result.json")))
+        if not isinstance(result["saved_model"], str) or not isinstance(result["metrics"], dict):
+            raise TypeError
+        int(result["global_step"])
+    except FileNotFoundError as error:
+        raise BadInput(f"{source.url('result.json')} isn't there: the job {job} hasn't been trained.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{source.url('result.json')} isn't a result of training: train again.") from error
+    return dict(result)
+
+
+def _last_checkpoint(source: Files, sizes: dict[str, int]) -> str:
+    """Return the prefix of the last checkpoint's files, as the state file `checkpoint` names it."""
+    try:
+        state = b"".join(source.read("checkpoint")).decode()
+    except FileNotFoundError as error:
+        raise BadInput(f"{source.url()} has no checkpoint: train again.") from error
+    found = re.search(r'^model_checkpoint_path: "([^"]+)"', state, re.MULTILINE)
+    prefix = found[1].rsplit("/", 1)[-1] if found else ""
+    if f"{prefix}.index" not in sizes:
+        raise BadInput(f"{source.url()} names the checkpoint '{prefix}', whose files aren't there: train again.")
+    return prefix
+
+
+def _item(to: str, source: Files, path: str) -> Item:
+    whole = _hashed(to, lambda: source.read(path))
+    # Event files may still grow: what is stored is what was hashed.
+    return dataclasses.replace(whole, read=lambda: source.read(path, whole.size))
+
+
+def _hashed(path: str, read: Callable[[], Iterator[bytes]]) -> Item:
+    size, sha256, crc = 0, hashlib.sha256(), 0
+    for chunk in read():
+        size += len(chunk)
+        sha256.update(chunk)
+        crc = google_crc32c.extend(crc, chunk)
+    return Item(path, size, sha256.hexdigest(), f"{crc:08x}", read)
+
+
+def _find_name(target: Prefix, job: str, manifest: dict[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
+    """Return the first of <job>, <job>-2 … that is free, or holds this very model and its manifest."""
+    for number in range(1, 1000):
+        name = job if number == 1 else f"{job}-{number}"
+        try:
+            old = json.loads(target.read(f"{name}/manifest.json"))
+        except FileNotFoundError:
+            return name, None
+        except ValueError:
+            continue
+        if manifest is not None and _identity(old) == _identity(manifest):
+            return name, old
+    raise BadInput(f"{target.url(job)}-999 is taken too: delete old models or choose another job name.")
+
+
+def _identity(manifest: Any) -> object:
+    """What makes a model the same; event files may have grown since."""
+    if not isinstance(manifest, dict):
+        return None
+    files = manifest.get("files") or []
+    model = sorted((f["path"], f["size"], f["sha256"]) for f in files if not f["path"].startswith("events/"))
+    return manifest.get("format"), manifest.get("job"), manifest.get("global_step"), model
+
+
+def _all_there(target: Prefix, name: str, manifest: dict[str, Any]) -> bool:
+    for entry in manifest["files"]:
+        try:
+            if target.head(f"{name}/{entry['path']}")[0] != entry["size"]:
+                return False
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def _upload(target: Prefix, path: str, item: Item) -> None:
+    """Put one object, unless it is there from an earlier try."""
+    with contextlib.suppress(FileNotFoundError):
+        if target.head(path) == (item.size, item.crc32c):
+            return
+    target.put_stream(path, item.read(), item.size, item.crc32c)
+
+
+def _compare(target: Prefix, path: str, item: Item) -> None:
+    """Read an object back; delete it where it differs, so that the next try uploads it again."""
+    back = _hashed(path, lambda: target.stream(path))
+    if (back.size, back.sha256) != (item.size, item.sha256):
+        target.delete(path)
+        raise Temporary(
+            f"{target.url(path)} came back with {back.size} bytes and SHA-256 {back.sha256} instead of {item.size} "
+            f"and {item.sha256}; it was deleted."
+        )
+
+
+def _outcome(changed: bool, target: Prefix, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "changed": changed,
+        "manifest": target.url(f"{name}/manifest.json"),
+        "job": manifest["job"],
+        "global_step": manifest["global_step"],
+        "metrics": manifest["metrics"],
+        "objects": len(manifest["files"]),
+        "bytes": sum(entry["size"] for entry in manifest["files"]),
+    }
+
+
+def _stored_before(config: StoreConfig) -> dict[str, Any] | None:
+    """Return what done_file says, where it is newer than the chief's and of this job and target."""
+    if not config.done_file or not config.trained_file:
+        return None
+    try:
+        if Path(config.done_file).stat().st_mtime < Path(config.trained_file).stat().st_mtime:
+            return None
+        outcome = json.loads(Path(config.done_file).read_text(encoding="utf-8"))
+        mine = outcome["job"] == config.job and outcome["target"] == config.target
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return {**outcome, "changed": False} if mine else None
+
+
+def _run(config: StoreConfig) -> dict[str, Any]:
+    Progress(config.progress, "store", 0, "objects")
+    outcome = _stored_before(config)
+    if outcome is None:
+        # A refusal may end, and hours of training are worth waiting for: the unit tries again.
+        outcome = store(config, Prefix(config.target, refused=Temporary))
+        outcome["target"] = config.target
+        if config.done_file:
+            write_json(config.done_file, outcome)
+    Progress(config.progress, "store", outcome["objects"], "objects").finish(
+        f"the model of step {outcome['global_step']} is stored, see {outcome['manifest']}"
+    )
+    return outcome
+
+
+def _parser() -> argparse.ArgumentParser:
+    keys = "".join(f"\n  {field.name:13} {field.metadata['help']}" for field in dataclasses.fields(StoreConfig))
+    parser = argparse.ArgumentParser(
+        prog="python -m flotilla.store",
+        description=__doc__,
+        epilog=f"keys of the configuration, a JSON object:{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="store the model that this configuration names")
+    commands = parser.add_subparsers(dest="command", metavar="check")
+    checking = commands.add_parser("check", help="prove that a model can be stored, leaving nothing")
+    checking.add_argument("--target", required=True, metavar="s3://BUCKET/PREFIX/")
+    checking.add_argument("--job", default="job", metavar="NAME", help="the job's name (default: job)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a JSON object and return 0; 2 bad input, 75 temporary failure, with one sentence."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    progress_file = ""
+    try:
+        if args.command == "check":
+            outcome = check(Prefix(args.target), args.job)
+        elif args.config:
+            config = load_config(args.config)
+            progress_file = config.progress
+            outcome = _run(config)
+        else:
+            parser.error("give --config FILE, or the command check")
+    except FileNotFoundError as error:  # the evaluator deleted an old event file, say
+        return _failed(Temporary(f"{error} is gone."), progress_file)
+    except ProgramError as error:
+        return _failed(error, progress_file)
+    print(json.dumps(outcome))
+    return 0
+
+
+def _failed(error: ProgramError, progress_file: str) -> int:
+    print(f"flotilla.store: {error}", file=sys.stderr)
+    progress = Progress(progress_file, "store", 0, "objects")
+    if isinstance(error, Temporary):  # the unit is started again, so this isn't the end
+        progress.update(0, message=f"{error} Trying again; the model stays in HDFS.")
+    else:
+        progress.fail(str(error))
+    return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
