@@ -33,22 +33,20 @@ def prepare(model_dir: str) -> None:
     names = hdfs.names(model_dir)
     if hdfs.is_hdfs(model_dir) and not tf.io.gfile.exists(hdfs.root(model_dir)):
         raise hdfs.Unreachable(
-            f"HDFS answers, but TensorFlow can't see {model_dir}: "
-            "check CLASSPATH, HADOOP_HDFS_HOME and libhdfs.so."
+            f"HDFS answers, but TensorFlow can't see {model_dir}: check CLASSPATH, HADOOP_HDFS_HOME and libhdfs.so."
         )
     if "checkpoint" in names:
         return
     matches = (re.fullmatch(r"model\.ckpt-(\d+)\.index", name) for name in names)
     steps = sorted(int(match[1]) for match in matches if match)
     while steps:
-        paths = [hdfs.join(model_dir, f"model.ckpt-{step}") for step in steps]
         try:
-            tf.train.load_checkpoint(paths[-1])
+            tf.train.load_checkpoint(hdfs.join(model_dir, f"model.ckpt-{steps[-1]}"))
         except (tf.errors.OpError, ValueError):
             steps.pop()
             continue
         _log.warning("%s has lost its list of checkpoints: going on from step %d.", model_dir, steps[-1])
-        tf.compat.v1.train.update_checkpoint_state(
-            model_dir, paths[-1], all_model_checkpoint_paths=paths, save_relative_paths=True
-        )
+        lines = [f'model_checkpoint_path: "model.ckpt-{steps[-1]}"']
+        lines += [f'all_model_checkpoint_paths: "model.ckpt-{step}"' for step in steps]
+        hdfs.write(hdfs.join(model_dir, "checkpoint"), ("\n".join(lines) + "\n").encode())
         return

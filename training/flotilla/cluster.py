@@ -51,13 +51,9 @@ def task_from(environ: Mapping[str, str]) -> Task:
         cluster = {str(kind): list(map(str, hosts)) for kind, hosts in content["cluster"].items()}
         kind, index = str(content["task"]["type"]), int(content["task"]["index"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            "TF_CONFIG lacks cluster, task.type or task.index: let the role write it."
-        ) from error
+        raise ConfigError("TF_CONFIG lacks cluster, task.type or task.index: let the role write it.") from error
     if set(cluster) - {"chief", "worker", "ps"}:
-        raise ConfigError(
-            f"TF_CONFIG's cluster has {sorted(cluster)}: only chief, worker and ps belong there."
-        )
+        raise ConfigError(f"TF_CONFIG's cluster has {sorted(cluster)}: only chief, worker and ps belong there.")
     if not cluster.get("ps") or len(cluster.get("chief", [])) != 1:
         raise ConfigError("TF_CONFIG's cluster needs at least one ps and exactly one chief.")
     if kind not in TYPES:

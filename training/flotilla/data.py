@@ -40,9 +40,7 @@ def load(data_dir: str) -> DataSet:
         for file in manifest["files"]:
             files.setdefault(file["split"], []).append(hdfs.join(data_dir, file["path"]))
             records[file["split"]] = records.get(file["split"], 0) + int(file["records"])
-        return DataSet(
-            str(manifest["name"]), (height, width, channels), int(label["classes"]), files, records
-        )
+        return DataSet(str(manifest["name"]), (height, width, channels), int(label["classes"]), files, records)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path} isn't the manifest of an image data set (see {error}): prepare and stage it again."

@@ -42,9 +42,7 @@ def learning_rate(config: TrainConfig, records: int, step: Any) -> Any:
     return rate
 
 
-def build(
-    config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks: MakeHooks | None = None
-) -> Any:
+def build(config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks: MakeHooks | None = None) -> Any:
     """Return the Estimator; make_hooks is called while the training graph is built."""
     _shorten_recovery_wait()
     session = v1.ConfigProto(allow_soft_placement=True, device_filters=task.device_filters)
@@ -62,9 +60,7 @@ def build(
     )
     model_fn = functools.partial(_model_fn, config=config, data=data, make_hooks=make_hooks)
     # Estimator asks for these names.
-    return tf.estimator.Estimator(
-        lambda features, labels, mode: model_fn(features, labels, mode), config=run_config
-    )
+    return tf.estimator.Estimator(lambda features, labels, mode: model_fn(features, labels, mode), config=run_config)
 
 
 def serving_input(data: DataSet) -> Any:

@@ -102,9 +102,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         if self._writer:
             values = {**values, "examples_per_second": rate, "global_step_per_second": steps_per_second}
             self._writer.add_summary(
-                v1.Summary(
-                    value=[v1.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-                ),
+                v1.Summary(value=[v1.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]),
                 step,
             )
             if time.monotonic() - self._flushed > 10:

@@ -64,9 +64,9 @@ def _batch_norm(x: Any, training: bool) -> Any:
     mean = v1.get_variable("moving_mean", shape, initializer=v1.zeros_initializer(), trainable=False)
     variance = v1.get_variable("moving_variance", shape, initializer=v1.ones_initializer(), trainable=False)
     if not training:
-        return v1.nn.fused_batch_norm(
-            x, scale, offset, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
-        )[0]
+        return v1.nn.fused_batch_norm(x, scale, offset, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False)[
+            0
+        ]
     x, batch_mean, batch_variance = v1.nn.fused_batch_norm(x, scale, offset, epsilon=BATCH_NORM_EPSILON)
     # Over as many steps as there were, at first: else a model of a few hundred steps would be evaluated with
     # averages that are mostly their initial values.

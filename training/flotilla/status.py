@@ -18,9 +18,7 @@ PROGRESS_DIR = "/var/lib/flotilla/progress"
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each phase, or all of it as JSON; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m flotilla.status", description=__doc__)
-    parser.add_argument(
-        "--dir", default=PROGRESS_DIR, help="folder of the progress files (default: %(default)s)"
-    )
+    parser.add_argument("--dir", default=PROGRESS_DIR, help="folder of the progress files (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print a JSON object: phase to its progress")
     arguments = parser.parse_args(argv)
     found = [progress.read(path) for path in sorted(Path(arguments.dir).glob("*.json"))]
@@ -64,9 +62,7 @@ def _number(value: Any) -> str:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    )
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from flotilla.cluster import Task, task_from
 from flotilla.config import ConfigError, TrainConfig, load
 from flotilla.progress import Progress, write_json
 
+TRY_AGAIN = 1
 WRONG_INPUT = 2
 DONE_POLL_SECS = 3
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
@@ -50,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     except (hdfs.Unreachable, checkpoints.NotRestored) as error:
         _log.error("%s", error)
-        return 1
+        return TRY_AGAIN
+    except Exception:
+        _log.exception("%s failed.", task.name)
+        return TRY_AGAIN
     return 0
 
 
@@ -77,9 +81,7 @@ def _serve(config: TrainConfig, task: Task) -> None:
     import tensorflow as tf
 
     tf.distribute.Server(tf.train.ClusterSpec(dict(task.cluster)), job_name="ps", task_index=task.index)
-    _log.info(
-        "%s serves at %s until %s is done.", task.name, task.cluster["ps"][task.index], config.model_dir
-    )
+    _log.info("%s serves at %s until %s is done.", task.name, task.cluster["ps"][task.index], config.model_dir)
     _wait_for_end(config)
     _log.info("The job is done: %s ends.", task.name)
     watchdog.leave(0)
@@ -136,9 +138,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     seed = _seed(config, task)
     model = estimator.build(config, dataset, task, seed, make_hooks)
     train = tf.estimator.TrainSpec(
-        lambda: data.training_batches(
-            dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed
-        ),
+        lambda: data.training_batches(dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed),
         max_steps=config.max_steps,
     )
     evaluate = tf.estimator.EvalSpec(
@@ -150,17 +150,19 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         throttle_secs=config.eval_interval_secs,
     )
     started = time.time()
-    tf.estimator.train_and_evaluate(model, train, evaluate)
-    seconds = time.time() - started
-    _log.info("%s has done its part.", task.name)
-    if task.leads:
-        speed = reports[-1].examples_per_second if reports else None
-        if progress:
-            progress.update(config.max_steps, speed, "examples/s", "exporting and evaluating the model")
-        _finish(config, dataset, watch, seconds, speed, progress)
-    watch.stop()
-    # Only closed event files are whole on HDFS.
-    tf.compat.v1.summary.FileWriterCache.clear()
+    try:
+        tf.estimator.train_and_evaluate(model, train, evaluate)
+        seconds = time.time() - started
+        _log.info("%s has done its part.", task.name)
+        if task.leads:
+            speed = reports[-1].examples_per_second if reports else None
+            if progress:
+                progress.update(config.max_steps, speed, "examples/s", "exporting and evaluating the model")
+            _finish(config, dataset, watch, seconds, speed, progress)
+    finally:
+        watch.stop()
+        # Only closed event files are whole on HDFS.
+        tf.compat.v1.summary.FileWriterCache.clear()
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
@@ -276,4 +278,5 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # No orderly end of the interpreter: TensorFlow's server and libhdfs's JVM can hang in it.
+    watchdog.leave(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ _log = logging.getLogger(__name__)
 def leave(code: int) -> None:
     """End the process at once: with a frozen ps, an orderly end would wait for ever."""
     logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 

@@ -1,0 +1,98 @@
+"""The input pipeline: right pixels, every example once an epoch, and one sentence for a bad manifest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASSES, image
+
+from flotilla import data
+from flotilla.config import ConfigError
+
+
+def numbers(images: Any) -> list[int]:
+    """The examples' numbers, from pixels that weren't augmented."""
+    return [int(i[0, 0, 0]) + 256 * int(i[0, 1, 0]) for i in np.asarray(images)]
+
+
+def test_manifest(data_dir: Path) -> None:
+    found = data.load(str(data_dir))
+    assert (found.name, found.shape, found.classes) == ("tiny", (16, 16, 3), CLASSES)
+    assert found.records == {"train": 120, "validation": 40, "eval": 40}
+    assert found.files["eval"] == [f"{data_dir}/eval-00000-of-00001.tfrecord"]
+    data.check_splits(found, "train", "eval")
+    with pytest.raises(ConfigError, match="no split 'test': there are eval, train, validation"):
+        data.check_splits(found, "test")
+
+
+def test_evaluation_sees_all_of_it_once_and_in_order(data_dir: Path) -> None:
+    found = data.load(str(data_dir))
+    batches = list(data.evaluation_batches(found, "train", 50))
+    assert [len(label) for _, label in batches] == [50, 50, 20]
+    images = np.concatenate([features["image"].numpy() for features, _ in batches])
+    assert images.dtype == np.uint8 and images.shape == (120, 16, 16, 3)
+    assert numbers(images) == list(range(120))
+    np.testing.assert_array_equal(images[70], image(70).transpose(1, 2, 0))
+    assert [int(x) for x in batches[1][1][:5]] == [n % CLASSES for n in range(50, 55)]
+
+
+def test_training_sees_every_example_once_an_epoch(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_augmented", lambda features, label, seed: (features, label))
+    found = data.load(str(data_dir))
+
+    def epochs(seed: int) -> list[list[int]]:
+        batches = data.training_batches(found, "train", 40, 1000, seed)
+        seen = [numbers(features["image"]) for features, _ in itertools.islice(batches, 6)]
+        return [list(itertools.chain(*seen[:3])), list(itertools.chain(*seen[3:]))]
+
+    first, second = epochs(1)
+    assert sorted(first) == sorted(second) == list(range(120))
+    assert first != second
+    assert epochs(1)[0] == first
+    assert epochs(2)[0] != first
+
+
+def test_augmentation_shifts_and_flips_whole_images() -> None:
+    import tensorflow as tf
+
+    rows, columns = np.meshgrid(np.arange(1, 17), np.arange(1, 17), indexing="ij")
+    original = np.stack([rows, columns, rows * 10], axis=-1).astype(np.uint8)
+    batch = tf.constant(np.repeat(original[None], 200, axis=0))
+    features, _ = data._augmented({"image": batch}, tf.zeros([200], tf.int64), 0)
+    images = features["image"].numpy()
+    assert images.shape == (200, 16, 16, 3) and images.dtype == np.uint8
+    padded = np.pad(original, ((2, 2), (2, 2), (0, 0)))
+    possible = {
+        padded[y : y + 16, x : x + 16][:, ::step].tobytes(): (y, x, step)
+        for y in range(5)
+        for x in range(5)
+        for step in (1, -1)
+    }
+    found = [possible[i.tobytes()] for i in images]
+    assert len(set(found)) > 40
+    assert 60 < sum(step == 1 for _, _, step in found) < 140
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, "doesn't exist: stage the data set first"),
+        ({"format": "other/1"}, "isn't the manifest"),
+        ({"files": [{"path": "x"}]}, "isn't the manifest"),
+        ({"features": {}}, "isn't the manifest"),
+        ({"features": {"image": {"shape": [3, 4], "dtype": "uint8"}, "label": {"classes": 2}}}, "isn't the"),
+    ],
+)
+def test_bad_manifests(data_dir: Path, tmp_path: Path, change: dict[str, Any] | None, words: str) -> None:
+    if change is not None:
+        shutil.copy(data_dir / "manifest.json", tmp_path)
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ConfigError, match=words):
+        data.load(str(tmp_path))

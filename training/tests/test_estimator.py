@@ -1,0 +1,47 @@
+"""The schedule is the thesis's with its error fixed; trainers see only what they need."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tensorflow as tf
+
+from flotilla import estimator
+from flotilla.cluster import Task
+from flotilla.config import TrainConfig
+from flotilla.data import DataSet
+
+CONFIG = TrainConfig(data_dir="/d", model_dir="/m")
+
+
+def test_schedule_of_the_thesis_without_division_by_workers() -> None:
+    boundaries, rates = estimator.schedule(CONFIG, 40_000)
+    assert boundaries == [25_625, 38_438, 93_750]  # 82, 123 and 300 epochs of 312.5 steps
+    assert rates == pytest.approx([0.1, 0.01, 0.001, 0.0002])
+
+
+def rate_at(config: TrainConfig, step: int) -> float:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tensor = estimator.learning_rate(config, 40_000, tf.constant(step, tf.int64))
+        return float(session.run(tensor))
+
+
+def test_learning_rate() -> None:
+    assert [rate_at(CONFIG, step) for step in (0, 25_625, 25_626, 38_439, 93_751)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.001, 0.0002]
+    )
+    warm = dataclasses.replace(CONFIG, warmup_steps=100)
+    assert [rate_at(warm, step) for step in (0, 49, 99, 500)] == pytest.approx([0.001, 0.05, 0.1, 0.1])
+
+
+def test_session_of_a_worker(tmp_path: object) -> None:
+    config = dataclasses.replace(CONFIG, model_dir=str(tmp_path))
+    data = DataSet("x", (8, 8, 3), 2, {}, {"train": 1})
+    run = estimator.build(config, data, Task("worker", 1, {"ps": ["a:1"]}), 7).config
+    assert list(run.session_config.device_filters) == ["/job:ps", "/job:worker/task:1"]
+    assert run.session_config.allow_soft_placement and run.session_config.gpu_options.allow_growth
+    assert run.experimental_max_worker_delay_secs == 1
+    from tensorflow.python.training import session_manager
+
+    assert session_manager.SessionManager()._recovery_wait_secs == 2

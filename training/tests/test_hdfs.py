@@ -1,0 +1,52 @@
+"""A file is there, isn't there, or the answer is that nobody answers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from flotilla import hdfs
+
+
+def test_local_files(tmp_path: Path) -> None:
+    path = hdfs.join(str(tmp_path), "a", "b.json")
+    assert hdfs.read(path) is None and hdfs.read_json(path) is None
+    assert hdfs.names(str(tmp_path / "a")) == set()
+    hdfs.write_json(path, {"x": 1})
+    assert hdfs.read_json(path) == {"x": 1}
+    assert hdfs.names(str(tmp_path / "a")) == {"b.json"}
+    hdfs.write(path, b"[1")
+    assert hdfs.read(path) == b"[1" and hdfs.read_json(path) is None
+    hdfs.wait_until_reachable(path, 0)
+
+
+def test_job_result(tmp_path: Path) -> None:
+    assert hdfs.job_result(str(tmp_path), 10) is None
+    hdfs.write_json(str(tmp_path / "job-done.json"), {"global_step": 11})
+    assert hdfs.job_result(str(tmp_path), 10) == {"global_step": 11}
+    assert hdfs.job_result(str(tmp_path), 12) is None
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"hdfs://127.0.0.1:{listener.getsockname()[1]}/jobs/x"
+        begin = time.monotonic()
+        for question in (hdfs.read, hdfs.names, lambda path: hdfs.job_result(path, 1)):
+            with pytest.raises(hdfs.Unreachable, match=r"^hdfs://127\.0\.0\.1:\d+ doesn't answer \(.*refused"):
+                question(url)
+        with pytest.raises(hdfs.Unreachable):
+            hdfs.write(url, b"")
+        with pytest.raises(hdfs.Unreachable):
+            hdfs.wait_until_reachable(url, 1)
+        assert 1 <= time.monotonic() - begin < 10
+
+
+def test_urls() -> None:
+    assert hdfs.join("hdfs://h:1/a/", "b") == "hdfs://h:1/a/b"
+    assert hdfs.root("hdfs://h:1/a/b") == "hdfs://h:1/"
+    with pytest.raises(ValueError, match="isn't hdfs"):
+        hdfs.read("hdfs://h:1")

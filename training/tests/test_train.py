@@ -1,0 +1,157 @@
+"""Whole trainings of a tiny network: alone, again, resumed, as a cluster, and without a parameter server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASSES, image
+
+from flotilla import checkpoints, progress, train
+
+ROOT = Path(__file__).parents[1]
+
+
+def result(tmp_path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((tmp_path / "model" / "result.json").read_text())
+    return content
+
+
+def test_one_process_from_data_to_a_model_that_predicts(tiny: list[str], tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    assert train.main([*tiny, "--max-steps", "60"]) == 0
+    found = result(tmp_path)
+    assert found["global_step"] == 60 and found["config"]["batch_size"] == 16
+    assert found["metrics"]["accuracy"] > 0.7
+    assert found["examples_per_second"] > 0 and found["versions"]["tensorflow"] == "2.15.1"
+    assert json.loads((tmp_path / "done" / "train.json").read_text())["global_step"] == 60
+    assert json.loads((tmp_path / "model" / "job-done.json").read_text())["global_step"] == 60
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None
+    assert (told["state"], told["done"], told["rate_unit"]) == ("done", 60, "examples/s")
+    assert told["detail"]["accuracy"] == pytest.approx(found["metrics"]["accuracy"])
+
+    serve = tf.saved_model.load(str(tmp_path / "model" / found["saved_model"])).signatures["serving_default"]
+    images = np.stack([image(n).transpose(1, 2, 0) for n in range(40)])
+    answer = serve(image=tf.constant(images))
+    assert answer["probabilities"].shape == (40, CLASSES)
+    assert np.mean(answer["class"].numpy() == np.arange(40) % CLASSES) > 0.6
+
+    tags = {
+        value.tag
+        for file in (tmp_path / "model").glob("events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {"loss", "accuracy", "learning_rate", "examples_per_second", "global_step_per_second"} <= tags
+    # Unsharded, and by relative paths, so that the folder can be moved.
+    assert (tmp_path / "model" / "model.ckpt-60.data-00000-of-00001").exists()
+    assert str(tmp_path) not in (tmp_path / "model" / "checkpoint").read_text()
+
+
+def test_a_finished_job_trains_nothing_but_a_longer_one_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    assert train.main(tiny) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "model").rglob("*")}
+    (tmp_path / "done" / "train.json").unlink()
+    assert train.main(tiny) == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "model").rglob("*")} == before
+    assert (tmp_path / "done" / "train.json").exists()
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and told["state"] == "done" and "already trained" in told["message"]
+
+    # Killed before it could say that it is done: says so, exports nothing a second time.
+    (tmp_path / "model" / "job-done.json").unlink()
+    assert train.main(tiny) == 0
+    assert len(list((tmp_path / "model" / "export").iterdir())) == 1
+
+    # Killed while the list of checkpoints was replaced: the list is made again.
+    (tmp_path / "model" / "checkpoint").unlink()
+    assert train.main([*tiny, "--max-steps", "15"]) == 0
+    assert result(tmp_path)["global_step"] == 15
+    assert not (tmp_path / "model" / "model.ckpt-5.index").exists()
+    assert checkpoints.latest_step(str(tmp_path / "model")) == 15
+
+
+def test_a_session_that_lost_its_checkpoint_does_not_overwrite_it(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorflow.python.training import session_manager
+
+    assert train.main(tiny) == 0
+    saved = (tmp_path / "model" / "checkpoint").read_bytes()
+    blind = session_manager.checkpoint_management
+    monkeypatch.setattr(blind, "get_checkpoint_state", lambda *args, **kwargs: None)
+    monkeypatch.setattr(blind, "latest_checkpoint", lambda *args, **kwargs: None)
+    assert train.main([*tiny, "--max-steps", "15"]) == 1
+    assert (tmp_path / "model" / "checkpoint").read_bytes() == saved
+
+
+def test_wrong_input_is_said_and_told(tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert train.main([*tiny, "--data-dir", str(tmp_path)]) == train.WRONG_INPUT
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and told["state"] == "failed"
+    assert told["message"].endswith("stage the data set first, its manifest is written last.")
+    assert train.main([*tiny, "--max-steps", "-1"]) == train.WRONG_INPUT
+    assert "max_steps is -1" in caplog.text
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(arguments: list[str], kind: str, ports: list[int], log: Path) -> subprocess.Popen[bytes]:
+    hosts = [[f"127.0.0.1:{port}"] for port in ports]
+    cluster = dict(zip(("ps", "chief", "worker"), hosts, strict=True))
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": 0}}),
+    }
+    command = [sys.executable, "-m", "flotilla.train", *arguments]
+    with log.open("wb") as file:
+        return subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT)
+
+
+def test_a_cluster_ends_by_itself(tiny: list[str], tmp_path: Path) -> None:
+    ports = free_ports(3)
+    kinds = ("ps", "chief", "worker", "evaluator")
+    tasks = {kind: start([*tiny, "--max-steps", "40"], kind, ports, tmp_path / kind) for kind in kinds}
+    try:
+        codes = {kind: task.wait(timeout=300) for kind, task in tasks.items()}
+    finally:
+        for task in tasks.values():
+            task.kill()
+    logs = {kind: (tmp_path / kind).read_text() for kind in kinds}
+    assert codes == dict.fromkeys(kinds, 0), logs
+    assert result(tmp_path)["global_step"] >= 40
+    assert (tmp_path / "done" / "train.json").exists()
+    assert list((tmp_path / "model" / "eval_validation").glob("events.*"))
+    # All of them started again: each sees that the job is done.
+    again = [start([*tiny, "--max-steps", "40"], kind, ports, tmp_path / kind) for kind in kinds]
+    assert [task.wait(timeout=180) for task in again] == [0, 0, 0, 0]
+    assert "nothing to train" in (tmp_path / "worker").read_text()
+
+
+def test_without_a_ps_a_trainer_ends_to_be_started_again(tiny: list[str], tmp_path: Path) -> None:
+    chief = start([*tiny, "--watchdog-start-secs", "6"], "chief", free_ports(3), tmp_path / "log")
+    try:
+        assert chief.wait(timeout=180) == 75, (tmp_path / "log").read_text()
+    finally:
+        chief.kill()
+    assert "is a ps gone" in (tmp_path / "log").read_text()
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and told["state"] == "running"

@@ -1,0 +1,66 @@
+"""The watchdog ends what stands still, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from flotilla.watchdog import Watchdog
+
+
+def started(seconds: float, start_seconds: float) -> tuple[Watchdog, list[str]]:
+    said: list[str] = []
+    dog = Watchdog(seconds, start_seconds, said.append, poll=0.02)
+    dog.start()
+    return dog, said
+
+
+def test_it_barks_when_the_step_stands_still() -> None:
+    dog, said = started(0.2, 5)
+    for step in range(3):
+        dog.tell(step)
+        time.sleep(0.05)
+    assert not said
+    for _ in range(20):
+        dog.tell(2)
+        time.sleep(0.02)
+    assert len(said) == 1 and "(at 2)" in said[0]
+
+
+def test_the_first_step_has_longer() -> None:
+    dog, said = started(0.1, 0.6)
+    time.sleep(0.3)
+    dog.tell(7)
+    time.sleep(0.3)
+    assert not said
+    time.sleep(0.6)
+    assert len(said) == 1
+    _, said = started(0.1, 0.2)
+    time.sleep(0.4)
+    assert len(said) == 1 and "before the first step" in said[0]
+
+
+def test_rest_and_stop() -> None:
+    dog, said = started(0.1, 10)
+    dog.tell(1)
+    dog.tell(2)
+    dog.rest()
+    time.sleep(0.3)
+    assert not said
+    dog.tell(3)
+    dog.tell(4)
+    dog.stop()
+    time.sleep(0.3)
+    assert not said
+
+
+def test_leaving_does_not_wait_for_threads() -> None:
+    code = (
+        "import threading, time; from flotilla import watchdog; print('said')\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "watchdog.Watchdog(9, 0.1, lambda m: watchdog.leave(watchdog.STOOD_STILL), poll=0.02).start()\n"
+        "time.sleep(60)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], timeout=20, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (75, "said\n")
