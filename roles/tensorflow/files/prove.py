@@ -49,7 +49,9 @@ def round_trip(url):
             "HADOOP_HDFS_HOME (lib/native/libhdfs.so) are right."
         )
     if received != sent:
-        sys.exit(f"{len(sent)} bytes were written to {path}, {len(received)} other bytes came back: check HDFS with fsck.")
+        sys.exit(
+            f"{len(sent)} bytes were written to {path}, {len(received)} other bytes came back: check HDFS with fsck."
+        )
 
 
 def main():

@@ -1,0 +1,224 @@
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The action follow: shows a unit's progress until it has ended. Documented in plugins/modules/follow.py."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+
+PATIENCE = 300  # seconds without connection
+GRACE = 15  # seconds in which a unit that is off may still be about to start
+JOURNAL_LINES = 15
+
+
+class Look(NamedTuple):
+    """One look at the host: the unit's properties, and the progress file's content where there is one."""
+
+    unit: Mapping[str, str]
+    progress: Mapping[str, Any] | None
+
+    @property
+    def restarts(self) -> int:
+        return int(self.unit.get("NRestarts") or 0)
+
+
+def command(unit: str, progress: str | None) -> str:
+    """Return the shell command of a look; the unit first, so that its end is never older than the progress."""
+    properties = "LoadState,ActiveState,SubState,Result,NRestarts"
+    text = f"systemctl show --property={properties} -- {shlex.quote(unit)}; echo"
+    return f"{text}; cat -- {shlex.quote(progress)} 2>/dev/null; true" if progress else text
+
+
+def parse(output: str) -> Look:
+    """Read what the command printed; a file that isn't there, or isn't JSON, is no progress."""
+    head, _, tail = output.replace("\r\n", "\n").partition("\n\n")
+    unit = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
+    try:
+        progress = json.loads(tail)
+    except ValueError:
+        progress = None
+    return Look(unit, progress if isinstance(progress, dict) else None)
+
+
+def judge(look: Look) -> str:
+    """Return running, done, failed, off (ended without being done, or not yet started) or missing."""
+    active, state = look.unit.get("ActiveState"), (look.progress or {}).get("state")
+    if look.unit.get("LoadState") == "not-found":
+        return "missing"
+    if active == "failed":
+        return "failed"
+    if active == "inactive" or (active == "active" and look.unit.get("SubState") == "exited"):
+        return "done" if state == "done" or (active == "active" and look.progress is None) else "off"
+    return "running"
+
+
+def describe(look: Look, title: str | None) -> str:
+    """Say in one line how far the work is: `train  120/400 steps  472 examples/s  loss 1.93  0:45 left`."""
+    progress = look.progress or {}
+    parts = [title or str(progress.get("phase") or look.unit.get("Id") or "")]
+    if look.progress is None:
+        parts.append("nothing to see yet")
+    else:
+        parts.append(_amount(progress.get("done"), progress.get("total"), str(progress.get("unit") or "")))
+        if progress.get("rate") is not None:
+            parts.append(_rate(progress["rate"], str(progress.get("rate_unit") or "")))
+        detail = progress.get("detail") or {}
+        parts += [f"{key} {_number(value)}" for key, value in detail.items() if isinstance(value, (int, float, str))]
+        if progress.get("state") == "running" and progress.get("eta") is not None:
+            parts.append(f"{clock(progress['eta'])} left")
+        if progress.get("message"):
+            parts.append(str(progress["message"]))
+    if look.unit.get("SubState") == "auto-restart":
+        parts.append(f"restarting ({look.unit.get('Result')})")
+    return "  ".join(part for part in parts if part)
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:.{0 if value >= 1e7 else 1}f}"
+
+
+def _amount(done: Any, total: Any, unit: str) -> str:
+    if not isinstance(done, (int, float)) or not isinstance(total, (int, float)) or not total:
+        return ""
+    if unit == "bytes":
+        return f"{_megabytes(done)}/{_megabytes(total)} MB"
+    return f"{_number(done)}/{_number(total)} {unit}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    if unit in ("bytes/s", "B/s"):
+        return f"{_megabytes(rate)} MB/s"
+    return f"{_number(rate)} {unit}"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Looks every few seconds, with nothing but a shell on the other side."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        task_vars = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(
+            {
+                "unit": {"type": "str", "required": True},
+                "progress": {"type": "path"},
+                "title": {"type": "str"},
+                "interval": {"type": "float", "default": 5.0},
+                "timeout": {"type": "float", "default": 14400.0},
+            }
+        )
+        if self._task.check_mode:
+            return result | {"skipped": True, "msg": "nothing runs in check mode, so there is nothing to follow"}
+        hosts = task_vars.get("ansible_play_hosts") or []
+        host = str(task_vars.get("inventory_hostname", ""))
+        prefix = f"{host}: " if len(hosts) > 1 else ""
+        return result | self._follow(options, host, prefix)
+
+    def _follow(self, options: Mapping[str, Any], host: str, prefix: str) -> dict[str, Any]:
+        unit, title = options["unit"], options["title"]
+        where = f"`journalctl -u {unit}` on {host}"
+        started = reached = time.monotonic()
+        off_since: float | None = None
+        lost = False
+        shown, shown_at, shown_state = "", -1e9, ""
+        look = Look({}, None)
+        while True:
+            now = time.monotonic()
+            seen = self._look(options)
+            if seen is None:
+                if time.monotonic() - reached > PATIENCE:
+                    return self._end(
+                        look,
+                        started,
+                        f"{host} has not answered for {PATIENCE // 60} minutes. {unit} doesn't need this connection: "
+                        "run the same command again once the host can be reached.",
+                    )
+                if not lost:
+                    display.display(f"{prefix}{title or unit}  connection lost, {unit} goes on; trying again")
+                    lost = True
+            else:
+                look, reached, lost = seen, time.monotonic(), False
+                verdict, line = judge(look), describe(look, title)
+                # Fewer lines the longer it takes, but none of a new state is left out.
+                state = f"{verdict} {look.restarts} {look.unit.get('SubState')} {(look.progress or {}).get('message')}"
+                due = now - shown_at >= (now - started) / 60
+                if line != shown and (due or state != shown_state or verdict == "done"):
+                    display.display(prefix + line)
+                    shown, shown_at, shown_state = line, now, state
+                if verdict == "done":
+                    return self._end(look, started)
+                if verdict == "missing":
+                    return self._end(look, started, f"{host} has no unit {unit}: it was not installed there.")
+                if verdict == "failed":
+                    return self._end(look, started, self._failure(look, unit, where))
+                off_since = (off_since or now) if verdict == "off" else None
+                if off_since and now - off_since >= GRACE:
+                    message = (
+                        f"{unit} on {host} does not run, and its work is not done: start it again, or see {where}."
+                    )
+                    return self._end(look, started, message)
+            if time.monotonic() - started >= options["timeout"]:
+                message = f"{unit} was not done after {clock(options['timeout'])}. It goes on by itself: see {where}, "
+                return self._end(look, started, message + "or run the same command again to go on following.")
+            time.sleep(options["interval"])
+
+    def _look(self, options: Mapping[str, Any]) -> Look | None:
+        """Return what there is to see on the host, None where it can't be reached."""
+        output = self._remote(command(options["unit"], options["progress"]))
+        return None if output is None else parse(output)
+
+    def _failure(self, look: Look, unit: str, where: str) -> str:
+        progress = look.progress or {}
+        reason = progress.get("message") if progress.get("state") == "failed" else None
+        journal = self._remote(f"journalctl --unit={shlex.quote(unit)} --lines={JOURNAL_LINES} --no-pager --output=cat")
+        text = f"{unit} failed ({look.unit.get('Result')}, {look.restarts} restarts): "
+        text += f"{reason or 'see the lines below'}\n"
+        text += "".join(f"  {line}\n" for line in (journal or "").splitlines())
+        return f"{text}More: {where}. When the cause is gone, run the same command again."
+
+    def _remote(self, text: str) -> str | None:
+        try:
+            done = self._low_level_execute_command(text, sudoable=True)
+        except AnsibleConnectionFailure as error:
+            display.vv(str(error))
+            self._connection.reset()
+            return None
+        return done["stdout"] if done["rc"] == 0 else None
+
+    @staticmethod
+    def _end(look: Look, started: float, failure: str | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "changed": False,
+            "restarts": look.restarts,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        if look.progress is not None:
+            result["progress"] = dict(look.progress)
+        if failure:
+            return result | {"failed": True, "msg": failure}
+        return result | {"msg": str((look.progress or {}).get("message") or "done")}
