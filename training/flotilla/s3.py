@@ -146,11 +146,6 @@ class Prefix:
                     self.client.abort_multipart_upload(**at, UploadId=upload)
                 raise
 
-    def delete(self, path: str) -> None:
-        """Delete an object, if it is there."""
-        with self._errors(path):
-            self.client.delete_object(**self._at(path))
-
     def prove_writable(self, path: str) -> None:
         """Begin an upload and give it up: needs the permission to write and leaves nothing."""
         with self._errors(path):

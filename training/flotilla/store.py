@@ -125,8 +125,7 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
     raw = json.dumps(manifest, indent=2).encode() + b"\n"
     target.put(f"{name}/manifest.json", raw, if_absent=old is None)
     if target.read(f"{name}/manifest.json") != raw:
-        target.delete(f"{name}/manifest.json")
-        raise Temporary(f"{target.url(name)}/manifest.json isn't what was written; it was deleted.")
+        raise Temporary(f"{target.url(name)}/manifest.json isn't what was written.")
     return _outcome(True, target, name, manifest)
 
 
@@ -244,14 +243,18 @@ def _upload(target: Prefix, path: str, item: Item) -> None:
 
 
 def _compare(target: Prefix, path: str, item: Item) -> None:
-    """Read an object back; delete it where it differs, so that the next try uploads it again."""
-    back = _hashed(path, lambda: target.stream(path))
-    if (back.size, back.sha256) != (item.size, item.sha256):
-        target.delete(path)
-        raise Temporary(
-            f"{target.url(path)} came back with {back.size} bytes and SHA-256 {back.sha256} instead of {item.size} "
-            f"and {item.sha256}; it was deleted."
-        )
+    """Read an object back; where it differs it is uploaded once more."""
+    for last in (False, True):
+        back = _hashed(path, lambda: target.stream(path))
+        if (back.size, back.sha256) == (item.size, item.sha256):
+            return
+        if not last:
+            _log.warning("%s isn't what was uploaded; uploading it again.", target.url(path))
+            target.put_stream(path, item.read(), item.size, item.crc32c)
+    raise Temporary(
+        f"{target.url(path)} came back with {back.size} bytes and SHA-256 {back.sha256} instead of "
+        f"{item.size} and {item.sha256}."
+    )
 
 
 def _outcome(changed: bool, target: Prefix, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
