@@ -6,11 +6,12 @@ import logging
 import re
 
 from flotilla import hdfs
+from flotilla.errors import Temporary
 
 _log = logging.getLogger(__name__)
 
 
-class NotRestored(Exception):
+class NotRestored(Temporary):
     """There is a checkpoint, but the session began without it."""
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flotilla.config import ConfigError
+from flotilla.errors import BadInput
 
 TYPES = ("chief", "worker", "ps", "evaluator")
 
@@ -37,27 +37,27 @@ class Task:
 
 
 def task_from(environ: Mapping[str, str]) -> Task:
-    """Read TF_CONFIG; without it the process is on its own. Raise ConfigError for what can't be a cluster."""
+    """Read TF_CONFIG; without it the process is on its own. Raise BadInput for what can't be a cluster."""
     text = environ.get("TF_CONFIG", "")
     if not text.strip():
         return Task()
     try:
         content: Any = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"TF_CONFIG isn't JSON: {error}.") from error
+        raise BadInput(f"TF_CONFIG isn't JSON: {error}.") from error
     if content == {}:
         return Task()
     try:
         cluster = {str(kind): list(map(str, hosts)) for kind, hosts in content["cluster"].items()}
         kind, index = str(content["task"]["type"]), int(content["task"]["index"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError("TF_CONFIG lacks cluster, task.type or task.index: let the role write it.") from error
+        raise BadInput("TF_CONFIG lacks cluster, task.type or task.index: let the role write it.") from error
     if set(cluster) - {"chief", "worker", "ps"}:
-        raise ConfigError(f"TF_CONFIG's cluster has {sorted(cluster)}: only chief, worker and ps belong there.")
+        raise BadInput(f"TF_CONFIG's cluster has {sorted(cluster)}: only chief, worker and ps belong there.")
     if not cluster.get("ps") or len(cluster.get("chief", [])) != 1:
-        raise ConfigError("TF_CONFIG's cluster needs at least one ps and exactly one chief.")
+        raise BadInput("TF_CONFIG's cluster needs at least one ps and exactly one chief.")
     if kind not in TYPES:
-        raise ConfigError(f"TF_CONFIG's task.type is '{kind}': it is one of {', '.join(TYPES)}.")
+        raise BadInput(f"TF_CONFIG's task.type is '{kind}': it is one of {', '.join(TYPES)}.")
     if not 0 <= index < len(cluster.get(kind, ["-"] if kind == "evaluator" else [])):
-        raise ConfigError(f"TF_CONFIG's task is {kind} {index}, which its cluster doesn't have.")
+        raise BadInput(f"TF_CONFIG's task is {kind} {index}, which its cluster doesn't have.")
     return Task(kind, index, cluster)

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
-class ConfigError(Exception):
-    """What the user gave can't work; the message says what, where and what to do. Restarting doesn't help."""
+from flotilla.errors import BadInput
 
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
@@ -32,12 +30,8 @@ class TrainConfig:
     """
 
     name: str = _key("job", "the job's name")
-    data_dir: str = _key(
-        "", "where the TFRecord files and manifest.json are: a folder or hdfs://host:port/path"
-    )
-    model_dir: str = _key(
-        "", "where checkpoints, events and the result go: a folder or hdfs://host:port/path"
-    )
+    data_dir: str = _key("", "where the TFRecord files and manifest.json are: a folder or hdfs://host:port/path")
+    model_dir: str = _key("", "where checkpoints, events and the result go: a folder or hdfs://host:port/path")
     max_steps: int = _key(60_000, "the global step to stop at, counted over all workers", 1)
     batch_size: int = _key(128, "examples a step", 1)
     resnet_size: int = _key(44, "layers of the network, 6n + 2", 8)
@@ -45,17 +39,13 @@ class TrainConfig:
     validation_split: str = _key("validation", "the split that is evaluated while training")
     eval_split: str = _key("eval", "the split that the finished model is evaluated on")
     learning_rate: float = _key(0.1, "the first learning rate", 0)
-    learning_rate_epochs: tuple[float, ...] = _key(
-        (82.0, 123.0, 300.0), "epochs at which the rate changes", 0
-    )
+    learning_rate_epochs: tuple[float, ...] = _key((82.0, 123.0, 300.0), "epochs at which the rate changes", 0)
     learning_rate_factors: tuple[float, ...] = _key(
         (1.0, 0.1, 0.01, 0.002),
         "what the rate is multiplied by, before the first of these epochs and from each on",
         0,
     )
-    warmup_steps: int = _key(
-        0, "steps in which the rate grows to its first value; 0: none, as in the thesis", 0
-    )
+    warmup_steps: int = _key(0, "steps in which the rate grows to its first value; 0: none, as in the thesis", 0)
     momentum: float = _key(0.9, "the optimizer's momentum", 0)
     weight_decay: float = _key(2e-4, "factor of the l2 loss over all trainable variables", 0)
     shuffle_buffer: int = _key(16_384, "examples that are shuffled among each other", 1)
@@ -71,33 +61,31 @@ class TrainConfig:
     done_file: str = _key("", "file that the chief writes when the model is complete")
 
     def __post_init__(self) -> None:
-        """Check every value; raise ConfigError with one sentence."""
+        """Check every value; raise BadInput with one sentence."""
         for field in dataclasses.fields(self):
             value, low = getattr(self, field.name), field.metadata["low"]
             if low is None:
                 continue
             for number in value if isinstance(value, tuple) else (value,):
                 if not math.isfinite(number) or number < low:
-                    raise ConfigError(f"{field.name} is {number}: give a number of at least {low:g}.")
+                    raise BadInput(f"{field.name} is {number}: give a number of at least {low:g}.")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ConfigError(f"name is '{self.name}': give letters, digits, dots, dashes and underscores.")
+            raise BadInput(f"name is '{self.name}': give letters, digits, dots, dashes and underscores.")
         for key in ("data_dir", "model_dir"):
             value = getattr(self, key)
             if not value:
-                raise ConfigError(f"{key} is missing: give a folder or hdfs://host:port/path.")
+                raise BadInput(f"{key} is missing: give a folder or hdfs://host:port/path.")
             if "://" in value and not re.fullmatch(r"hdfs://[^/]+/.+", value):
-                raise ConfigError(f"{key} is '{value}': give a folder or hdfs://host:port/path.")
+                raise BadInput(f"{key} is '{value}': give a folder or hdfs://host:port/path.")
         if (self.resnet_size - 2) % 6:
-            raise ConfigError(f"resnet_size is {self.resnet_size}: give 6n + 2, such as 20, 32, 44 or 56.")
+            raise BadInput(f"resnet_size is {self.resnet_size}: give 6n + 2, such as 20, 32, 44 or 56.")
         if len(self.learning_rate_factors) != len(self.learning_rate_epochs) + 1:
-            raise ConfigError(
+            raise BadInput(
                 f"learning_rate_factors has {len(self.learning_rate_factors)} values for "
                 f"{len(self.learning_rate_epochs)} learning_rate_epochs: give one factor more than epochs."
             )
         if list(self.learning_rate_epochs) != sorted(set(self.learning_rate_epochs)):
-            raise ConfigError(
-                f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers."
-            )
+            raise BadInput(f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers.")
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold of it."""
@@ -105,10 +93,8 @@ class TrainConfig:
 
 
 def load(argv: Sequence[str] | None = None) -> TrainConfig:
-    """Read the command line and the file that --config names; raise ConfigError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flotilla.train", description="Trains a model on a data set."
-    )
+    """Read the command line and the file that --config names; raise BadInput."""
+    parser = argparse.ArgumentParser(prog="python -m flotilla.train", description="Trains a model on a data set.")
     parser.add_argument("--config", metavar="FILE", help="JSON file with any of the keys below")
     defaults = {field.name: _default(field) for field in dataclasses.fields(TrainConfig)}
     for field in dataclasses.fields(TrainConfig):
@@ -126,7 +112,7 @@ def load(argv: Sequence[str] | None = None) -> TrainConfig:
     values: dict[str, Any] = {}
     for key, value in (_read(path) if path else {}).items():
         if key not in defaults:
-            raise ConfigError(f"{path} has the unknown key '{key}': see --help for the keys.")
+            raise BadInput(f"{path} has the unknown key '{key}': see --help for the keys.")
         values[key] = _cast(key, value, defaults[key], path)
     for key, value in arguments.items():
         if value is not None:
@@ -144,11 +130,11 @@ def _read(path: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"The configuration {path} can't be read: {error.strerror}.") from error
+        raise BadInput(f"The configuration {path} can't be read: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigError(f"The configuration {path} isn't JSON: {error}.") from error
+        raise BadInput(f"The configuration {path} isn't JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"The configuration {path} isn't a JSON object of keys and values.")
+        raise BadInput(f"The configuration {path} isn't a JSON object of keys and values.")
     return content
 
 
@@ -156,11 +142,11 @@ def _cast(key: str, value: Any, default: Any, source: str) -> Any:
     """Return value in the default's type; text may hold a number, but a truth value is none."""
     if isinstance(default, tuple):
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{key} is {value!r} in {source}: give a list of numbers.")
+            raise BadInput(f"{key} is {value!r} in {source}: give a list of numbers.")
         return tuple(_cast(key, item, 0.0, source) for item in value)
     if isinstance(default, str):
         if not isinstance(value, str):
-            raise ConfigError(f"{key} is {value!r} in {source}: give a text.")
+            raise BadInput(f"{key} is {value!r} in {source}: give a text.")
         return value
     kind, noun = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
@@ -169,10 +155,6 @@ def _cast(key: str, value: Any, default: Any, source: str) -> Any:
         number = float(value)
         if kind is int and not number.is_integer():
             raise ValueError
-        return (
-            int(value)
-            if kind is int and isinstance(value, str) and value.lstrip("+-").isdigit()
-            else kind(number)
-        )
+        return int(value) if kind is int and isinstance(value, str) and value.lstrip("+-").isdigit() else kind(number)
     except (ValueError, OverflowError) as error:
-        raise ConfigError(f"{key} is {value!r} in {source}: give {noun}.") from error
+        raise BadInput(f"{key} is {value!r} in {source}: give {noun}.") from error

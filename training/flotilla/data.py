@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from flotilla import hdfs
-from flotilla.config import ConfigError
+from flotilla import hdfs, manifest
+from flotilla.errors import BadInput
 
 READ_BUFFER = 8 << 20  # bytes; on HDFS four times as fast as the default
 
@@ -23,36 +23,36 @@ class DataSet:
 
 
 def load(data_dir: str) -> DataSet:
-    """Read data_dir's manifest.json; raise ConfigError or hdfs.Unreachable."""
-    path = hdfs.join(data_dir, "manifest.json")
-    if hdfs.read(path) is None:
-        raise ConfigError(f"{path} doesn't exist: stage the data set first, its manifest is written last.")
-    manifest = hdfs.read_json(path) or {}
+    """Read data_dir's manifest.json; raise BadInput or hdfs.Unreachable."""
+    path = hdfs.join(data_dir, manifest.NAME)
+    content = hdfs.read(path)
+    if content is None:
+        raise BadInput(f"{path} doesn't exist: stage the data set first, its manifest is written last.")
+    found = manifest.parse(content, path)
     try:
-        if not str(manifest["format"]).startswith("flotilla-dataset/"):
-            raise ValueError("format")
-        image, label = manifest["features"]["image"], manifest["features"]["label"]
+        image, label = found.features["image"], found.features["label"]
         channels, height, width = map(int, image["shape"])
         if image["dtype"] != "uint8":
             raise ValueError("image dtype")
-        files: dict[str, list[str]] = {}
-        records: dict[str, int] = {}
-        for file in manifest["files"]:
-            files.setdefault(file["split"], []).append(hdfs.join(data_dir, file["path"]))
-            records[file["split"]] = records.get(file["split"], 0) + int(file["records"])
-        return DataSet(str(manifest["name"]), (height, width, channels), int(label["classes"]), files, records)
+        classes = int(label["classes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path} isn't the manifest of an image data set (see {error}): prepare and stage it again."
+        raise BadInput(
+            f"{path} doesn't describe images and labels (see {error}): prepare the data set again."
         ) from error
+    files: dict[str, list[str]] = {}
+    records: dict[str, int] = {}
+    for entry in found.files:
+        files.setdefault(entry.split, []).append(hdfs.join(data_dir, entry.path))
+        records[entry.split] = records.get(entry.split, 0) + entry.records
+    return DataSet(found.name, (height, width, channels), classes, files, records)
 
 
 def check_splits(data: DataSet, *splits: str) -> None:
-    """Raise ConfigError unless the data set has records of every split."""
+    """Raise BadInput unless the data set has records of every split."""
     for split in splits:
         if not data.records.get(split):
             there = ", ".join(sorted(data.records))
-            raise ConfigError(f"The data set {data.name} has no split '{split}': there are {there}.")
+            raise BadInput(f"The data set {data.name} has no split '{split}': there are {there}.")
 
 
 def training_batches(data: DataSet, split: str, batch_size: int, shuffle_buffer: int, seed: int) -> Any:

@@ -15,10 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from flotilla.errors import Temporary
+
 _log = logging.getLogger(__name__)
 
 
-class Unreachable(Exception):
+class Unreachable(Temporary):
     """The file system didn't answer; trying again later may help."""
 
 

@@ -1,7 +1,8 @@
 """Trains a model: one task of a cluster where TF_CONFIG says so, else everything in this process.
 
 Ends with 0 when the job is done, 2 when what it was given can't work (starting again doesn't help), 75 when
-the global step stood still, 1 after any other error. A finished job that is started again trains nothing.
+HDFS didn't answer or the global step stood still, 1 after any other error. A finished job that is started
+again trains nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from typing import Any
 import flotilla
 from flotilla import checkpoints, data, hdfs, watchdog
 from flotilla.cluster import Task, task_from
-from flotilla.config import ConfigError, TrainConfig, load
+from flotilla.config import TrainConfig, load
+from flotilla.errors import BadInput, ProgramError
 from flotilla.progress import Progress, write_json
 
-TRY_AGAIN = 1
-WRONG_INPUT = 2
 DONE_POLL_SECS = 3
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
 EVALUATION_BATCH = 250
@@ -44,17 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if task.leads:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
         _run(config, task, progress)
-    except ConfigError as error:
+    except ProgramError as error:
         _log.error("%s", error)
-        if progress:
+        # What a restart may cure is not yet a failure.
+        if progress and isinstance(error, BadInput):
             progress.fail(str(error))
-        return WRONG_INPUT
-    except (hdfs.Unreachable, checkpoints.NotRestored) as error:
-        _log.error("%s", error)
-        return TRY_AGAIN
+        return error.code
     except Exception:
         _log.exception("%s failed.", task.name)
-        return TRY_AGAIN
+        return 1
     return 0
 
 

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
-STOOD_STILL = 75  # EX_TEMPFAIL: the supervisor starts the task again
+from flotilla.errors import Temporary
+
+STOOD_STILL = Temporary.code
 
 _log = logging.getLogger(__name__)
 

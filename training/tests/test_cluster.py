@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flotilla.cluster import Task, task_from
-from flotilla.config import ConfigError
+from flotilla.errors import BadInput
 
 CLUSTER = {"ps": ["p:2222"], "chief": ["c:2222"], "worker": ["w:2222", "v:2222"]}
 
@@ -48,10 +48,10 @@ def test_tasks() -> None:
     ],
 )
 def test_what_can_not_be_a_cluster(cluster: Any, kind: Any, index: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(BadInput, match=words):
         read(cluster, kind, index)
 
 
 def test_no_json() -> None:
-    with pytest.raises(ConfigError, match="isn't JSON"):
+    with pytest.raises(BadInput, match="isn't JSON"):
         task_from({"TF_CONFIG": "{"})

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla.config import ConfigError, TrainConfig, load
+from flotilla.config import TrainConfig, load
+from flotilla.errors import BadInput
 
 DIRS = ["--data-dir", "/data", "--model-dir", "/model"]
 
@@ -28,9 +29,7 @@ def test_defaults_are_the_thesis() -> None:
 def test_command_line_overrides_file(tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_text(
-        json.dumps(
-            {"data_dir": "hdfs://ps-0:8020/datasets/x", "model_dir": "/m", "max_steps": 400, "seed": 1}
-        )
+        json.dumps({"data_dir": "hdfs://ps-0:8020/datasets/x", "model_dir": "/m", "max_steps": 400, "seed": 1})
     )
     config = load(["--config", str(file), "--max-steps", "50", "--learning-rate-epochs", "1", "2", "3.5"])
     assert (config.max_steps, config.seed, config.learning_rate_epochs) == (50, 1, (1.0, 2.0, 3.5))
@@ -59,7 +58,7 @@ def test_command_line_overrides_file(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_are_said_in_one_sentence(arguments: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(BadInput, match=words) as caught:
         load(arguments)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
@@ -80,7 +79,7 @@ def test_bad_arguments_are_said_in_one_sentence(arguments: list[str], words: str
 def test_bad_files_are_said_in_one_sentence(tmp_path: Path, content: str, words: str) -> None:
     file = tmp_path / "job.json"
     file.write_text(content)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(BadInput, match=words):
         load(["--config", str(file), *DIRS])
 
 

@@ -90,16 +90,16 @@ def test_a_session_that_lost_its_checkpoint_does_not_overwrite_it(
     blind = session_manager.checkpoint_management
     monkeypatch.setattr(blind, "get_checkpoint_state", lambda *args, **kwargs: None)
     monkeypatch.setattr(blind, "latest_checkpoint", lambda *args, **kwargs: None)
-    assert train.main([*tiny, "--max-steps", "15"]) == 1
+    assert train.main([*tiny, "--max-steps", "15"]) == 75
     assert (tmp_path / "model" / "checkpoint").read_bytes() == saved
 
 
 def test_wrong_input_is_said_and_told(tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert train.main([*tiny, "--data-dir", str(tmp_path)]) == train.WRONG_INPUT
+    assert train.main([*tiny, "--data-dir", str(tmp_path)]) == 2
     told = progress.read(tmp_path / "progress" / "train.json")
     assert told is not None and told["state"] == "failed"
     assert told["message"].endswith("stage the data set first, its manifest is written last.")
-    assert train.main([*tiny, "--max-steps", "-1"]) == train.WRONG_INPUT
+    assert train.main([*tiny, "--max-steps", "-1"]) == 2
     assert "max_steps is -1" in caplog.text
 
 
