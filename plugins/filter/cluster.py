@@ -23,10 +23,10 @@ def _index(group: str, host: str) -> int | None:
 
 def _members(group: str, hosts: list[str]) -> list[tuple[int, str]]:
     """Return (index, host) of a group's hosts in order; hosts with names of their own are counted through."""
-    indices = [_index(group, host) for host in hosts]
-    if any(index is None for index in indices):
+    indices = {host: _index(group, host) for host in hosts}
+    if None in indices.values():
         return list(enumerate(hosts))
-    return sorted((index, host) for index, host in zip(indices, hosts) if index is not None)
+    return sorted((index, host) for host, index in indices.items() if index is not None)
 
 
 def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str, Any]:

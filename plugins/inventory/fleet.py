@@ -38,7 +38,6 @@ from ansible.errors import AnsibleParserError
 from ansible.module_utils.basic import missing_required_lib
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.utils.vars import load_extra_vars
-
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 KEYS = {"fleet_name": "", "fleet_region": "us-east-1", "fleet_profile": "", "fleet_ssh_key": "~/.ssh/flotilla_ed25519"}
@@ -71,7 +70,7 @@ class InventoryModule(BaseInventoryPlugin):
         try:
             hosts = self.hosts(settings)
         except aws.FleetError as error:
-            raise AnsibleParserError(str(error)) from error
+            raise AnsibleParserError(str(error)) from None  # Ansible would repeat it
         for name, one in hosts.items():
             inventory.add_host(name, group=one["group"])
             for key, value in self.variables(one, settings).items():

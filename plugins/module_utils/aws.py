@@ -41,10 +41,10 @@ def code(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """Return AWS's own words, without the final full stop."""
+    """Return AWS's own words on one line, without the final full stop."""
     response = getattr(error, "response", None)
     text = response.get("Error", {}).get("Message") if isinstance(response, dict) else None
-    return str(text or error).strip().rstrip(".")
+    return " ".join(str(text or error or type(error).__name__).split())[:500].rstrip(".")
 
 
 def explain(error: BaseException, doing: str, profile: str) -> str:
@@ -116,11 +116,19 @@ class Aws:
                 raise FleetError(explain(error, f"reach {service}", self.profile)) from error
         return self._clients[service]
 
+    def regions(self) -> list[str]:
+        """Return the names of the regions that boto3 knows."""
+        return [
+            name
+            for partition in self._session.get_available_partitions()
+            for name in self._session.get_available_regions("ec2", partition_name=partition)
+        ]
+
     def call(self, doing: str, service: str, method: str, **arguments: Any) -> dict[str, Any]:
         """Call one method; an error of AWS becomes a FleetError that says what was being done."""
         try:
             answer: dict[str, Any] = getattr(self.client(service), method)(**arguments)
-        except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+        except Exception as error:  # botocore's errors have no common ancestor
             raise FleetError(explain(error, doing, self.profile)) from error
         return answer
 
@@ -130,7 +138,7 @@ class Aws:
             found: list[dict[str, Any]] = []
             for page in self.client(service).get_paginator(method).paginate(**arguments):
                 found.extend(page.get(key, []))
-        except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+        except Exception as error:
             raise FleetError(explain(error, doing, self.profile)) from error
         return found
 

@@ -46,6 +46,13 @@ def check_name(name: str) -> list[str]:
     ]
 
 
+def check_region(region: str) -> list[str]:
+    """A region's name has a known shape; whether it is there shows when it is asked."""
+    if re.fullmatch(r"[a-z]{2,}(-[a-z]+)+-\d+", region):
+        return []
+    return [f"fleet_region '{region}' isn't a region's name: set it to one such as us-east-1."]
+
+
 def check_owner(owner: str) -> list[str]:
     """The owner is a tag's value; an empty one is filled in with the caller's name."""
     if re.fullmatch(r"[\w .:/=+@-]{0,256}", owner):
@@ -77,7 +84,9 @@ def check_groups(groups: Any) -> list[str]:
             continue
         for key in group:
             if key not in GROUP_KEYS:
-                problems.append(f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(GROUP_KEYS))}.")
+                problems.append(
+                    f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(GROUP_KEYS))}."
+                )
         problems += _check_group(str(name), group)
     if problems:
         return problems
@@ -112,7 +121,9 @@ def _check_group(name: str, group: dict[str, Any]) -> list[str]:
         problems.append(f"fleet_groups.{name} has no instance_type: set one, for example t3.large.")
     size = group.get("volume_size")
     if size is not None and (whole(size) is None or not 1 <= (whole(size) or 0) <= 16384):
-        problems.append(f"fleet_groups.{name}.volume_size is '{size}': set it to whole GiB, 1 to 16384, or leave it out.")
+        problems.append(
+            f"fleet_groups.{name}.volume_size is '{size}': set it to whole GiB, 1 to 16384, or leave it out."
+        )
     return problems
 
 
@@ -185,7 +196,9 @@ def check_network(vpc_id: str, subnet_id: str, cidr: str, hosts: int) -> list[st
     if network.version != 4 or not 16 <= network.prefixlen <= 28:
         return [f"fleet_vpc_cidr {cidr} can't be a VPC: take an IPv4 network from /16 to /28."]
     if network.num_addresses - 5 < hosts:
-        return [f"fleet_vpc_cidr {cidr} has {network.num_addresses - 5} addresses for {hosts} hosts: take a larger network."]
+        return [
+            f"fleet_vpc_cidr {cidr} has {network.num_addresses - 5} addresses for {hosts} hosts: take a larger network."
+        ]
     return []
 
 
@@ -207,9 +220,13 @@ def check_s3(url: str, variable: str) -> list[str]:
     except ValueError:
         return [f"{variable} '{url}' isn't an address in S3: write it as s3://bucket/folder/."]
     if not prefix:
-        return [f"{variable} {url} has no folder, which would open the whole bucket to the nodes: write s3://bucket/folder/."]
+        return [
+            f"{variable} {url} has no folder, which would open the whole bucket to the nodes: write s3://bucket/folder/."
+        ]
     if re.search(r"[*?]|\$\{|[^ -~]", prefix):
-        return [f"{variable} {url} has a folder that an access policy can't name: leave out * ? ${{ and what isn't ASCII."]
+        return [
+            f"{variable} {url} has a folder that an access policy can't name: leave out * ? ${{ and what isn't ASCII."
+        ]
     return []
 
 
@@ -274,6 +291,15 @@ def ssh_user(parameter: str, image: dict[str, Any]) -> str:
     return ""
 
 
+def unknown_region(region: str, known: list[str]) -> list[str]:
+    """Say which region may have been meant, when boto3 doesn't know this one."""
+    if region in known:
+        return []
+    near = difflib.get_close_matches(region, known, 2, 0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "set it to one such as us-east-1."
+    return [f"fleet_region {region} isn't a region of AWS: {hint}"]
+
+
 def near_types(name: str, known: list[str]) -> str:
     """Return a hint with the instance types whose names are nearest."""
     near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
@@ -314,7 +340,11 @@ def check_manifest(text: str, url: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(files, list) or not files:
         return {}, [f"The manifest {url} lists no files: {hint}"]
     for entry in files:
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not isinstance(entry.get("size"), int):
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("path"), str)
+            or not isinstance(entry.get("size"), int)
+        ):
             return {}, [f"The manifest {url} has a file without path or size: {hint}"]
     if not any(entry.get("split") == "train" for entry in files):
         return {}, [f"The manifest {url} has no file of the split 'train': {hint}"]
@@ -356,7 +386,9 @@ def pick_disk(group: str, wanted: int, need: int, image: int, default: int) -> t
     return wanted or max(least, default), []
 
 
-def expiry(hours: float, now: datetime.datetime, launches: list[datetime.datetime], tagged: list[str]) -> tuple[str, list[str]]:
+def expiry(
+    hours: float, now: datetime.datetime, launches: list[datetime.datetime], tagged: list[str]
+) -> tuple[str, list[str]]:
     """Return when the fleet ends (ISO 8601, UTC): its first launch plus the hours.
 
     A tag from an earlier run stays when it means the same within a quarter of an hour, so that nothing changes
@@ -389,7 +421,12 @@ def policy(dataset: str, model: str, partition: str = "aws") -> dict[str, Any]:
             continue
         bucket, prefix = split_s3(url)
         statements.append(
-            {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": [f"arn:{partition}:s3:::{bucket}/{prefix}*"]}
+            {
+                "Sid": name,
+                "Effect": "Allow",
+                "Action": actions,
+                "Resource": [f"arn:{partition}:s3:::{bucket}/{prefix}*"],
+            }
         )
         statements.append(
             {
@@ -440,8 +477,8 @@ def check_swaps(groups: dict[str, dict[str, Any]], kept: list[dict[str, Any]]) -
         wanted = groups[one["group"]]["instance_type"]
         if one["type"] != wanted:
             problems.append(
-                f"{one['group']}-{one['index']} runs as {one['type']}, but fleet_groups.{one['group']}.instance_type is {wanted}: "
-                "destroy the fleet first, or set the type back."
+                f"{one['group']}-{one['index']} runs as {one['type']}, but fleet_groups.{one['group']}.instance_type "
+                f"is {wanted}: destroy the fleet first, or set the type back."
             )
     return problems
 

@@ -113,7 +113,6 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 HINTS = {
@@ -221,9 +220,7 @@ class Fleet:
                             f"AWS could not launch {group}-{index} as {wanted['instance_type']}: "
                             f"{aws.message(error)} ({aws.code(error)}): {hint}."
                         ) from error
-                    raise aws.FleetError(
-                        aws.explain(error, f"launch {group}-{index}", self.aws.profile)
-                    ) from error
+                    raise aws.FleetError(aws.explain(error, f"launch {group}-{index}", self.aws.profile)) from error
                 time.sleep(2)
 
     def launch_all(self, slots: list[tuple[str, int]], known: list[dict[str, Any]]) -> list[str]:
@@ -249,9 +246,7 @@ class Fleet:
         changed = []
         for one in kept:
             wanted = {
-                key: value
-                for key, value in self.tags(one["group"], one["index"]).items()
-                if key != "flotilla-ssh-user"
+                key: value for key, value in self.tags(one["group"], one["index"]).items() if key != "flotilla-ssh-user"
             }
             if any(one["tags"].get(key) != value for key, value in wanted.items()):
                 changed.append(f"{one['group']}-{one['index']}")

@@ -175,7 +175,6 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 
@@ -198,6 +197,7 @@ class Preflight:
 
     def variables(self) -> None:
         """Judge what can be judged without AWS."""
+        self.check(plan.check_region(self.p["region"]))
         self.check(plan.check_name(self.p["name"]))
         self.check(plan.check_owner(self.p["owner"]))
         if self.check(plan.check_groups(self.p["groups"])):
@@ -205,17 +205,19 @@ class Preflight:
         self.check(plan.check_expiry(self.p["expiry_hours"]))
         self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"]))
         self.result["hosts"] = sum(group["count"] for group in self.groups.values())
-        self.check(
-            plan.check_network(
-                self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]
-            )
-        )
+        self.check(plan.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]))
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
 
     def caller(self) -> None:
         """Find out who calls; wrong credentials end everything here."""
-        me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
+        try:
+            me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
+        except aws.FleetError:
+            self.check(plan.unknown_region(self.p["region"], self.aws.regions()))
+            if self.problems:
+                return
+            raise
         self.result.update(
             account=me["Account"],
             arn=me["Arn"],
@@ -336,9 +338,7 @@ class Preflight:
         if self.problems:
             return
         self.check(
-            plan.check_accelerator(
-                self.p["accelerator"], {name: group["gpus"] for name, group in self.groups.items()}
-            )
+            plan.check_accelerator(self.p["accelerator"], {name: group["gpus"] for name, group in self.groups.items()})
         )
         offers = self.aws.pages(
             "list the zones that offer the instance types",
@@ -360,26 +360,28 @@ class Preflight:
         parameters = sorted({source for source in sources.values() if source.startswith("/")})
         values: dict[str, str] = {}
         if parameters:
-            answer = self.aws.call(
-                "look up the images' SSM parameters", "ssm", "get_parameters", Names=parameters
-            )
+            answer = self.aws.call("look up the images' SSM parameters", "ssm", "get_parameters", Names=parameters)
             values = {one["Name"]: one["Value"] for one in answer["Parameters"]}
+        # One problem an image, not one a group.
+        users: dict[str, list[str]] = {}
         for name, source in sources.items():
+            users.setdefault(source, []).append(name)
+        for source, names in users.items():
             image_id = values.get(source, source)
             if not image_id.startswith("ami-"):
                 self.problems.append(
-                    f"The image of group {name}, {source}, "
+                    f"The image {source} of {', '.join(names)} "
                     + (
                         f"isn't an SSM parameter in {self.p['region']}: "
-                        if source.startswith("/")
-                        else "is neither an image's id nor an SSM parameter: "
+                        if source[0] == "/"
+                        else "isn't an image's id: "
                     )
-                    + f"set fleet_groups.{name}.image to an ami-… of Debian 12 or Ubuntu 22.04."
+                    + f"set fleet_groups.{names[0]}.image to an ami-… of Debian 12 or Ubuntu 22.04."
                 )
-            self.groups[name]["image_id"] = image_id
+            for name in names:
+                self.groups[name]["image_id"] = image_id
         if self.problems:
             return
-        wanted = sorted({group["image_id"] for group in self.groups.values()})
         found = {
             image["ImageId"]: image
             for image in self.aws.pages(
@@ -387,35 +389,36 @@ class Preflight:
                 "ec2",
                 "describe_images",
                 "Images",
-                Filters=[{"Name": "image-id", "Values": wanted}],
+                Filters=[{"Name": "image-id", "Values": sorted({one["image_id"] for one in self.groups.values()})}],
             )
         }
-        for name, group in self.groups.items():
-            image = found.get(group["image_id"])
-            where = f"The image {group['image_id']} of group {name}"
-            hint = f"set fleet_groups.{name}.image to one of Debian 12 or Ubuntu 22.04 for x86_64."
+        for source, names in users.items():
+            image_id = self.groups[names[0]]["image_id"]
+            image = found.get(image_id)
+            where = f"The image {image_id} of {', '.join(names)}"
+            hint = f"set fleet_groups.{names[0]}.image to one of Debian 12 or Ubuntu 22.04 for x86_64."
             if image is None:
                 self.problems.append(f"{where} isn't there in {self.p['region']}: {hint}")
                 continue
-            if image.get("Architecture", "x86_64") != "x86_64" or image.get("Platform") == "windows":
-                system = image.get("Platform") or image["Architecture"]
+            system = image.get("Platform") or image.get("Architecture", "x86_64")
+            if system != "x86_64":
                 self.problems.append(f"{where} is for {system}: {hint}")
                 continue
-            group["ssh_user"] = group["ssh_user"] or plan.ssh_user(sources[name], image)
-            if not group["ssh_user"]:
-                self.problems.append(
-                    f"{where} ('{image.get('Name', '')}') is neither Debian nor Ubuntu by its name: {hint[:-1]}, "
-                    f"or set fleet_groups.{name}.ssh_user too if it is."
-                )
-            group["root_device"] = image.get("RootDeviceName") or "/dev/xvda"
-            group["image_size"] = max(
-                (
-                    mapping["Ebs"].get("VolumeSize", 0)
-                    for mapping in image.get("BlockDeviceMappings", [])
-                    if mapping.get("DeviceName") == group["root_device"] and "Ebs" in mapping
-                ),
-                default=0,
-            )
+            device = image.get("RootDeviceName") or "/dev/xvda"
+            sizes = [
+                mapping["Ebs"].get("VolumeSize", 0)
+                for mapping in image.get("BlockDeviceMappings", [])
+                if mapping.get("DeviceName") == device and "Ebs" in mapping
+            ]
+            for name in names:
+                group = self.groups[name]
+                group.update(root_device=device, image_size=max(sizes, default=0))
+                group["ssh_user"] = group["ssh_user"] or plan.ssh_user(source, image)
+                if not group["ssh_user"]:
+                    self.problems.append(
+                        f"{where} ('{image.get('Name', '')}') is neither Debian nor Ubuntu by its name: {hint[:-1]}, "
+                        f"or set fleet_groups.{name}.ssh_user too if it is."
+                    )
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
@@ -524,7 +527,7 @@ class Preflight:
             return
         url = self.p["checkip_url"]
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+            with urllib.request.urlopen(url, timeout=10) as answer:
                 text = answer.read(64).decode("ascii", "replace").strip()
             self.result["ssh_sources"] = plan.networks([text])
         except (OSError, ValueError, urllib.error.URLError) as error:
@@ -541,6 +544,8 @@ class Preflight:
         # Few attempts: this is where a wrong endpoint or network shows.
         self.aws = aws.Aws(self.p["region"], self.p["profile"], attempts=3)
         self.caller()
+        if self.problems:
+            return
         self.fleet()
         self.types(self.network())
         if not self.problems:
@@ -594,7 +599,7 @@ def main() -> None:
     if preflight.problems:
         # The same fault may show in several places, e.g. an unreadable bucket that is both source and target.
         problems = list(dict.fromkeys(preflight.problems))
-        module.fail_json(msg="\n".join(problems), problems=problems)
+        module.fail_json(msg="\n".join(problems))
     module.exit_json(changed=False, **preflight.result)
 
 

@@ -71,7 +71,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
 from ansible_collections.flotilla.kit.plugins.module_utils import aws
 
 Found = list[dict[str, Any]]
@@ -185,8 +184,7 @@ class Resources:
             "list the fleet's key pair", "ec2", "describe_key_pairs", Filters=aws.tag_filter(self.fleet)
         )
         return [
-            {"id": item["KeyPairId"], "name": item["KeyName"], "state": "", "item": item}
-            for item in answer["KeyPairs"]
+            {"id": item["KeyPairId"], "name": item["KeyName"], "state": "", "item": item} for item in answer["KeyPairs"]
         ]
 
     def endpoints(self) -> Found:
@@ -263,9 +261,7 @@ class Resources:
     def delete_instance_profile(self, one: dict[str, Any]) -> None:
         """Take the role out of the profile, and delete the profile."""
         for role in one["item"].get("Roles", []):
-            self.iam.remove_role_from_instance_profile(
-                InstanceProfileName=one["id"], RoleName=role["RoleName"]
-            )
+            self.iam.remove_role_from_instance_profile(InstanceProfileName=one["id"], RoleName=role["RoleName"])
         self.iam.delete_instance_profile(InstanceProfileName=one["id"])
 
     def delete_role(self, one: dict[str, Any]) -> None:
@@ -293,9 +289,7 @@ class Resources:
         """Ask for all kinds at once; returns what is there, in the order of removal."""
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda kind: kind[1](), self.kinds))
-        return [
-            {"kind": kind[0], **one} for kind, found in zip(self.kinds, answers, strict=True) for one in found
-        ]
+        return [{"kind": kind[0], **one} for kind, found in zip(self.kinds, answers, strict=True) for one in found]
 
     def remove(self, found: Found, reasons: dict[str, str]) -> None:
         """Try to remove what was found; note why something could not go."""
@@ -336,9 +330,7 @@ class Resources:
             if found:
                 time.sleep(pause)
                 pause = min(pause * 1.4, 5)
-        return first, [
-            f"{one['kind']} {one['id']} ({reasons.get(one['id'], 'waits for the others')})" for one in found
-        ]
+        return first, [f"{one['kind']} {one['id']} ({reasons.get(one['id'], 'waits for the others')})" for one in found]
 
 
 def main() -> None:
@@ -366,8 +358,8 @@ def main() -> None:
     resources = [{key: one[key] for key in ("kind", "id", "name", "state")} for one in found]
     if left:
         module.fail_json(
-            msg=f"After {module.params['timeout']} s the fleet {module.params['name']} is not all gone, and what is left "
-            f"may cost money: {'; '.join(left)}. Run destroy again, or remove it by hand.",
+            msg=f"After {module.params['timeout']} s the fleet {module.params['name']} is not all gone, and what "
+            f"is left may cost money: {'; '.join(left)}. Run destroy again, or remove it by hand.",
             resources=resources,
             left=left,
         )
