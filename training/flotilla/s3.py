@@ -180,14 +180,24 @@ class Prefix:
         if code == "NoSuchBucket":
             return BadInput(f"The bucket {self.bucket} doesn't exist: make it, or name another.")
         if code in _REFUSALS:
-            # Without s3:ListBucket S3 refuses what isn't there, too.
-            more = " and s3:ListBucket" if verb in ("GetObject", "HeadObject") else ""
+            reading = verb in ("GetObject", "HeadObject")
+            if reading and self._is_absent(path):
+                return FileNotFoundError(self.url(path))
             return self._refused(
-                f"{self.url(path)}: {verb} is refused ({code}): allow it{more} in the policy of this host's role."
+                f"{self.url(path)}: {verb} is refused ({code}): allow it in the policy of this host's role."
             )
         if code in ("PreconditionFailed", "412"):
             return Temporary(f"{self.url(path)} was changed by somebody else meanwhile.")
         return Temporary(f"{self.url(path)}: {verb} failed: {error}")
+
+    def _is_absent(self, path: str) -> bool:
+        """Ask the list: S3 may refuse to say that an object isn't there."""
+        at = self._at(path)
+        try:
+            found = self.client.list_objects_v2(Bucket=at["Bucket"], Prefix=at["Key"], MaxKeys=1)
+        except (ClientError, BotoCoreError):
+            return False
+        return all(item["Key"] != at["Key"] for item in found.get("Contents", []))
 
 
 def _size_and_crc(answer: dict[str, Any]) -> tuple[int, str | None]:
