@@ -203,7 +203,8 @@ def test_no_space(client: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.
 
 def test_broken_connections_are_taken_up(client: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """Each answer carries but 400 bytes before the line goes dead, with IncompleteReadError."""
-    get, ranges = client.get_object, []
+    get = client.get_object
+    ranges: list[str | None] = []
 
     def broken(**arguments: Any) -> dict[str, Any]:
         answer: dict[str, Any] = get(**arguments)
@@ -239,7 +240,8 @@ def test_dead_connections_end_as_temporary(client: Any, tmp_path: Path, capsys: 
 
 def test_a_target_that_fails(client: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """As when the DataNode dies that is written to."""
-    write, failures = files.LocalFiles.write, []
+    write = files.LocalFiles.write
+    failures: list[str] = []
 
     def failing(self: files.LocalFiles, path: str, chunks: Iterable[bytes]) -> None:
         if len(failures) < 3:

@@ -205,7 +205,8 @@ def test_s3_that_refuses_for_a_while(client: Any, config: Path, capsys: Any, cod
 
 
 def test_interrupted_half_way(client: Any, config: Path, capsys: Any, monkeypatch: Any) -> None:
-    put, paths = s3.Prefix.put, []
+    put = s3.Prefix.put
+    paths: list[str] = []
 
     def failing(self: s3.Prefix, path: str, *more: Any, **named: Any) -> None:
         paths.append(path)
@@ -223,7 +224,8 @@ def test_interrupted_half_way(client: Any, config: Path, capsys: Any, monkeypatc
 
 
 def test_an_object_that_comes_back_changed(client: Any, config: Path, capsys: Any, monkeypatch: Any) -> None:
-    stream, lies = s3.Prefix.stream, []
+    stream = s3.Prefix.stream
+    lies: list[str] = []
 
     def lying(self: s3.Prefix, path: str, attempts: int = 5) -> Iterator[bytes]:
         if path.endswith("saved_model.pb") and len(lies) < 1:
