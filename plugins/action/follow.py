@@ -35,7 +35,7 @@ class Look(NamedTuple):
 def command(unit: str, progress: str | None) -> str:
     """Return the shell command of a look; the unit first, so that its end is never older than the progress."""
     properties = "LoadState,ActiveState,SubState,Result,NRestarts"
-    text = f"systemctl show --property={properties} -- {shlex.quote(unit)}; echo"
+    text = f"SYSTEMD_COLORS=0 systemctl show --no-pager --property={properties} -- {shlex.quote(unit)}; echo"
     return f"{text}; cat -- {shlex.quote(progress)} 2>/dev/null; true" if progress else text
 
 
@@ -72,8 +72,8 @@ def describe(look: Look, title: str | None) -> str:
         parts.append(_amount(progress.get("done"), progress.get("total"), str(progress.get("unit") or "")))
         if progress.get("rate") is not None:
             parts.append(_rate(progress["rate"], str(progress.get("rate_unit") or "")))
-        detail = progress.get("detail") or {}
-        parts += [f"{key} {_number(value)}" for key, value in detail.items() if isinstance(value, (int, float, str))]
+        detail = list((progress.get("detail") or {}).items())[:2]
+        parts += [f"{key} {_number(value)}" for key, value in detail if isinstance(value, (int, float, str))]
         if progress.get("state") == "running" and progress.get("eta") is not None:
             parts.append(f"{clock(progress['eta'])} left")
         if progress.get("message"):
@@ -145,7 +145,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         started = reached = time.monotonic()
         off_since: float | None = None
         lost = False
-        shown, shown_at, shown_state = "", -1e9, ""
+        shown, shown_at, shown_state = "", started, ""
         look = Look({}, None)
         while True:
             now = time.monotonic()
@@ -168,6 +168,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 state = f"{verdict} {look.restarts} {look.unit.get('SubState')} {(look.progress or {}).get('message')}"
                 due = now - shown_at >= (now - started) / 60
                 if line != shown and (due or state != shown_state or verdict == "done"):
+                    if not shown and verdict == "running":
+                        display.display(f"\n{prefix}{unit} runs by itself: interrupt this, and it goes on.")
                     display.display(prefix + line)
                     shown, shown_at, shown_state = line, now, state
                 if verdict == "done":
@@ -195,7 +197,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _failure(self, look: Look, unit: str, where: str) -> str:
         progress = look.progress or {}
         reason = progress.get("message") if progress.get("state") == "failed" else None
-        journal = self._remote(f"journalctl --unit={shlex.quote(unit)} --lines={JOURNAL_LINES} --no-pager --output=cat")
+        journal = self._remote(
+            f"SYSTEMD_COLORS=0 journalctl --unit={shlex.quote(unit)} --lines={JOURNAL_LINES} --no-pager --output=cat"
+        )
         text = f"{unit} failed ({look.unit.get('Result')}, {look.restarts} restarts): "
         text += f"{reason or 'see the lines below'}\n"
         text += "".join(f"  {line}\n" for line in (journal or "").splitlines())

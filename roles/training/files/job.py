@@ -2,8 +2,10 @@
 
 import sys
 
-from flotilla import config, hdfs
-
+try:
+    from flotilla import config, hdfs
+except ModuleNotFoundError:
+    sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
     job = config.load(["--config", "/dev/stdin"])
     print("done" if hdfs.job_result(job.model_dir, job.max_steps) else "open")
