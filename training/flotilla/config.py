@@ -13,6 +13,8 @@ from typing import Any
 
 from flotilla.errors import BadInput
 
+ConfigError = BadInput  # what load raises
+
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
     metadata = {"help": text, "low": low}
