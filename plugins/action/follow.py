@@ -78,8 +78,6 @@ def describe(look: Look, title: str | None) -> str:
             parts.append(f"{clock(progress['eta'])} left")
         if progress.get("message"):
             parts.append(str(progress["message"]))
-    if look.unit.get("SubState") == "auto-restart":
-        parts.append(f"restarting ({look.unit.get('Result')})")
     return "  ".join(part for part in parts if part)
 
 
@@ -162,10 +160,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     display.display(f"{prefix}{title or unit}  connection lost, {unit} goes on; trying again")
                     lost = True
             else:
+                if look.unit and seen.restarts > look.restarts:
+                    reason = self._journal(unit, 1) or ["its journal says nothing"]
+                    display.display(f"{prefix}{unit} ended early and was started again: {reason[-1]}")
                 look, reached, lost = seen, time.monotonic(), False
                 verdict, line = judge(look), describe(look, title)
                 # Fewer lines the longer it takes, but none of a new state is left out.
-                state = f"{verdict} {look.restarts} {look.unit.get('SubState')} {(look.progress or {}).get('message')}"
+                state = f"{verdict} {(look.progress or {}).get('message')}"
                 due = now - shown_at >= (now - started) / 60
                 if line != shown and (due or state != shown_state or verdict == "done"):
                     if not shown and verdict == "running":
@@ -197,13 +198,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _failure(self, look: Look, unit: str, where: str) -> str:
         progress = look.progress or {}
         reason = progress.get("message") if progress.get("state") == "failed" else None
-        journal = self._remote(
-            f"SYSTEMD_COLORS=0 journalctl --unit={shlex.quote(unit)} --lines={JOURNAL_LINES} --no-pager --output=cat"
-        )
         text = f"{unit} failed ({look.unit.get('Result')}, {look.restarts} restarts): "
         text += f"{reason or 'see the lines below'}\n"
-        text += "".join(f"  {line}\n" for line in (journal or "").splitlines())
+        text += "".join(f"  {line}\n" for line in self._journal(unit, JOURNAL_LINES))
         return f"{text}More: {where}. When the cause is gone, run the same command again."
+
+    def _journal(self, unit: str, lines: int) -> list[str]:
+        """Return the last lines that the unit's own processes wrote."""
+        text = f"SYSTEMD_COLORS=0 journalctl --unit={shlex.quote(unit)} --lines={lines} --no-pager --output=cat"
+        return (self._remote(f"{text} _TRANSPORT=stdout") or "").splitlines()
 
     def _remote(self, text: str) -> str | None:
         try:

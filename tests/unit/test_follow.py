@@ -74,10 +74,6 @@ def test_describe(content: dict[str, Any] | None, line: str) -> None:
     assert follow.describe(follow.Look(RUNNING, content), "train") == line
 
 
-def test_describe_restart() -> None:
-    assert follow.describe(follow.Look(AGAIN, None), "x") == "x  nothing to see yet  restarting (exit-code)"
-
-
 class Host:
     """A host that answers as scripted, and a clock that only sleep moves."""
 
@@ -122,8 +118,8 @@ def test_done(monkeypatch: pytest.MonkeyPatch) -> None:
     result = host.follow()
     assert result["msg"] == "trained 400 steps"
     assert (result["changed"], result["progress"]["done"], result["seconds"]) == (False, 400, 15)
-    assert len(host.lines) == 4  # heading, running (once), restarting, done
-    assert host.lines[2].endswith("restarting (exit-code)")
+    assert len(host.lines) == 4  # heading, running (once), restart, done
+    assert host.lines[2] == "u.service ended early and was started again: Killed"
 
 
 def test_failed(monkeypatch: pytest.MonkeyPatch) -> None:
