@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import time
+from typing import Any
 
 from flotilla import hdfs
-from flotilla.errors import Temporary
+from flotilla.errors import BadInput, Temporary
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +22,25 @@ def latest_step(model_dir: str) -> int | None:
     state = (hdfs.read(hdfs.join(model_dir, "checkpoint")) or b"").decode(errors="replace")
     match = re.search(r'^model_checkpoint_path: ".*-(\d+)"', state, re.MULTILINE)
     return int(match[1]) if match else None
+
+
+def begin(model_dir: str, model: dict[str, Any]) -> float:
+    """Return when the job first began (Unix time), noted beside a description of the model.
+
+    Raises BadInput where model_dir holds another model, whose checkpoints could not be restored.
+    """
+    path = hdfs.join(model_dir, "model.json")
+    found = hdfs.read_json(path)
+    if found is None:
+        found = {**model, "began": time.time()}
+        hdfs.write_json(path, found)
+    for key, value in model.items():
+        if found.get(key) != value:
+            raise BadInput(
+                f"{model_dir} holds a model whose {key} is {found.get(key)}, not {value}: "
+                "give the job another name or folder, or remove that one."
+            )
+    return float(found.get("began", time.time()))
 
 
 def prepare(model_dir: str) -> None:

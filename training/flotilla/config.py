@@ -25,7 +25,8 @@ def _key(default: Any, text: str, low: float | None = None) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run. The learning rate and its schedule are the thesis's, in epochs of the train split.
+    """A training run. The learning rate and its schedule are the thesis's, in epochs of the train split;
+    only the warm-up is ours: a network this deep learns little in its first hundreds of steps at 0.1.
 
     In asynchronous training a global step is one batch of one worker, whatever the number of workers, so
     the schedule's boundaries are not divided by it (the thesis did).
@@ -47,7 +48,7 @@ class TrainConfig:
         "what the rate is multiplied by, before the first of these epochs and from each on",
         0,
     )
-    warmup_steps: int = _key(0, "steps in which the rate grows to its first value; 0: none, as in the thesis", 0)
+    warmup_steps: int = _key(1000, "steps in which the rate grows to its first value; the thesis has 0", 0)
     momentum: float = _key(0.9, "the optimizer's momentum", 0)
     weight_decay: float = _key(2e-4, "factor of the l2 loss over all trainable variables", 0)
     shuffle_buffer: int = _key(16_384, "examples that are shuffled among each other", 1)

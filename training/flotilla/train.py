@@ -101,7 +101,7 @@ def _wait_for_end(config: TrainConfig) -> None:
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     dataset = data.load(config.data_dir)
-    data.check_splits(dataset, config.train_split, config.validation_split, config.eval_split)
+    data.check_splits(dataset, *_splits(config, task))
     import tensorflow as tf
 
     if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
@@ -109,7 +109,10 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     tf.get_logger().addFilter(_worth_logging)
     from flotilla import estimator, hooks
 
+    began = time.time()
     if task.leads:
+        shape = {"image": list(dataset.shape), "classes": dataset.classes, "resnet_size": config.resnet_size}
+        began = checkpoints.begin(config.model_dir, shape)
         checkpoints.prepare(config.model_dir)
     else:
         threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
@@ -147,16 +150,14 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         start_delay_secs=0,
         throttle_secs=config.eval_interval_secs,
     )
-    started = time.time()
     try:
         tf.estimator.train_and_evaluate(model, train, evaluate)
-        seconds = time.time() - started
         _log.info("%s has done its part.", task.name)
         if task.leads:
             speed = reports[-1].examples_per_second if reports else None
             if progress:
                 progress.update(config.max_steps, speed, "examples/s", "exporting and evaluating the model")
-            _finish(config, dataset, watch, seconds, speed, progress)
+            _finish(config, dataset, watch, time.time() - began, speed, progress)
     finally:
         watch.stop()
         # Only closed event files are whole on HDFS.
@@ -167,6 +168,12 @@ def _worth_logging(record: logging.LogRecord) -> bool:
     """Of TensorFlow's messages keep warnings and lost sessions; that Estimator is deprecated is no news."""
     text = record.getMessage()
     return "deprecated" not in text and (record.levelno >= logging.WARNING or "error was raised" in text)
+
+
+def _splits(config: TrainConfig, task: Task) -> list[str]:
+    """Return the splits that a task reads; beside a cluster's chief, the evaluator reads the validation split."""
+    chief, evaluator = [config.train_split, config.eval_split], [config.validation_split]
+    return {"chief": chief, "worker": chief[:1], "evaluator": evaluator}.get(task.type, chief + evaluator)
 
 
 def _seed(config: TrainConfig, task: Task) -> int:

@@ -73,6 +73,7 @@ def tiny(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
         "batch_size": 16,
         "resnet_size": 8,
         "learning_rate": 0.02,
+        "warmup_steps": 0,
         "save_checkpoints_steps": 10,
         "log_every_steps": 5,
         "eval_interval_secs": 5,

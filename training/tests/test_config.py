@@ -23,7 +23,7 @@ def test_defaults_are_the_thesis() -> None:
     )
     assert config.learning_rate_epochs == (82, 123, 300)
     assert config.learning_rate_factors == (1, 0.1, 0.01, 0.002)
-    assert (config.resnet_size, config.warmup_steps, config.max_steps) == (44, 0, 60_000)
+    assert (config.resnet_size, config.warmup_steps, config.max_steps) == (44, 1000, 60_000)
 
 
 def test_command_line_overrides_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.data import DataSet
 
-CONFIG = TrainConfig(data_dir="/d", model_dir="/m")
+CONFIG = TrainConfig(data_dir="/d", model_dir="/m", warmup_steps=0)
 
 
 def test_schedule_of_the_thesis_without_division_by_workers() -> None:

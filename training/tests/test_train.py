@@ -31,6 +31,7 @@ def test_one_process_from_data_to_a_model_that_predicts(tiny: list[str], tmp_pat
     found = result(tmp_path)
     assert found["global_step"] == 60 and found["config"]["batch_size"] == 16
     assert found["metrics"]["accuracy"] > 0.7
+    assert 0 < found["seconds"] < 300
     assert found["examples_per_second"] > 0 and found["versions"]["tensorflow"] == "2.15.1"
     assert json.loads((tmp_path / "done" / "train.json").read_text())["global_step"] == 60
     assert json.loads((tmp_path / "model" / "job-done.json").read_text())["global_step"] == 60
@@ -78,6 +79,15 @@ def test_a_finished_job_trains_nothing_but_a_longer_one_goes_on(tiny: list[str],
     assert result(tmp_path)["global_step"] == 15
     assert not (tmp_path / "model" / "model.ckpt-5.index").exists()
     assert checkpoints.latest_step(str(tmp_path / "model")) == 15
+
+
+def test_another_model_in_the_folder_is_refused(
+    tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text('{"resnet_size": 44, "classes": 4, "image": [16, 16, 3]}')
+    assert train.main(tiny) == 2
+    assert "holds a model whose resnet_size is 44, not 8" in caplog.text
 
 
 def test_a_session_that_lost_its_checkpoint_does_not_overwrite_it(
