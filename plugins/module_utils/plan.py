@@ -281,14 +281,19 @@ def image_kind(gpu: str, accelerator: str) -> str:
     return "gpu_plain" if gpu in CLOSED_DRIVER_GPUS else "gpu"
 
 
-def ssh_user(parameter: str, image: dict[str, Any]) -> str:
-    """Return the user that an image's cloud-init makes, or an empty string for an unsupported system."""
-    words = f"{parameter} {image.get('Name', '')} {image.get('Description', '')}".lower()
+def judge_system(source: str, image: dict[str, Any]) -> tuple[str, str]:
+    """Return the user that an image's cloud-init makes, and a reason where the system isn't supported.
+
+    All there is to judge by are the names of the image and of its SSM parameter; both may say nothing.
+    """
+    words = f"{source} {image.get('Name', '')} {image.get('Description', '')}".lower()
     if "ubuntu" in words or "canonical" in words:
-        return "ubuntu"
+        version = re.search(r"\b[12]\d\.(04|10)\b", words)
+        return "ubuntu", "" if version is None or version[0] == "22.04" else f"is Ubuntu {version[0]}"
     if "debian" in words:
-        return "admin"
-    return ""
+        version = re.search(r"debian[-/ ](?:release/)?(\d+)", words)
+        return "admin", "" if version is None or version[1] == "12" else f"is Debian {version[1]}"
+    return "", "is neither Debian nor Ubuntu by its name"
 
 
 def unknown_region(region: str, known: list[str]) -> list[str]:

@@ -100,6 +100,11 @@ terminated:
   returned: success
   type: list
   elements: str
+retagged:
+  description: Names of the hosts whose tags were brought up to date.
+  returned: success
+  type: list
+  elements: str
 instances:
   description: The fleet's instances, each with name, id, type, public and private address.
   returned: success
@@ -335,6 +340,41 @@ class Fleet:
             )
 
 
+def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
+    """Make the instances what the groups say, or in a dry run say what that would mean."""
+    known = fleet.instances()
+    todo = plan.reconcile(fleet.groups, known)
+    problems = plan.check_swaps(fleet.groups, todo["keep"])
+    if problems:
+        raise aws.FleetError("\n".join(problems))
+    result: dict[str, Any] = {
+        "launched": [f"{group}-{index}" for group, index in todo["launch"]],
+        "started": [f"{one['group']}-{one['index']}" for one in todo["start"]],
+        "terminated": [f"{one['group']}-{one['index']} ({one['id']})" for one in todo["terminate"]],
+        "retagged": fleet.retag(todo["keep"], dry),
+    }
+    result["changed"] = any(result.values())
+    running = todo["keep"]
+    if not dry:
+        if todo["terminate"]:
+            fleet.aws.call(
+                "terminate instances that are too many",
+                "ec2",
+                "terminate_instances",
+                InstanceIds=[one["id"] for one in todo["terminate"]],
+            )
+        if todo["start"]:
+            fleet.start(todo["start"])
+        launched = fleet.launch_all(todo["launch"], known)
+        running = fleet.wait_running([*(one["id"] for one in todo["keep"]), *launched])
+        fleet.wait_ssh(running)
+    result["instances"] = [
+        {"name": f"{one['group']}-{one['index']}", **{key: one[key] for key in ("id", "type", "public", "private")}}
+        for one in sorted(running, key=lambda one: (plan.GROUPS.index(one["group"]), one["index"]))
+    ]
+    return result
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -355,42 +395,7 @@ def main() -> None:
     if not aws.HAS_BOTO3:
         module.fail_json(msg=missing_required_lib("boto3"))
     try:
-        fleet = Fleet(module.params)
-        known = fleet.instances()
-        todo = plan.reconcile(fleet.groups, known)
-        problems = plan.check_swaps(fleet.groups, todo["keep"])
-        if problems:
-            raise aws.FleetError("\n".join(problems))
-        result: dict[str, Any] = {
-            "launched": [f"{group}-{index}" for group, index in todo["launch"]],
-            "started": [f"{one['group']}-{one['index']}" for one in todo["start"]],
-            "terminated": [f"{one['group']}-{one['index']} ({one['id']})" for one in todo["terminate"]],
-            "retagged": fleet.retag(todo["keep"], module.check_mode),
-        }
-        result["changed"] = any(result.values())
-        ids = [one["id"] for one in todo["keep"]]
-        if not module.check_mode:
-            if todo["terminate"]:
-                fleet.aws.call(
-                    "terminate instances that are too many",
-                    "ec2",
-                    "terminate_instances",
-                    InstanceIds=[one["id"] for one in todo["terminate"]],
-                )
-            if todo["start"]:
-                fleet.start(todo["start"])
-            ids += fleet.launch_all(todo["launch"], known)
-            running = fleet.wait_running(ids)
-            fleet.wait_ssh(running)
-        else:
-            running = todo["keep"]
-        result["instances"] = [
-            {
-                "name": f"{one['group']}-{one['index']}",
-                **{key: one[key] for key in ("id", "type", "public", "private")},
-            }
-            for one in sorted(running, key=lambda one: (plan.GROUPS.index(one["group"]), one["index"]))
-        ]
+        result = reconcile_fleet(Fleet(module.params), module.check_mode)
     except aws.FleetError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

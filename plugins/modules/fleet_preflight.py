@@ -211,13 +211,7 @@ class Preflight:
 
     def caller(self) -> None:
         """Find out who calls; wrong credentials end everything here."""
-        try:
-            me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
-        except aws.FleetError:
-            self.check(plan.unknown_region(self.p["region"], self.aws.regions()))
-            if self.problems:
-                return
-            raise
+        me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
         self.result.update(
             account=me["Account"],
             arn=me["Arn"],
@@ -410,15 +404,15 @@ class Preflight:
                 for mapping in image.get("BlockDeviceMappings", [])
                 if mapping.get("DeviceName") == device and "Ebs" in mapping
             ]
+            user, reason = plan.judge_system(source, image)
+            if reason and not all(self.groups[name]["ssh_user"] for name in names):
+                self.problems.append(
+                    f"{where} ('{image.get('Name', '')}') {reason}: {hint[:-1]}, or ssh_user too if you know better."
+                )
             for name in names:
                 group = self.groups[name]
                 group.update(root_device=device, image_size=max(sizes, default=0))
-                group["ssh_user"] = group["ssh_user"] or plan.ssh_user(source, image)
-                if not group["ssh_user"]:
-                    self.problems.append(
-                        f"{where} ('{image.get('Name', '')}') is neither Debian nor Ubuntu by its name: {hint[:-1]}, "
-                        f"or set fleet_groups.{name}.ssh_user too if it is."
-                    )
+                group["ssh_user"] = group["ssh_user"] or user
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
@@ -543,10 +537,13 @@ class Preflight:
             return
         # Few attempts: this is where a wrong endpoint or network shows.
         self.aws = aws.Aws(self.p["region"], self.p["profile"], attempts=3)
-        self.caller()
-        if self.problems:
+        try:
+            self.caller()
+            self.fleet()
+        except aws.FleetError:
+            if self.check(plan.unknown_region(self.p["region"], self.aws.regions())):
+                raise
             return
-        self.fleet()
         self.types(self.network())
         if not self.problems:
             self.images()

@@ -1,0 +1,106 @@
+"""The filters that describe the cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.flotilla.kit.plugins.filter.cluster import cluster, host_tasks
+
+
+def fleet(*hosts: str, **fleet_groups: Any) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
+    """Groups and hostvars of an inventory with these hosts."""
+    groups: dict[str, list[str]] = {}
+    for host in hosts:
+        groups.setdefault(host.rsplit("-", 1)[0], []).append(host)
+    hostvars = {
+        host: {
+            "private_ip_address": f"10.77.0.{4 + n}",
+            "ansible_host": f"198.51.100.{n}",
+            "fleet_groups": fleet_groups,
+        }
+        for n, host in enumerate(hosts)
+    }
+    return groups, hostvars
+
+
+def test_three_nodes() -> None:
+    assert cluster(*fleet("ps-0", "chief-0", "worker-0")) == {
+        "hosts": {
+            "ps-0": {"address": "10.77.0.4", "group": "ps", "index": 0},
+            "chief-0": {"address": "10.77.0.5", "group": "chief", "index": 0},
+            "worker-0": {"address": "10.77.0.6", "group": "worker", "index": 0},
+        },
+        "namenode": "ps-0",
+        "datanodes": ["ps-0", "chief-0", "worker-0"],
+        "tasks": {"ps": ["ps-0:2222"], "chief": ["chief-0:2222"], "worker": ["worker-0:2222"]},
+        "evaluator": "ps-0",
+    }
+
+
+def test_order_is_by_number_not_by_text() -> None:
+    description = cluster(*fleet("ps-0", "chief-0", *(f"worker-{n}" for n in (10, 2, 0, 1))))
+    assert description["tasks"]["worker"] == [f"worker-{n}:2222" for n in (0, 1, 2, 10)]
+    assert host_tasks(description, "worker-10")[0]["index"] == 3  # its place in TF_CONFIG's list
+
+
+def test_no_worker_is_a_cluster() -> None:
+    assert cluster(*fleet("ps-0", "chief-0"))["tasks"]["worker"] == []
+
+
+def test_hosts_with_names_of_their_own() -> None:
+    groups = {"ps": ["alpha"], "chief": ["beta"], "worker": ["gamma", "delta"]}
+    hostvars = {host: {"ansible_host": f"{host}.example"} for group in groups.values() for host in group}
+    description = cluster(groups, hostvars)
+    assert description["tasks"]["worker"] == ["gamma:2222", "delta:2222"]
+    assert description["hosts"]["delta"] == {"address": "delta.example", "group": "worker", "index": 1}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "evaluator", "options"),
+    [
+        (["ps-0", "ps-1", "chief-0"], "ps-0", {}),
+        (["ps-0", "chief-0", "evaluator-0"], "evaluator-0", {}),
+        (["ps-0", "chief-0"], None, {"evaluator": {"enabled": False}}),
+        (["ps-0", "chief-0"], "ps-0", {"evaluator": {"count": 0}}),
+    ],
+)
+def test_evaluator(hosts: list[str], evaluator: str | None, options: dict[str, Any]) -> None:
+    description = cluster(*fleet(*hosts, **options))
+    assert description["evaluator"] == evaluator
+    assert description["datanodes"] == hosts
+    running = [task["type"] for host in hosts for task in host_tasks(description, host)]
+    assert running.count("evaluator") == (1 if evaluator else 0)
+
+
+def test_host_tasks() -> None:
+    description = cluster(*fleet("ps-0", "chief-0", "worker-0"))
+    assert host_tasks(description, "ps-0") == [
+        {"type": "ps", "index": 0, "name": "ps-0", "port": 2222},
+        {"type": "evaluator", "index": 0, "name": "evaluator-0", "port": None},
+    ]
+    assert host_tasks(description, "worker-0") == [{"type": "worker", "index": 0, "name": "worker-0", "port": 2222}]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        (["chief-0"], "no host in group ps"),
+        (["ps-0"], "0 hosts in group chief"),
+        (["ps-0", "chief-0", "chief-1"], "2 hosts in group chief"),
+    ],
+)
+def test_bad_clusters(hosts: list[str], words: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=words):
+        cluster(*fleet(*hosts))
+
+
+def test_a_host_plays_one_part() -> None:
+    with pytest.raises(AnsibleFilterError, match="in the groups ps and chief"):
+        cluster({"ps": ["a"], "chief": ["a"]}, {"a": {}})
+
+
+def test_unknown_host() -> None:
+    with pytest.raises(AnsibleFilterError, match=r"worker-7 isn't in the cluster"):
+        host_tasks(cluster(*fleet("ps-0", "chief-0")), "worker-7")

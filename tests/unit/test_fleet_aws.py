@@ -1,0 +1,465 @@
+"""Preflight, instances, inventory and removal of a fleet, against moto."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from ansible.errors import AnsibleParserError
+from ansible.inventory.data import InventoryData
+from ansible.parsing.dataloader import DataLoader
+from ansible_collections.flotilla.kit.plugins.inventory.fleet import InventoryModule
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet, reconcile_fleet
+from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
+from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources
+from botocore.exceptions import ClientError
+from moto import mock_aws
+
+REGION = "us-east-1"
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+    }
+)
+POLICY = json.dumps(plan.policy("s3://data/cifar10/", "s3://models/out/"))
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty region with an image, a data set and a bucket for models."""
+    monkeypatch.setenv("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "true")
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    monkeypatch.setattr(Fleet, "wait_ssh", lambda self, running: None)
+    session = boto3.session.Session
+    shared = session()  # reading EC2's description anew for each client takes longer than all else here
+    monkeypatch.setattr(
+        aws.boto3.session,
+        "Session",
+        lambda profile_name=None, **more: session(profile_name=profile_name, **more) if profile_name else shared,
+    )
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="data")
+        s3.create_bucket(Bucket="models")
+        files = [{"path": "train-0.tfrecord", "split": "train", "size": 5, "records": 1}]
+        manifest = {"format": "flotilla-dataset/1", "name": "cifar10", "files": files}
+        s3.put_object(Bucket="data", Key="cifar10/train-0.tfrecord", Body=b"12345")
+        s3.put_object(Bucket="data", Key="cifar10/manifest.json", Body=json.dumps(manifest))
+        yield
+
+
+@pytest.fixture
+def image(cloud: None) -> str:
+    """An image of Debian 12."""
+    answer = boto3.client("ec2").register_image(
+        Name="debian-12-amd64-test",
+        Architecture="x86_64",
+        RootDeviceName="/dev/xvda",
+        BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8}}],
+    )
+    return str(answer["ImageId"])
+
+
+@pytest.fixture
+def variables(image: str) -> dict[str, Any]:
+    """What the role gives fleet_preflight for a small fleet."""
+    small = {"count": 1, "instance_type": "t3.large"}
+    return {
+        "region": REGION,
+        "profile": "",
+        "name": "demo",
+        "owner": "",
+        "groups": {"ps": small, "chief": small, "worker": {**small, "count": 2}},
+        "expiry_hours": 4,
+        "ssh_sources": ["203.0.113.7"],
+        "ssh_open_to_world": False,
+        "checkip_url": "http://127.0.0.1:9/",
+        "vpc_id": "",
+        "subnet_id": "",
+        "vpc_cidr": "10.77.0.0/16",
+        "dataset_source": "s3://data/cifar10/",
+        "model_target": "s3://models/out/",
+        "accelerator": "auto",
+        "images": {"cpu": image, "gpu": image, "gpu_plain": image},
+        "volume_size": 20,
+    }
+
+
+def problems(variables: dict[str, Any], **changes: Any) -> list[str]:
+    """What fleet_preflight finds wrong with changed variables."""
+    preflight = Preflight({**variables, **changes})
+    try:
+        preflight.run()
+    except aws.FleetError as error:
+        preflight.problems.append(str(error))
+    return preflight.problems
+
+
+def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], image: str) -> None:
+    preflight = Preflight(variables)
+    preflight.run()
+    assert preflight.problems == [] and preflight.warnings == []
+    result = preflight.result
+    assert result["dataset"] == {"name": "cifar10", "files": 1, "bytes": 5, "records": 1}
+    assert result["ssh_sources"] == ["203.0.113.7/32"]
+    assert (result["hosts"], result["running"]) == (4, 0)
+    assert result["owner"] and result["zone"].startswith(REGION)
+    assert result["groups"]["worker"] == {
+        "count": 2,
+        "instance_type": "t3.large",
+        "image": "",
+        "image_id": image,
+        "root_device": "/dev/sda1",  # moto doesn't keep the image's own
+        "ssh_user": "admin",
+        "volume_size": 20,
+        "gpus": 0,
+        "gpu": "",
+    }
+    assert boto3.client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 0
+    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="models")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset_source": "s3://not-there/cifar10/"}, ["bucket not-there of dataset_source isn't there"]),
+        ({"dataset_source": "s3://data/mnist/"}, ["has no manifest"]),
+        ({"model_target": "s3://not-there/out/"}, ["bucket not-there of store_target isn't there"]),
+        ({"vpc_id": "vpc-1", "subnet_id": "subnet-1"}, ["subnet-1 isn't there"]),
+        ({"ssh_sources": []}, ["http://127.0.0.1:9/", "fleet_ssh_sources"]),
+        ({"accelerator": "gpu"}, ["neither chief nor worker"]),
+        ({"profile": "nobody"}, ["profile nobody isn't in"]),
+        ({"images": {"cpu": "/no/such/parameter"}}, ["/no/such/parameter", "isn't an SSM parameter"]),
+        ({"images": {"cpu": "ami-00000000000000000"}}, ["isn't there in us-east-1"]),
+    ],
+)
+def test_preflight_refuses(variables: dict[str, Any], changes: dict[str, Any], words: list[str]) -> None:
+    found = problems(variables, **changes)
+    assert len(found) == 1, found
+    assert all(word in found[0] for word in words), found
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("t3.larg", "doesn't exist in us-east-1: did you mean t3.large"),
+        ("p2.xlarge", "can't use: take g4dn"),
+        ("m7g.large", "arm64"),
+    ],
+)
+def test_preflight_refuses_types(variables: dict[str, Any], kind: str, words: str) -> None:
+    variables["groups"]["worker"] = {"count": 1, "instance_type": kind}
+    found = problems(variables)
+    assert len(found) == 1 and words in found[0], found
+
+
+def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:
+    boto3.client("s3").put_object(Bucket="data", Key="cifar10/train-0.tfrecord", Body=b"1234")
+    assert "another size" in problems(variables)[0]
+    boto3.client("s3").delete_object(Bucket="data", Key="cifar10/train-0.tfrecord")
+    assert "train-0.tfrecord isn't there" in problems(variables)[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("InvalidClientTokenId", "AWS refuses the credentials of"), ("ExpiredToken", "aws sso login")],
+)
+def test_wrong_credentials(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
+    def refuse(self: Any, service: str) -> Any:
+        class Client:
+            def get_caller_identity(self) -> None:
+                raise ClientError({"Error": {"Code": code, "Message": "The token is invalid."}}, "GetCallerIdentity")
+
+        return Client()
+
+    monkeypatch.setattr(aws.Aws, "client", refuse)
+    found = problems(variables)
+    assert len(found) == 1 and words in found[0] and code in found[0], found
+
+
+def test_no_credentials(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "No usable AWS credentials" in problems(variables)[0]
+
+
+def test_existing_network(variables: dict[str, Any]) -> None:
+    ec2 = boto3.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    other = ec2.create_vpc(CidrBlock="10.2.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.1.0.0/28", AvailabilityZone="us-east-1c")["Subnet"]["SubnetId"]
+    preflight = Preflight({**variables, "vpc_id": vpc, "subnet_id": subnet})
+    preflight.run()
+    assert preflight.problems == [] and preflight.result["zone"] == "us-east-1c"
+    assert "belongs to" in problems(variables, vpc_id=other, subnet_id=subnet)[0]
+    variables["groups"]["worker"]["count"] = 20
+    assert "free addresses for 22 hosts" in problems(variables, vpc_id=vpc, subnet_id=subnet)[0]
+
+
+class Raised:
+    """A fleet's network and access, and its instances as fleet_instances makes them."""
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        """Make what the role makes before the instances."""
+        self.variables = variables
+        self.ec2, self.iam = boto3.client("ec2"), boto3.client("iam")
+        tags = [{"Key": "flotilla-fleet", "Value": "demo"}]
+
+        def tagged(kind: str) -> list[dict[str, Any]]:
+            return [{"ResourceType": kind, "Tags": tags}]
+
+        self.vpc = self.ec2.create_vpc(CidrBlock="10.77.0.0/16", TagSpecifications=tagged("vpc"))["Vpc"]["VpcId"]
+        self.subnet = self.ec2.create_subnet(
+            VpcId=self.vpc,
+            CidrBlock="10.77.0.0/16",
+            AvailabilityZone=f"{REGION}a",
+            TagSpecifications=tagged("subnet"),
+        )["Subnet"]["SubnetId"]
+        gateway = self.ec2.create_internet_gateway(TagSpecifications=tagged("internet-gateway"))
+        self.ec2.attach_internet_gateway(
+            VpcId=self.vpc, InternetGatewayId=gateway["InternetGateway"]["InternetGatewayId"]
+        )
+        table = self.ec2.create_route_table(VpcId=self.vpc, TagSpecifications=tagged("route-table"))["RouteTable"]
+        self.ec2.associate_route_table(RouteTableId=table["RouteTableId"], SubnetId=self.subnet)
+        self.ec2.create_vpc_endpoint(
+            VpcId=self.vpc,
+            ServiceName=f"com.amazonaws.{REGION}.s3",
+            VpcEndpointType="Gateway",
+            RouteTableIds=[table["RouteTableId"]],
+            TagSpecifications=tagged("vpc-endpoint"),
+        )
+        self.group = self.ec2.create_security_group(
+            GroupName="nodes", Description="nodes", VpcId=self.vpc, TagSpecifications=tagged("security-group")
+        )["GroupId"]
+        self.ec2.create_key_pair(KeyName="flotilla-demo", TagSpecifications=tagged("key-pair"))
+        self.ec2.create_launch_template(
+            LaunchTemplateName="t",
+            LaunchTemplateData={"InstanceType": "t3.large"},
+            TagSpecifications=tagged("launch-template"),
+        )
+        self.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a", TagSpecifications=tagged("volume"))
+        self.ec2.allocate_address(Domain="vpc", TagSpecifications=tagged("elastic-ip"))
+        name = f"flotilla-demo-{REGION}"
+        self.iam.create_role(RoleName=name, AssumeRolePolicyDocument=TRUST, Tags=tags)
+        self.iam.put_role_policy(RoleName=name, PolicyName="storage", PolicyDocument=POLICY)
+        self.iam.create_instance_profile(InstanceProfileName=name, Tags=tags)
+        self.iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+
+    def fleet(self, **counts: int) -> Fleet:
+        """The fleet as fleet_instances sees it, with other counts."""
+        groups = {name: dict(group) for name, group in self.variables["groups"].items()}
+        for name, count in counts.items():
+            groups[name]["count"] = count
+        preflight = Preflight({**self.variables, "groups": groups})
+        preflight.run()
+        assert preflight.problems == []
+        return Fleet(
+            {
+                "region": REGION,
+                "profile": "",
+                "name": "demo",
+                "groups": preflight.result["groups"],
+                "tags": {"flotilla-fleet": "demo", "flotilla-expires": preflight.result["expires"]},
+                "subnet_id": self.subnet,
+                "security_group_id": self.group,
+                "key_name": "flotilla-demo",
+                "instance_profile": f"flotilla-demo-{REGION}",
+                "public_addresses": True,
+                "timeout": 10,
+            }
+        )
+
+    def up(self, dry: bool = False, **counts: int) -> dict[str, Any]:
+        """Run fleet_instances."""
+        return reconcile_fleet(self.fleet(**counts), dry)
+
+    def live(self) -> dict[str, str]:
+        """The live instances: name and id. Fails when a name is there twice."""
+        found = self.ec2.describe_instances(
+            Filters=[{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+        )["Reservations"]
+        pairs = [(aws.tags_of(one)["Name"], one["InstanceId"]) for r in found for one in r["Instances"]]
+        assert len(dict(pairs)) == len(pairs)
+        return dict(sorted(pairs))
+
+
+@pytest.fixture
+def raised(variables: dict[str, Any]) -> Raised:
+    """A fleet whose instances are still to be launched."""
+    return Raised(variables)
+
+
+def test_launch_and_nothing_the_second_time(raised: Raised) -> None:
+    first = raised.up()
+    assert first["changed"] and sorted(first["launched"]) == ["chief-0", "ps-0", "worker-0", "worker-1"]
+    assert [one["name"] for one in first["instances"]] == ["ps-0", "chief-0", "worker-0", "worker-1"]
+    before = raised.live()
+    second = raised.up()
+    assert not second["changed"] and raised.live() == before
+
+    one = raised.ec2.describe_instances(InstanceIds=[before["demo-worker-1"]])["Reservations"][0]["Instances"][0]
+    tags = aws.tags_of(one)
+    assert (tags["flotilla-group"], tags["flotilla-index"], tags["flotilla-ssh-user"]) == ("worker", "1", "admin")
+    volume = raised.ec2.describe_volumes(VolumeIds=[one["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]])["Volumes"][0]
+    assert (volume["VolumeType"], volume["Size"], volume["Encrypted"]) == ("gp3", 20, True)
+    assert aws.tags_of(volume)["flotilla-group"] == "worker"
+    assert one["MetadataOptions"]["HttpTokens"] == "required"
+    shutdown = raised.ec2.describe_instance_attribute(
+        InstanceId=one["InstanceId"], Attribute="instanceInitiatedShutdownBehavior"
+    )
+    assert shutdown["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
+
+
+def test_check_mode_launches_nothing(raised: Raised) -> None:
+    answer = raised.up(dry=True)
+    assert answer["changed"] and len(answer["launched"]) == 4
+    assert raised.live() == {}
+
+
+def test_a_killed_launch_is_finished_without_doubles(raised: Raised) -> None:
+    fleet = raised.fleet()
+    fleet.launch("worker", 1, [])
+    fleet.launch("ps", 0, [])
+    before = raised.live()
+    assert sorted(raised.up()["launched"]) == ["chief-0", "worker-0"]
+    after = raised.live()
+    assert len(after) == 4 and before.items() <= after.items()
+
+
+def test_shrink_regrow_and_a_host_that_went(raised: Raised) -> None:
+    raised.up()
+    first = raised.live()
+    assert [name.split()[0] for name in raised.up(worker=1)["terminated"]] == ["worker-1"]
+    raised.ec2.terminate_instances(InstanceIds=[first["demo-chief-0"]])
+    assert sorted(raised.up()["launched"]) == ["chief-0", "worker-1"]
+    last = raised.live()
+    assert list(last) == list(first)
+    assert {name for name in first if first[name] != last[name]} == {"demo-chief-0", "demo-worker-1"}
+
+
+def test_a_stopped_host_is_started(raised: Raised) -> None:
+    raised.up()
+    before = raised.live()
+    raised.ec2.stop_instances(InstanceIds=[before["demo-ps-0"]])
+    assert raised.up()["started"] == ["ps-0"]
+    assert raised.live() == before
+
+
+def test_a_later_expiry_reaches_the_tags(raised: Raised) -> None:
+    raised.up()
+    raised.variables["expiry_hours"] = 8
+    assert len(raised.up()["retagged"]) == 4
+    assert not raised.up()["changed"]
+
+
+def test_no_capacity_says_what_to_do(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = raised.fleet()
+
+    def none_left(**request: Any) -> None:
+        raise ClientError({"Error": {"Code": "InsufficientInstanceCapacity", "Message": "No."}}, "RunInstances")
+
+    monkeypatch.setattr(fleet.ec2, "run_instances", none_left)
+    with pytest.raises(aws.FleetError, match=r"take another type(.|\n)*0 of 4 instances were launched"):
+        reconcile_fleet(fleet, False)
+
+
+def test_a_profile_that_aws_does_not_know_yet(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = raised.fleet()
+    launch: Callable[..., Any] = fleet.ec2.run_instances
+    refusals = iter(range(2))
+
+    def reluctant(**request: Any) -> Any:
+        if next(refusals, None) is None:
+            return launch(**request)
+        words = "Value (x) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
+        raise ClientError({"Error": {"Code": "InvalidParameterValue", "Message": words}}, "RunInstances")
+
+    monkeypatch.setattr(fleet.ec2, "run_instances", reluctant)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert len(reconcile_fleet(fleet, False)["launched"]) == 4
+
+
+def test_destroy_leaves_nothing_of_the_fleet_and_all_else(raised: Raised) -> None:
+    raised.up()
+    foreign = raised.ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    raised.iam.create_role(RoleName="somebody", AssumeRolePolicyDocument=TRUST)
+    fleet = Resources(REGION, "", "demo")
+    kinds = {one["kind"] for one in fleet.sweep()}
+    assert kinds >= {kind for kind, _, _ in fleet.kinds} - {"spot request", "network interface"}
+    first, left = fleet.remove_all(10)
+    assert left == [] and {one["kind"] for one in first} == kinds
+    assert fleet.sweep() == [] and raised.live() == {}
+    assert fleet.remove_all(10) == ([], [])
+    assert raised.ec2.describe_vpcs(VpcIds=[foreign])["Vpcs"]
+    assert [role["RoleName"] for role in raised.iam.list_roles()["Roles"]] == ["somebody"]
+    assert boto3.client("s3").list_objects_v2(Bucket="data")["KeyCount"] == 2
+
+
+def test_destroy_goes_on_where_it_was_interrupted(raised: Raised) -> None:
+    raised.up()
+    fleet = Resources(REGION, "", "demo")
+    fleet.remove(fleet.sweep(), {})
+    assert {one["kind"] for one in fleet.sweep()} >= {"VPC", "subnet"}
+    assert Resources(REGION, "", "demo").remove_all(10)[1] == []
+
+
+def test_destroy_names_what_stays(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Resources(REGION, "", "demo")
+
+    def in_use(**request: Any) -> None:
+        words = f"The subnet '{raised.subnet}' has dependencies and cannot be deleted."
+        raise ClientError({"Error": {"Code": "DependencyViolation", "Message": words}}, "DeleteSubnet")
+
+    monkeypatch.setattr(fleet.ec2, "delete_subnet", in_use)
+    _, left = fleet.remove_all(1)
+    assert any(text.startswith(f"subnet {raised.subnet}") and "has dependencies" in text for text in left), left
+
+
+def test_a_role_of_the_same_name_that_is_not_ours_stays(cloud: None) -> None:
+    boto3.client("iam").create_role(RoleName=f"flotilla-demo-{REGION}", AssumeRolePolicyDocument=TRUST)
+    assert Resources(REGION, "", "demo").sweep() == []
+
+
+def inventory_of(folder: Path, **variables: Any) -> InventoryData:
+    """The inventory that the plugin makes from a folder with these variables."""
+    (folder / "group_vars").mkdir()
+    (folder / "group_vars/all.yml").write_text(json.dumps(variables))
+    file = folder / "fleet.yml"
+    file.write_text("plugin: flotilla.kit.fleet\n")
+    data, plugin = InventoryData(), InventoryModule()
+    plugin._load_name = plugin._original_path = "flotilla.kit.fleet"
+    assert plugin.verify_file(str(file)) and not plugin.verify_file(str(folder / "group_vars/all.yml"))
+    plugin.parse(data, DataLoader(), str(file))
+    return data
+
+
+def test_inventory(raised: Raised, tmp_path: Path) -> None:
+    raised.up()
+    data = inventory_of(tmp_path, fleet_name="demo", fleet_region=REGION, fleet_ssh_key="~/key")
+    members = {name: [host.name for host in data.groups[name].get_hosts()] for name in data.groups}
+    assert members["worker"] == ["worker-0", "worker-1"]
+    assert sorted(members["fleet"]) == ["chief-0", "ps-0", "worker-0", "worker-1"] and members["evaluator"] == []
+    found = data.hosts["ps-0"].vars
+    assert found["private_ip_address"].startswith("10.77.") and found["ansible_host"] != found["private_ip_address"]
+    assert found["ansible_user"] == "admin" and found["instance_type"] == "t3.large"
+    assert found["ansible_ssh_private_key_file"] == f"{os.environ['HOME']}/key"
+    assert f"HostKeyAlias={found['instance_id']}" in found["ansible_ssh_common_args"]
+    assert found["fleet_expires"].endswith("Z")
+
+
+def test_inventory_of_no_fleet_is_empty(cloud: None, tmp_path: Path) -> None:
+    data = inventory_of(tmp_path, fleet_name="demo")
+    assert set(data.groups) >= {"ps", "chief", "worker", "evaluator", "fleet"} and not data.hosts
+
+
+def test_inventory_says_why_it_can_not(cloud: None, tmp_path: Path) -> None:
+    with pytest.raises(AnsibleParserError, match="profile nobody isn't in"):
+        inventory_of(tmp_path, fleet_name="demo", fleet_profile="nobody")

@@ -1,0 +1,300 @@
+"""What a fleet may be, and what has to be done to make it so."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+from ansible_collections.flotilla.kit.plugins.module_utils import plan
+
+NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.timezone.utc)
+SMALL = {"count": 1, "instance_type": "t3.large"}
+
+
+def groups(**changes: Any) -> dict[str, Any]:
+    """The groups of a small fleet, changed; None leaves a group out."""
+    every = {"ps": SMALL, "chief": SMALL, "worker": {**SMALL, "count": 2}, **changes}
+    return {name: group for name, group in every.items() if group is not None}
+
+
+def one(problems: list[str], *words: str) -> None:
+    """There is one problem, a sentence with these words."""
+    assert len(problems) == 1, problems
+    for word in words:
+        assert word in problems[0]
+    assert problems[0][-1] in ".?" and "\n" not in problems[0]
+
+
+@pytest.mark.parametrize("name", ["a", "demo", "my-fleet-2", "a" * 32])
+def test_good_names(name: str) -> None:
+    assert plan.check_name(name) == []
+
+
+@pytest.mark.parametrize("name", ["", "Demo", "2fast", "-a", "a-", "a_b", "a.b", "a" * 33, "ä"])
+def test_bad_names(name: str) -> None:
+    one(plan.check_name(name), "fleet_name")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (groups(ps=None), ["no parameter server"]),
+        (groups(ps={**SMALL, "count": 0}), ["no parameter server"]),
+        (groups(chief=None), ["no chief"]),
+        (groups(chief={**SMALL, "count": 2}), ["2 chiefs"]),
+        (groups(worker={**SMALL, "count": -1}), ["worker", "negative"]),
+        (groups(worker={**SMALL, "count": "two"}), ["worker", "'two'"]),
+        (groups(worker={**SMALL, "count": 1.5}), ["worker", "1.5"]),
+        (groups(worker={**SMALL, "count": True}), ["worker", "True"]),
+        (groups(worker={"instance_type": "t3.large"}), ["worker has no count"]),
+        (groups(worker={"count": 1}), ["worker has no instance_type"]),
+        (groups(worker=3), ["worker must have"]),
+        (groups(workers=SMALL), ["'workers'", "did you mean worker?"]),
+        (groups(worker={**SMALL, "type": "x"}), ["'type'"]),
+        (groups(worker={**SMALL, "volume_size": "big"}), ["volume_size", "'big'"]),
+        (groups(evaluator={**SMALL, "count": 2}), ["at most one evaluator"]),
+        ([1], ["mapping"]),
+    ],
+)
+def test_bad_groups(wanted: Any, words: list[str]) -> None:
+    one(plan.check_groups(wanted), *words)
+
+
+def test_good_groups() -> None:
+    wanted = groups(worker={"count": "0"}, evaluator={"enabled": False})
+    assert plan.check_groups(wanted) == []
+    assert {name: group["count"] for name, group in plan.wanted_groups(wanted).items()} == {"ps": 1, "chief": 1}
+
+
+@pytest.mark.parametrize(
+    ("hours", "word"), [(0, "past"), (-1, "past"), ("soon", "number"), (169, "168"), (None, "number"), ("nan", "past")]
+)
+def test_bad_expiry(hours: Any, word: str) -> None:
+    one(plan.check_expiry(hours), word)
+
+
+def test_expiry_counts_from_the_first_launch_and_stays() -> None:
+    assert plan.expiry(4, NOW, [], []) == ("2026-11-21T16:00:00Z", [])
+    # The second run, a minute later: the launch came some seconds after the tag was computed.
+    launch = NOW + datetime.timedelta(seconds=40)
+    assert (
+        plan.expiry(4, NOW + datetime.timedelta(minutes=1), [launch], ["2026-11-21T16:00:00Z"])[0]
+        == "2026-11-21T16:00:00Z"
+    )
+    # More hours move it.
+    assert plan.expiry(6, NOW, [NOW], ["2026-11-21T16:00:00Z"])[0] == "2026-11-21T18:00:00Z"
+    # A tag that is left over from an earlier fleet of that name doesn't count.
+    assert plan.expiry(4, NOW, [], ["2026-11-21T16:05:00Z"])[0] == "2026-11-21T16:00:00Z"
+    one(plan.expiry(4, NOW, [NOW - datetime.timedelta(hours=5)], [])[1], "past")
+
+
+@pytest.mark.parametrize("source", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "10.0.0.1/0"])
+def test_the_world_wants_a_yes(source: str) -> None:
+    one(plan.check_sources([source], False), "fleet_ssh_open_to_world")
+    assert plan.check_sources([source], True) == []
+
+
+def test_sources() -> None:
+    assert plan.check_sources(["203.0.113.7", "10.0.0.0/8", "2001:db8::/32"], False) == []
+    assert plan.networks(["203.0.113.7", "203.0.113.7/32", "10.1.2.3/8"]) == ["203.0.113.7/32", "10.0.0.0/8"]
+    one(plan.check_sources(["home"], False), "'home'")
+
+
+@pytest.mark.parametrize(
+    ("vpc", "subnet", "cidr", "hosts", "words"),
+    [
+        ("vpc-1", "", "", 3, ["fleet_subnet_id isn't"]),
+        ("", "subnet-1", "", 3, ["fleet_vpc_id isn't"]),
+        ("", "", "10.77.0.0", 3, ["10.77.0.0"]),
+        ("", "", "10.77.0.1/16", 3, ["isn't a network"]),
+        ("", "", "10.0.0.0/8", 3, ["/16 to /28"]),
+        ("", "", "10.77.0.0/28", 12, ["11 addresses for 12 hosts"]),
+    ],
+)
+def test_bad_networks(vpc: str, subnet: str, cidr: str, hosts: int, words: list[str]) -> None:
+    one(plan.check_network(vpc, subnet, cidr, hosts), *words)
+
+
+def test_s3() -> None:
+    assert plan.split_s3("s3://bucket/a/b") == ("bucket", "a/b/")
+    assert plan.split_s3("s3://bucket//a/") == ("bucket", "a/")
+    assert plan.check_s3("s3://bucket/a/", "x") == []
+    one(plan.check_s3("s3://CHANGE-ME/a/", "dataset_source"), "dataset_source")
+    one(plan.check_s3("bucket/a/", "x"), "s3://bucket/folder/")
+    one(plan.check_s3("s3://bucket/", "x"), "no folder")
+    one(plan.check_s3("s3://bucket/a*/", "x"), "policy")
+
+
+def test_types() -> None:
+    x86 = {"ProcessorInfo": {"SupportedArchitectures": ["x86_64"]}}
+
+    def gpu(maker: str, name: str) -> dict[str, Any]:
+        return {**x86, "GpuInfo": {"Gpus": [{"Manufacturer": maker, "Name": name, "Count": 4}]}}
+
+    assert plan.check_type("ps", "t3.large", x86) == []
+    assert plan.check_type("worker", "g5.12xlarge", gpu("NVIDIA", "A10G")) == []
+    assert plan.gpus_of(gpu("NVIDIA", "A10G")) == (4, "A10G")
+    one(plan.check_type("worker", "g4ad.xlarge", gpu("AMD", "Radeon Pro V520")), "AMD", "g4dn, g5, g6, p3, p4d or p5")
+    one(plan.check_type("worker", "p6-b200.48xlarge", gpu("NVIDIA", "B200")), "B200")
+    one(plan.check_family("worker", "p2.xlarge"), "K80", "g4dn")
+    arm = {"ProcessorInfo": {"SupportedArchitectures": ["arm64"]}}
+    one(plan.check_type("ps", "m7g.large", arm), "arm64", "tensorflow-io")
+    one(plan.check_accelerator("gpu", {"ps": 1, "chief": 0, "worker": 0}), "neither chief nor worker")
+    assert plan.check_accelerator("gpu", {"ps": 0, "chief": 0, "worker": 1}) == []
+    assert [plan.image_kind(*args) for args in (("", "auto"), ("T4", "auto"), ("T4", "cpu"), ("V100", "gpu"))] == [
+        "cpu",
+        "gpu",
+        "cpu",
+        "gpu_plain",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "user", "words"),
+    [
+        ("/aws/service/debian/release/12/latest/amd64", "debian-12-amd64-20261101", "admin", ""),
+        ("/aws/service/canonical/ubuntu/server/22.04/x", "ubuntu-jammy-22.04-amd64-server", "ubuntu", ""),
+        ("ami-1", "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20261101", "ubuntu", ""),
+        ("ami-1", "ubuntu/images/hvm-ssd/ubuntu-xenial-16.04-amd64-server", "ubuntu", "16.04"),
+        ("ami-1", "debian-11-amd64-20240101", "admin", "Debian 11"),
+        ("ami-1", "al2023-ami-2023.5", "", "neither Debian nor Ubuntu"),
+    ],
+)
+def test_systems(source: str, name: str, user: str, words: str) -> None:
+    found, reason = plan.judge_system(source, {"Name": name})
+    assert found == user
+    assert words in reason and bool(words) == bool(reason)
+
+
+def test_zone() -> None:
+    offers = [
+        {"Location": zone, "InstanceType": kind}
+        for zone, kinds in {"b": ["t3", "g5"], "a": ["t3"], "c": ["t3", "g5"]}.items()
+        for kind in kinds
+    ]
+    assert plan.pick_zone({"t3"}, offers) == ("a", [])
+    assert plan.pick_zone({"t3", "g5"}, offers) == ("b", [])
+    assert plan.pick_zone({"t3", "g5"}, offers, "c") == ("c", [])
+    one(plan.pick_zone({"t3", "g5"}, offers, "a")[1], "doesn't offer g5", "b, c")
+    one(plan.pick_zone({"p5", "t3"}, offers)[1], "No availability zone")
+
+
+def test_manifest() -> None:
+    good = {"format": "flotilla-dataset/1", "files": [{"path": "a", "split": "train", "size": 3}]}
+    manifest, problems = plan.check_manifest(json.dumps(good), "s3://b/manifest.json")
+    assert problems == []
+    assert plan.check_objects(manifest, {"a": 3, "more": 1}, "s3://b/") == []
+    one(plan.check_objects(manifest, {}, "s3://b/"), "a isn't there")
+    one(plan.check_objects(manifest, {"a": 4}, "s3://b/"), "another size")
+    for text, word in (
+        ("{", "JSON"),
+        ("[]", "format"),
+        (json.dumps({**good, "format": "x/1"}), "'x/1'"),
+        (json.dumps({**good, "files": []}), "no files"),
+        (json.dumps({**good, "files": [{"path": "a"}]}), "without path or size"),
+        (json.dumps({**good, "files": [{"path": "a", "split": "eval", "size": 1}]}), "'train'"),
+    ):
+        one(plan.check_manifest(text, "s3://b/manifest.json")[1], word)
+
+
+def test_disks() -> None:
+    assert plan.disk_need(0, 3, gpu=False, local_disk=0) == 10
+    assert plan.disk_need(100 * plan.GIB, 3, gpu=False, local_disk=0) == 130
+    assert plan.disk_need(100 * plan.GIB, 10, gpu=False, local_disk=0) == 46
+    assert plan.disk_need(100 * plan.GIB, 2, gpu=True, local_disk=900) == 25
+    assert plan.pick_disk("ps", 0, 10, 8, 20) == (20, [])
+    assert plan.pick_disk("ps", 0, 130, 8, 20) == (130, [])
+    assert plan.pick_disk("ps", 0, 10, 75, 20) == (75, [])
+    assert plan.pick_disk("ps", 15, 10, 8, 20) == (15, [])
+    one(plan.pick_disk("ps", 50, 130, 8, 20)[1], "50 GiB", "need 130")
+
+
+def test_policy_is_the_least() -> None:
+    statements = plan.policy("s3://data/cifar10/", "s3://models/out/")["Statement"]
+    by_name = {statement["Sid"]: statement for statement in statements}
+    assert by_name["Dataset"]["Action"] == ["s3:GetObject"]
+    assert by_name["Dataset"]["Resource"] == ["arn:aws:s3:::data/cifar10/*"]
+    assert by_name["Model"]["Resource"] == ["arn:aws:s3:::models/out/*"]
+    assert not any("Delete" in action or "*" in action for one in statements for action in one["Action"])
+    for name in ("ListDataset", "ListModel"):
+        assert by_name[name]["Action"] == ["s3:ListBucket"]
+        assert "s3:prefix" in by_name[name]["Condition"]["StringLike"]
+    assert plan.policy("", "")["Statement"] == []
+
+
+def instance(group: str, index: int | None, state: str = "running", **more: Any) -> dict[str, Any]:
+    """An instance as reconcile() sees it."""
+    identity = f"i-{group}{index}"
+    return {"id": identity, "group": group, "index": index, "state": state, "launched": NOW, "type": "t3.large", **more}
+
+
+def todo(wanted: dict[str, Any], *instances: dict[str, Any]) -> dict[str, list[Any]]:
+    """What reconcile() says, with instances shown by their ids."""
+    answer = plan.reconcile(plan.wanted_groups(wanted), list(instances))
+    return {key: [item["id"] if isinstance(item, dict) else item for item in items] for key, items in answer.items()}
+
+
+def test_reconcile_from_nothing() -> None:
+    assert todo(groups()) == {
+        "launch": [("ps", 0), ("chief", 0), ("worker", 0), ("worker", 1)],
+        "keep": [],
+        "start": [],
+        "terminate": [],
+    }
+
+
+def test_reconcile_fills_the_gap_and_shrinks_from_the_top() -> None:
+    there = [instance("ps", 0), instance("chief", 0), *(instance("worker", n) for n in (1, 2, 3))]
+    assert todo(groups(), *there) == {
+        "launch": [("worker", 0)],
+        "keep": ["i-ps0", "i-chief0", "i-worker1"],
+        "start": [],
+        "terminate": ["i-worker3", "i-worker2"],
+    }
+
+
+def test_reconcile_doubles_strangers_and_states() -> None:
+    later = NOW + datetime.timedelta(seconds=5)
+    there = [
+        instance("ps", 0, "terminated"),
+        instance("ps", 0, "stopped", id="i-asleep"),
+        instance("chief", 0, launched=later, id="i-late"),
+        instance("chief", 0, "pending", id="i-first"),
+        instance("worker", 0, "shutting-down"),
+        instance("worker", 1, "stopped", id="i-old"),
+        instance("worker", 1, launched=later, id="i-new"),
+        instance("", None, id="i-stranger"),
+    ]
+    assert todo(groups(), *there) == {
+        "launch": [("worker", 0)],
+        "keep": ["i-asleep", "i-first", "i-new"],
+        "start": ["i-asleep"],
+        "terminate": ["i-stranger", "i-late", "i-old"],
+    }
+
+
+def test_a_running_host_keeps_its_type() -> None:
+    wanted = plan.wanted_groups(groups(ps={"count": 1, "instance_type": "m5.large"}))
+    one(plan.check_swaps(wanted, [instance("ps", 0), instance("chief", 0)]), "ps-0 runs as t3.large", "m5.large")
+
+
+def test_client_token() -> None:
+    first = plan.client_token("demo", "worker", 0, "subnet-1", [])
+    assert first == plan.client_token("demo", "worker", 0, "subnet-1", [])
+    assert len(first) <= 64  # AWS's limit
+    others = {
+        plan.client_token("demo", "worker", 1, "subnet-1", []),
+        plan.client_token("demo", "worker", 0, "subnet-1", ["i-1"]),
+        plan.client_token("demo", "worker", 0, "subnet-2", []),
+        plan.client_token("demo2", "worker", 0, "subnet-1", []),
+    }
+    assert len(others | {first}) == 5
+
+
+def test_hints() -> None:
+    assert plan.near_types("t3.larg", ["t3.large", "p4d.24xlarge"]) == "did you mean t3.large?"
+    one(plan.unknown_region("us-east1", ["us-east-1", "eu-west-1"]), "did you mean us-east-1")
+    assert plan.unknown_region("eu-west-1", ["eu-west-1"]) == []
+    one(plan.check_region("the moon"), "the moon")
