@@ -33,18 +33,20 @@ def ask(url: str, method: str = "GET") -> dict[str, Any]:
     return found
 
 
-def bean(base: str, query: str) -> dict[str, Any]:
-    """Return one JMX bean, or an empty dict while the daemon doesn't answer yet."""
+def bean(base: str, name: str, *needed: str) -> dict[str, Any]:
+    """Return one JMX bean; an empty dict while the daemon doesn't answer, or answers without the `needed` attributes."""
     try:
-        beans = ask(f"{base}/jmx?qry=Hadoop:{query}").get("beans", [])
+        beans = ask(f"{base}/jmx?qry=Hadoop:{name}").get("beans", [])
     except (OSError, ValueError):
         return {}
-    return dict(beans[0]) if beans else {}
+    found = dict(beans[0]) if beans else {}
+    # In the middle of a start an attribute whose getter throws is left out.
+    return found if all(key in found for key in needed) else {}
 
 
 def namenode_problem(datanodes: list[str]) -> str:
     """Return what keeps HDFS from being ready, seen from the NameNode; empty when nothing does."""
-    info = bean(NAMENODE, "service=NameNode,name=NameNodeInfo")
+    info = bean(NAMENODE, "service=NameNode,name=NameNodeInfo", "LiveNodes", "Safemode")
     if not info:
         return "the NameNode doesn't answer on this host; see `journalctl -u hadoop-namenode`"
     live = {name.rsplit(":", 1)[0] for name in json.loads(info["LiveNodes"])}
@@ -58,7 +60,7 @@ def namenode_problem(datanodes: list[str]) -> str:
 
 def datanode_problem() -> str:
     """Return what keeps this host's DataNode from serving; empty when nothing does."""
-    info = bean(DATANODE, "service=DataNode,name=DataNodeInfo")
+    info = bean(DATANODE, "service=DataNode,name=DataNodeInfo", "BPServiceActorInfo", "NamenodeAddresses")
     if not info:
         return "the DataNode doesn't answer on this host; see `journalctl -u hadoop-datanode`"
     for actor in json.loads(info["BPServiceActorInfo"]):
