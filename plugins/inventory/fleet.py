@@ -115,7 +115,7 @@ class InventoryModule(BaseInventoryPlugin):
 
         Host keys and connections belong to the instance, not to its address, which AWS hands out again.
         """
-        cache = Path(f"~/.cache/flotilla/{settings['fleet_name']}").expanduser()
+        cache = Path(f"~/.cache/flotilla/fleets/{settings['fleet_name']}").expanduser()
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         options = {
             "UserKnownHostsFile": str(cache / "known_hosts"),

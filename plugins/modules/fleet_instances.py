@@ -166,11 +166,9 @@ class Fleet:
         wanted = self.groups[group]
         tags = aws.tag_list(self.tags(group, index))
         before = [one["id"] for one in known if (one["group"], one["index"]) == (group, index)]
-        token = plan.client_token(
-            self.p["name"], group, index, self.p["subnet_id"] + self.p["security_group_id"], before
-        )
+        place = self.p["subnet_id"] + self.p["security_group_id"]
         request = {
-            "ClientToken": token,
+            "ClientToken": plan.client_token(self.p["name"], group, index, place, before),
             "MinCount": 1,
             "MaxCount": 1,
             "ImageId": wanted["image_id"],
@@ -215,8 +213,12 @@ class Fleet:
                 late = time.monotonic() > deadline
                 if aws.code(error) == "IdempotentParameterMismatch" and not late:
                     # An earlier run asked for it, with an older expiry, and AWS doesn't list it yet.
-                    for one in self.instances({"Name": "client-token", "Values": [token]}):
+                    for one in self.instances({"Name": "client-token", "Values": [request["ClientToken"]]}):
                         return str(one["id"])
+                elif aws.code(error) == "IdempotentInstanceTerminated" and not late:
+                    # What an earlier run launched has ended, and AWS remembers the token but lists it no longer.
+                    before.append(request["ClientToken"])
+                    request["ClientToken"] = plan.client_token(self.p["name"], group, index, place, before)
                 elif "iaminstanceprofile" not in aws.message(error).replace(" ", "").lower() or late:
                     # A new instance profile takes AWS some seconds to know everywhere; all else is final.
                     hint = HINTS.get(aws.code(error))
@@ -394,6 +396,9 @@ def main() -> None:
     )
     if not aws.HAS_BOTO3:
         module.fail_json(msg=missing_required_lib("boto3"))
+    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    if problems:
+        module.fail_json(msg=problems[0])
     try:
         result = reconcile_fleet(Fleet(module.params), module.check_mode)
     except aws.FleetError as error:

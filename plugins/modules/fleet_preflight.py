@@ -212,11 +212,7 @@ class Preflight:
     def caller(self) -> None:
         """Find out who calls; wrong credentials end everything here."""
         me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
-        self.result.update(
-            account=me["Account"],
-            arn=me["Arn"],
-            owner=self.p["owner"] or me["Arn"].split(":")[-1].split("/")[-1],
-        )
+        self.result.update(account=me["Account"], arn=me["Arn"])
 
     def fleet(self) -> None:
         """Look at what is there of the fleet already: its expiry and its instances' types stay."""
@@ -240,7 +236,12 @@ class Preflight:
             [one["tags"].get("flotilla-expires", "") for one in kept],
         )
         self.check(problems)
-        self.result.update(expires=expires, running=len(kept))
+        # Without a name given, whoever raised the fleet stays its owner when somebody else goes on with it.
+        caller = self.result["arn"].split(":")[-1].split("/")[-1]
+        tagged = [one["tags"]["flotilla-owner"] for one in kept if one["tags"].get("flotilla-owner")]
+        self.result.update(
+            expires=expires, running=len(kept), owner=self.p["owner"] or (tagged[0] if tagged else caller)
+        )
 
     def network(self) -> str:
         """Check an existing network, or the fleet's own of an earlier run; return the subnet's zone, if any."""

@@ -71,7 +71,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.flotilla.kit.plugins.module_utils import aws
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 Found = list[dict[str, Any]]
 
@@ -346,6 +346,9 @@ def main() -> None:
     )
     if not aws.HAS_BOTO3:
         module.fail_json(msg=missing_required_lib("boto3"))
+    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    if problems:
+        module.fail_json(msg=problems[0])
     left: list[str] = []
     try:
         fleet = Resources(module.params["region"], module.params["profile"], module.params["name"])

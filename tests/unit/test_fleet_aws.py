@@ -184,6 +184,26 @@ def test_wrong_credentials(variables: dict[str, Any], monkeypatch: pytest.Monkey
     assert len(found) == 1 and words in found[0] and code in found[0], found
 
 
+def test_a_folder_that_may_not_be_written(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    make: Callable[..., Any] = aws.Aws.client
+
+    def refusing(self: Any, service: str) -> Any:
+        client = make(self, service)
+        if service == "s3":
+
+            def deny(**request: Any) -> None:
+                raise ClientError(
+                    {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, "CreateMultipartUpload"
+                )
+
+            client.create_multipart_upload = deny
+        return client
+
+    monkeypatch.setattr(aws.Aws, "client", refusing)
+    found = problems(variables)
+    assert len(found) == 1 and "may not write to s3://models/out/ (store_target)" in found[0], found
+
+
 def test_no_credentials(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -267,7 +287,11 @@ class Raised:
                 "profile": "",
                 "name": "demo",
                 "groups": preflight.result["groups"],
-                "tags": {"flotilla-fleet": "demo", "flotilla-expires": preflight.result["expires"]},
+                "tags": {
+                    "flotilla-fleet": "demo",
+                    "flotilla-owner": preflight.result["owner"],
+                    "flotilla-expires": preflight.result["expires"],
+                },
                 "subnet_id": self.subnet,
                 "security_group_id": self.group,
                 "key_name": "flotilla-demo",
@@ -360,6 +384,15 @@ def test_a_later_expiry_reaches_the_tags(raised: Raised) -> None:
     assert not raised.up()["changed"]
 
 
+def test_the_owner_stays_until_named(raised: Raised) -> None:
+    raised.variables["owner"] = "ada"
+    raised.up()
+    raised.variables["owner"] = ""
+    assert not raised.up()["changed"]
+    raised.variables["owner"] = "grace"
+    assert len(raised.up()["retagged"]) == 4
+
+
 def test_no_capacity_says_what_to_do(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = raised.fleet()
 
@@ -369,6 +402,22 @@ def test_no_capacity_says_what_to_do(raised: Raised, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fleet.ec2, "run_instances", none_left)
     with pytest.raises(aws.FleetError, match=r"take another type(.|\n)*0 of 4 instances were launched"):
         reconcile_fleet(fleet, False)
+
+
+def test_a_token_whose_instance_ended(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = raised.fleet()
+    launch: Callable[..., Any] = fleet.ec2.run_instances
+    used: set[str] = set()
+
+    def once_each(**request: Any) -> Any:
+        used.add(request["ClientToken"])
+        if len(used) == 1:
+            raise ClientError({"Error": {"Code": "IdempotentInstanceTerminated", "Message": "x"}}, "RunInstances")
+        return launch(**request)
+
+    monkeypatch.setattr(fleet.ec2, "run_instances", once_each)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert fleet.launch("ps", 0, []) in raised.live().values() and len(used) == 2
 
 
 def test_a_profile_that_aws_does_not_know_yet(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
