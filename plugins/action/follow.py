@@ -81,6 +81,17 @@ def describe(look: Look, title: str | None) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def why(journal: list[str], unit: str) -> str:
+    """Find in a unit's journal how its program ended the last time, and what it said before."""
+    mark = f"{unit}: Main process exited, "
+    ends = [number for number, line in enumerate(journal) if line.startswith(mark)]
+    if not ends:
+        return "see its journal"
+    end = journal[ends[-1]].removeprefix(mark)
+    said = journal[ends[-1] - 1] if ends[-1] and "code=exited" in end else ""
+    return f"{said} ({end})" if said else end
+
+
 def clock(seconds: float) -> str:
     """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
@@ -161,8 +172,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     lost = True
             else:
                 if look.unit and seen.restarts > look.restarts:
-                    reason = self._journal(unit, 1) or ["its journal says nothing"]
-                    display.display(f"{prefix}{unit} ended early and was started again: {reason[-1]}")
+                    reason = why(self._journal(unit, 30), unit)
+                    display.display(f"{prefix}{unit} ended early and was started again: {reason}")
                 look, reached, lost = seen, time.monotonic(), False
                 verdict, line = judge(look), describe(look, title)
                 # Fewer lines the longer it takes, but none of a new state is left out.
@@ -204,9 +215,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return f"{text}More: {where}. When the cause is gone, run the same command again."
 
     def _journal(self, unit: str, lines: int) -> list[str]:
-        """Return the last lines that the unit's own processes wrote."""
         text = f"SYSTEMD_COLORS=0 journalctl --unit={shlex.quote(unit)} --lines={lines} --no-pager --output=cat"
-        return (self._remote(f"{text} _TRANSPORT=stdout") or "").splitlines()
+        return (self._remote(text) or "").splitlines()
 
     def _remote(self, text: str) -> str | None:
         try:

@@ -74,6 +74,21 @@ def test_describe(content: dict[str, Any] | None, line: str) -> None:
     assert follow.describe(follow.Look(RUNNING, content), "train") == line
 
 
+def test_why() -> None:
+    exited = "u.service: Main process exited, code=exited, status=1/FAILURE"
+    journal = [
+        "Trace",
+        "  x",
+        "KeyError: 'a'",
+        exited,
+        "u.service: Failed with result 'exit-code'.",
+        "Started u.service.",
+    ]
+    assert follow.why(journal, "u.service") == "KeyError: 'a' (code=exited, status=1/FAILURE)"
+    assert follow.why([exited], "u.service") == "code=exited, status=1/FAILURE"
+    assert follow.why([], "u.service") == "see its journal"
+
+
 class Host:
     """A host that answers as scripted, and a clock that only sleep moves."""
 
@@ -112,14 +127,13 @@ class Host:
 
 def test_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done = answer(ENDED, progress(400, "done", message="trained 400 steps"))
-    host = Host(
-        monkeypatch, [answer(RUNNING, progress()), answer(RUNNING, progress()), answer(AGAIN, progress()), done]
-    )
+    looks = [answer(RUNNING, progress()), answer(RUNNING, progress()), answer(AGAIN, progress()), done]
+    host = Host(monkeypatch, looks, "step 10\nu.service: Main process exited, code=killed, status=9/KILL\n")
     result = host.follow()
     assert result["msg"] == "trained 400 steps"
     assert (result["changed"], result["progress"]["done"], result["seconds"]) == (False, 400, 15)
     assert len(host.lines) == 4  # heading, running (once), restart, done
-    assert host.lines[2] == "u.service ended early and was started again: Killed"
+    assert host.lines[2] == "u.service ended early and was started again: code=killed, status=9/KILL"
 
 
 def test_failed(monkeypatch: pytest.MonkeyPatch) -> None:
