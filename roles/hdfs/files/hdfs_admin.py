@@ -34,7 +34,7 @@ def ask(url: str, method: str = "GET") -> dict[str, Any]:
 
 
 def bean(base: str, name: str, *needed: str) -> dict[str, Any]:
-    """Return one JMX bean; an empty dict while the daemon doesn't answer, or answers without the `needed` attributes."""
+    """Return one JMX bean; an empty dict while the daemon doesn't answer, or answers without what is `needed`."""
     try:
         beans = ask(f"{base}/jmx?qry=Hadoop:{name}").get("beans", [])
     except (OSError, ValueError):
