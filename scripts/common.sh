@@ -28,19 +28,31 @@ install_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The controller's Python environment, from the lock file; made anew only when that has changed.
-prepare_environment() {
-  local stamp=$venv/.lock lock=$root/requirements.lock
-  cmp -s "$lock" "$stamp" && return
-  install_packages "the Python environment" python3 python3-venv openssh-client git ca-certificates
-  say "making the Python environment .venv (Ansible, boto3, moto)"
+# uv, from its own little environment outside the checkout; sets $uv.
+prepare_uv() {
   local tools=${XDG_CACHE_HOME:-$HOME/.cache}/flotilla/uv-$uv_version
-  if [ ! -x "$tools/bin/uv" ]; then
-    /usr/bin/python3 -m venv "$tools"
-    "$tools/bin/pip" install --quiet --disable-pip-version-check "uv==$uv_version"
-  fi
+  uv=$tools/bin/uv
   export UV_SYSTEM_CERTS=true
-  [ -x "$venv/bin/python" ] || "$tools/bin/uv" venv --quiet --python '>=3.11,<3.14' "$venv"
-  "$tools/bin/uv" pip sync --quiet --require-hashes --python "$venv/bin/python" "$lock"
-  cp "$lock" "$stamp"
+  [ -x "$uv" ] && return
+  install_packages "the Python environment" python3 python3-venv ca-certificates
+  /usr/bin/python3 -m venv "$tools"
+  "$tools/bin/pip" install --quiet --disable-pip-version-check "uv==$uv_version"
+}
+
+# make_environment FOLDER PYTHON LOCK WHAT: a Python environment that holds just what a lock file lists; made anew only
+# when that has changed.
+make_environment() {
+  local folder=$1 python=$2 lock=$3 what=$4
+  cmp -s "$lock" "$folder/.lock" && return
+  prepare_uv
+  say "making the Python environment $(basename "$folder") ($what)"
+  [ -x "$folder/bin/python" ] || "$uv" venv --quiet --python "$python" "$folder"
+  "$uv" pip sync --quiet --require-hashes --python "$folder/bin/python" "$lock"
+  cp "$lock" "$folder/.lock"
+}
+
+# The controller's environment: Ansible, boto3, and the lab.
+prepare_environment() {
+  install_packages "the controller" openssh-client git
+  make_environment "$venv" '>=3.11,<3.14' "$root/requirements.lock" "Ansible, boto3, moto"
 }

@@ -48,6 +48,16 @@ def lab() -> Iterator[boto3.Session]:
     user_runs("scripts/lab", "down", seconds=120)
 
 
+@pytest.fixture(scope="session")
+def dataset(lab: boto3.Session) -> boto3.Session:
+    """Real CIFAR-10 in the lab's S3, where the tests' inventory expects it."""
+    user_runs(
+        "python", "scripts/cifar10.py", "upload", "s3://flotilla-test/cifar10/",
+        "--profile", "flotilla-lab", "--create-bucket",
+    )  # fmt: skip
+    return lab
+
+
 @dataclass
 class Network:
     """A VPC with a public subnet, a key pair and an instance profile, as a test needs it."""

@@ -1,0 +1,248 @@
+"""The whole life of a fleet on real hosts: from nothing, by the README's commands, to nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import testinfra
+from conftest import ROOT, user_runs, wait_until
+
+INVENTORY = "tests/life/inventory"
+BUCKET = "flotilla-test"
+PREDICT = '''
+import json, os, sys, tempfile
+import boto3, numpy as np, tensorflow as tf
+bucket, prefix = sys.argv[1:]
+s3 = boto3.client("s3")
+folder = tempfile.mkdtemp()
+for file in json.load(s3.get_object(Bucket=bucket, Key=prefix + "manifest.json")["Body"])["files"]:
+    path = os.path.join(folder, file["path"])
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    s3.download_file(bucket, prefix + file["path"], path)
+model = tf.saved_model.load(os.path.join(folder, "saved_model"))
+name = "eval-00000-of-00001.tfrecord"
+s3.download_file(bucket, "cifar10/" + name, os.path.join(folder, name))
+features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+right = total = 0
+for batch in tf.data.TFRecordDataset(os.path.join(folder, name)).batch(1000).take(2):
+    rows = tf.io.parse_example(batch, features)
+    images = tf.reshape(tf.io.decode_raw(rows["image"], tf.uint8), [-1, 3, 32, 32])
+    classes = model.signatures["serving_default"](image=tf.transpose(images, [0, 2, 3, 1]))["class"]
+    right += int(np.sum(classes.numpy() == rows["label"].numpy()))
+    total += len(classes)
+print(json.dumps({"accuracy": right / total}))
+'''
+
+
+def playbook(*arguments: str, check: bool = True) -> str:
+    """Run ansible-playbook as a user would; returns its output."""
+    return user_runs("ansible-playbook", "-i", INVENTORY, *arguments, check=check).stdout
+
+
+def host(name: str) -> Any:
+    """A node of the running fleet, over ssh."""
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(ROOT / INVENTORY))
+
+
+def manifest(session: boto3.Session, key: str) -> dict[str, Any]:
+    body = session.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    return dict(json.loads(body))
+
+
+def living(session: boto3.Session) -> list[str]:
+    """Instances that aren't terminated."""
+    found = session.client("ec2").describe_instances()["Reservations"]
+    return [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] != "terminated"]
+
+
+def left(session: boto3.Session) -> list[str]:
+    """Everything in the region that a fleet is made of, asked of each service by itself, not by our own code."""
+    ec2, iam = session.client("ec2"), session.client("iam")
+    return [
+        *living(session),
+        *[v["VolumeId"] for v in ec2.describe_volumes()["Volumes"]],
+        *[v["VpcId"] for v in ec2.describe_vpcs()["Vpcs"] if not v["IsDefault"]],
+        *[g["GroupId"] for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"],
+        *[g["InternetGatewayId"] for g in ec2.describe_internet_gateways()["InternetGateways"]],
+        *[k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]],
+        *[n["NetworkInterfaceId"] for n in ec2.describe_network_interfaces()["NetworkInterfaces"]],
+        *[e["VpcEndpointId"] for e in ec2.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"],
+        *[r["RoleName"] for r in iam.list_roles()["Roles"]],
+        *[p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]],
+    ]
+
+
+@pytest.fixture(scope="module")
+def region(dataset: boto3.Session) -> boto3.Session:
+    """A region without any fleet, and with the data set."""
+    ec2 = dataset.client("ec2")
+    if ids := living(dataset):
+        ec2.terminate_instances(InstanceIds=ids)
+        wait_until(lambda: not living(dataset), 30, "no instances")
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def before(region: boto3.Session) -> list[str]:
+    """What was in the region before the fleet."""
+    return sorted(left(region))
+
+
+def test_check_mode_works_from_nothing(region: boto3.Session, before: list[str]) -> None:
+    output = playbook("site.yml", "--check")
+    assert "failed=0" in output
+    assert sorted(left(region)) == before
+
+
+BAD = {
+    "no ps": ({"fleet_groups": {"chief": {"count": 1, "instance_type": "t3.large"}}}, "ps"),
+    "no chief": ({"fleet_groups": {"ps": {"count": 1, "instance_type": "t3.large"}}}, "chief"),
+    "negative count": ({"fleet_groups": {"ps": {"count": -1, "instance_type": "t3.large"}}}, "count"),
+    "count not a number": ({"fleet_groups": {"ps": {"count": "two", "instance_type": "t3.large"}}}, "two"),
+    "no such type": (
+        {"fleet_groups": {g: {"count": 1, "instance_type": "t9.huge"} for g in ("ps", "chief")}}, "t9.huge",
+    ),
+    "GPU too old": (
+        {"fleet_groups": {g: {"count": 1, "instance_type": "p2.xlarge"} for g in ("ps", "chief")}}, "g4dn",
+    ),
+    "no such bucket": ({"dataset_source": "s3://flotilla-nowhere/cifar10/"}, "flotilla-nowhere"),
+    "no manifest": ({"dataset_source": "s3://flotilla-test/nothing/"}, "manifest.json"),
+    "model bucket missing": ({"store_target": "s3://flotilla-nowhere/models/"}, "flotilla-nowhere"),
+    "open to the world": ({"fleet_ssh_sources": ["0.0.0.0/0"]}, "0.0.0.0/0"),
+    "expired": ({"fleet_expiry_hours": -1}, "expiry"),
+    "bad name": ({"fleet_name": "My_Fleet!"}, "My_Fleet!"),
+    "wrong credentials": ({"fleet_profile": "nobody"}, "nobody"),
+    "disk too small": (
+        {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large", "volume_size": 1} for g in ("ps", "chief")}},
+        "volume_size",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_a_sentence(region: boto3.Session, before: list[str], case: str) -> None:
+    variables, named = BAD[case]
+    done = user_runs("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(variables), check=False)
+    assert done.returncode != 0
+    assert named in done.stdout
+    assert "Traceback" not in done.stdout
+    assert sorted(left(region)) == before
+
+
+@pytest.fixture(scope="module")
+def life(region: boto3.Session, before: list[str]) -> Iterator[str]:
+    """site.yml from nothing to the stored model; gives its output."""
+    yield playbook("site.yml")
+
+
+def test_run_shows_progress_and_ends_with_a_summary(life: str) -> None:
+    assert re.search(r"train +\d+/150 steps +\d+ examples/s", life)
+    assert "FAILED - RETRYING" not in life
+    summary = life[life.index("min:s"):]
+    for phase in ("provision", "node", "hdfs", "tensorflow", "stage", "train", "store"):
+        assert re.search(rf"{phase} +\d+:\d\d", summary), phase
+    assert "s3://flotilla-test/models/cifar10/" in summary
+    assert "playbooks/destroy.yml" in summary
+
+
+def test_second_run_changes_nothing(life: str) -> None:
+    output = playbook("site.yml")
+    recap = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE))
+    assert recap == {"localhost": "0", "ps-0": "0", "chief-0": "0", "worker-0": "0"}
+
+
+def test_hdfs_is_healthy(life: str) -> None:
+    report = host("ps-0").check_output("sudo -u hdfs hdfs fsck /")
+    assert "is HEALTHY" in report
+    assert re.search(r"Number of data-nodes:\s+3", report)
+
+
+def test_data_in_hdfs_equals_the_source_byte_for_byte(life: str, region: boto3.Session) -> None:
+    for file in manifest(region, "cifar10/manifest.json")["files"]:
+        command = f"sudo -u flotilla hdfs dfs -cat /datasets/cifar10/{file['path']} | sha256sum"
+        assert host("chief-0").check_output(command).split()[0] == file["sha256"], file["path"]
+
+
+def test_units_are_as_they_should_be(life: str) -> None:
+    for name in ("ps-0", "chief-0", "worker-0"):
+        node = host(name)
+        assert node.service("hadoop-datanode").is_running
+        assert node.service("flotilla-expiry.timer").is_running
+        assert node.service("nftables").is_running
+        assert node.check_output("systemctl is-system-running") == "running"
+    assert host("ps-0").service("hadoop-namenode").is_running
+    assert host("ps-0").service("flotilla-tensorboard").is_running
+    for name, task in (("ps-0", "ps-0"), ("chief-0", "chief-0"), ("worker-0", "worker-0")):
+        assert not host(name).service(f"training@{task}").is_running, "the job is done: its tasks have ended"
+
+
+def test_ports_are_open_inside_and_closed_outside(life: str) -> None:
+    node, other = host("ps-0"), host("worker-0")
+    address = node.check_output("hostname -I").split()[0]
+    public = playbook_host("ps-0")["ansible_host"]
+    for port in (8020, 9866, 9880):
+        probe = f"timeout 3 bash -c '</dev/tcp/{address}/{port}'"
+        assert other.run(probe).rc == 0, f"{port} from another node"
+        outside = subprocess.run(["timeout", "2", "bash", "-c", f"</dev/tcp/{public}/{port}"], capture_output=True)
+        assert outside.returncode != 0, f"{port} from outside"
+    for port in (9870, 9864, 6006):
+        assert node.run(f"timeout 3 bash -c '</dev/tcp/127.0.0.1/{port}'").rc == 0, f"{port} on loopback"
+        assert other.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc != 0, f"{port} from another node"
+
+
+def playbook_host(name: str) -> dict[str, Any]:
+    """A node's variables, as Ansible sees them."""
+    return dict(json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", name).stdout))
+
+
+def test_model_in_s3_matches_its_manifest(life: str, region: boto3.Session) -> None:
+    s3 = region.client("s3")
+    stored = manifest(region, "models/cifar10/manifest.json")
+    assert stored["global_step"] >= 150
+    assert stored["metrics"]["accuracy"] > 0.12
+    paths = [file["path"] for file in stored["files"]]
+    for needed in ("saved_model/saved_model.pb", "checkpoint/checkpoint", "result.json"):
+        assert needed in paths
+    for file in stored["files"]:
+        body = s3.get_object(Bucket=BUCKET, Key=f"models/cifar10/{file['path']}")["Body"].read()
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (file["size"], file["sha256"]), file["path"]
+
+
+def test_model_predicts_real_images(life: str, region: boto3.Session) -> None:
+    program = base64.b64encode(PREDICT.encode()).decode()
+    command = (
+        f"echo {program} | base64 -d > /tmp/predict.py && sudo -u flotilla sh -c 'set -a; . /etc/flotilla/aws.env; "
+        f"TF_CPP_MIN_LOG_LEVEL=3 /opt/tensorflow/bin/python /tmp/predict.py {BUCKET} models/cifar10/'"
+    )
+    answer = json.loads(host("chief-0").check_output(command).splitlines()[-1])
+    assert abs(answer["accuracy"] - manifest(region, "models/cifar10/manifest.json")["metrics"]["accuracy"]) < 0.05
+
+
+def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
+    program = (
+        "import boto3; s3 = boto3.client('s3'); s3.put_object(Bucket='flotilla-test', Key='cifar10/evil', Body=b'')"
+    )
+    done = host("worker-0").run(
+        f"sudo -u flotilla sh -c \"set -a; . /etc/flotilla/aws.env; /opt/tensorflow/bin/python -c \\\"{program}\\\"\""
+    )
+    assert "AccessDenied" in done.stderr
+
+
+def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str]) -> None:
+    playbook("playbooks/destroy.yml")
+    assert sorted(left(region)) == before
+    assert manifest(region, "models/cifar10/manifest.json")["job"] == "cifar10"
+    assert "changed=0" in playbook("playbooks/destroy.yml")
+
+
+def test_ssh_key_and_known_hosts_of_the_fleet_are_tidy() -> None:
+    assert not (Path.home() / ".cache/flotilla/test/known_hosts").exists()

@@ -1,0 +1,80 @@
+"""Linters, and what no linter knows."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, user_runs
+
+LINTERS = {
+    "yamllint": ["yamllint", "--strict", "."],
+    "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
+    "ruff": ["ruff", "check", "."],
+    "ruff-format": ["ruff", "format", "--check", "."],
+    "mypy": ["mypy", "--strict", "lab", "scripts/cifar10.py", "tests"],
+    "mypy-training": ["mypy", "--config-file", "training/pyproject.toml", "training/flotilla"],
+    "mypy-plugins": ["mypy", "--strict", "--follow-imports=silent", "--ignore-missing-imports", "plugins"],
+}
+ROLES = sorted(p.name for p in (ROOT / "roles").iterdir() if (p / "tasks").is_dir())
+
+
+@pytest.mark.parametrize("name", LINTERS)
+def test_linter(name: str) -> None:
+    user_runs(*LINTERS[name])
+
+
+def test_shellcheck() -> None:
+    tracked = user_runs("git", "ls-files").stdout.split()
+    scripts = [f for f in tracked if (ROOT / f).is_file() and (ROOT / f).read_bytes()[:64].startswith((b"#!/usr/bin/env bash", b"#!/bin/"))]  # noqa: E501
+    assert "scripts/quickstart" in scripts
+    user_runs("shellcheck", "--external-sources", *scripts, "scripts/common.sh")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_argument_spec_name_the_same(role: str) -> None:
+    folder = ROOT / "roles" / role
+    defaults = set(yaml.safe_load((folder / "defaults/main.yml").read_text()) or {})
+    specs = yaml.safe_load((folder / "meta/argument_specs.yml").read_text())["argument_specs"]
+    options = {name: spec for entry in specs.values() for name, spec in (entry.get("options") or {}).items()}
+    optional = {name for name, spec in options.items() if not spec.get("required")}
+    assert defaults - set(options) == set(), "in defaults/main.yml, not in the argument spec"
+    assert optional - defaults == set(), "optional in the argument spec, without a default"
+    assert all(name.startswith(f"{role}_") for name in options), "a role's variables begin with its name"
+
+
+def test_readme_of_each_role_names_every_variable() -> None:
+    missing = [
+        f"{role}: {name}"
+        for role in ROLES
+        for name in (yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text()) or {})
+        if f"`{name}`" not in (ROOT / "roles" / role / "README.md").read_text()
+    ]
+    assert missing == []
+
+
+def test_locks_carry_no_index_address() -> None:
+    for lock in [ROOT / "requirements.lock", *(ROOT / "training").glob("*.lock")]:
+        assert "http" not in lock.read_text(), lock.name
+
+
+def test_collection_builds_and_is_sane(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    user_runs("ansible-galaxy", "collection", "build", str(clone), "--output-path", str(tmp_path))
+    (archive,) = tmp_path.glob("flotilla-kit-*.tar.gz")
+    target = tmp_path / "ansible_collections/flotilla/kit"
+    target.mkdir(parents=True)
+    shutil.unpack_archive(archive, target)
+    assert (target / "training/flotilla/train.py").is_file()
+    assert not (target / "lab").exists()
+    done = subprocess.run(
+        ["ansible-test", "sanity", "--local", "--color", "no", "--python", "default",
+         "--test", "validate-modules", "--test", "ansible-doc", "--test", "action-plugin-docs",
+         "--test", "runtime-metadata", "--test", "no-smart-quotes", "--test", "empty-init"],
+        cwd=target, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
