@@ -68,7 +68,7 @@ def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str,
         "hosts": hosts,
         "namenode": namenode,
         "datanodes": list(hosts),
-        "tasks": {kind: [f"{host}:{PORT}" for _, host in members[kind]] for kind in TASK_TYPES},
+        "tasks": {kind: [f"{member[1]}:{PORT}" for member in members[kind]] for kind in TASK_TYPES},
         "evaluator": evaluator,
     }
 
@@ -82,7 +82,7 @@ def host_tasks(description: Mapping[str, Any], host: str) -> list[dict[str, Any]
     tasks: list[dict[str, Any]] = []
     for kind in TASK_TYPES:
         for index, address in enumerate(description["tasks"].get(kind, [])):
-            name, _, port = address.rpartition(":")
+            name, port = address.rsplit(":", 1)
             if name == host:
                 tasks.append({"type": kind, "index": index, "name": f"{kind}-{index}", "port": int(port)})
     if description["evaluator"] == host:

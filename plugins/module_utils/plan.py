@@ -153,7 +153,7 @@ def check_expiry(hours: Any) -> list[str]:
         number = float(hours)
     except (TypeError, ValueError):
         return [f"fleet_expiry_hours is '{hours}': set it to a number of hours, for example 4."]
-    if not number > 0:
+    if number <= 0 or math.isnan(number):
         return [f"fleet_expiry_hours is {hours}, so the fleet's expiry lies in the past: set it to more than 0."]
     if number > MAX_EXPIRY_HOURS:
         return [f"fleet_expiry_hours is {hours}: set it to at most {MAX_EXPIRY_HOURS} (a week)."]
@@ -216,7 +216,7 @@ def check_s3(url: str, variable: str) -> list[str]:
     if not url:
         return []
     try:
-        _, prefix = split_s3(url)
+        prefix = split_s3(url)[1]
     except ValueError:
         return [f"{variable} '{url}' isn't an address in S3: write it as s3://bucket/folder/."]
     if not prefix:

@@ -170,11 +170,10 @@ policy:
 """
 
 import datetime
-import urllib.error
-import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.urls import open_url
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 
@@ -522,10 +521,9 @@ class Preflight:
             return
         url = self.p["checkip_url"]
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                text = answer.read(64).decode("ascii", "replace").strip()
+            text = open_url(url, timeout=10).read(64).decode("ascii", "replace").strip()
             self.result["ssh_sources"] = plan.networks([text])
-        except (OSError, ValueError, urllib.error.URLError) as error:
+        except Exception as error:  # Ansible has errors of its own for a bad certificate
             self.problems.append(
                 f"Your own address could not be looked up at {url} ({error}): "
                 "set fleet_ssh_sources to the networks that may use SSH."

@@ -293,7 +293,7 @@ class Resources:
 
     def remove(self, found: Found, reasons: dict[str, str]) -> None:
         """Try to remove what was found; note why something could not go."""
-        removers = {kind: remover for kind, _, remover in self.kinds}
+        removers = {kind[0]: kind[2] for kind in self.kinds}
         instances = [one for one in found if one["kind"] == "instance"]
         for one in instances:
             reasons[one["id"]] = f"is {one['state']}"
