@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flotilla.errors import Temporary
+from flotilla.errors import BadInput, Denied, ProgramError, Temporary
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def is_hdfs(path: str) -> bool:
 
 def join(path: str, *names: str) -> str:
     """Join a folder's path or URL and names."""
-    return "/".join([path.rstrip("/") or "/", *names])
+    return "/".join([path.rstrip("/"), *names])
 
 
 def read(path: str) -> bytes | None:
@@ -40,6 +40,8 @@ def read(path: str) -> bytes | None:
             return Path(path).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise BadInput(f"{path} can't be read: {error.strerror}.") from error
     server, name = _split(path)
     try:
         with _client(server).read(name) as file:
@@ -48,7 +50,7 @@ def read(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        raise _unreachable(server, error) from error
+        raise _failure(server, error) from error
 
 
 def read_json(path: str) -> dict[str, Any] | None:
@@ -65,9 +67,12 @@ def write(path: str, content: bytes) -> None:
     """Write a file and its folders, so that a reader sees the old or the new content, never a part."""
     temporary = f"{path}.part"
     if not is_hdfs(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(temporary).write_bytes(content)
-        Path(temporary).replace(path)
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(temporary).write_bytes(content)
+            Path(temporary).replace(path)
+        except OSError as error:
+            raise BadInput(f"{path} can't be written: {error.strerror}.") from error
         return
     import hdfs_native
 
@@ -79,7 +84,7 @@ def write(path: str, content: bytes) -> None:
             file.write(content)
         client.rename(f"{name}.part", name, overwrite=True)
     except Exception as error:
-        raise _unreachable(server, error) from error
+        raise _failure(server, error) from error
 
 
 def write_json(path: str, value: object) -> None:
@@ -100,22 +105,25 @@ def names(path: str) -> set[str]:
     except FileNotFoundError:
         return set()
     except Exception as error:
-        raise _unreachable(server, error) from error
+        raise _failure(server, error) from error
 
 
-def wait_until_reachable(path: str, seconds: float) -> None:
-    """Return as soon as the file system of path answers; raise Unreachable after so many seconds."""
+def wait_until_readable(path: str, seconds: float) -> None:
+    """Return as soon as the file, or that it isn't there, can be told; raise Unreachable after so many seconds.
+
+    A NameNode that has just started answers before it knows where a file's blocks are.
+    """
     end = time.monotonic() + seconds
     said = False
     while True:
         try:
-            names(root(path))
+            read(path)
             return
         except Unreachable as error:
             if time.monotonic() >= end:
                 raise
             if not said:
-                _log.warning("%s Waiting for it for up to %d s.", error, seconds)
+                _log.warning("%s Waiting for up to %d s.", error, seconds)
                 said = True
         time.sleep(1)
 
@@ -146,5 +154,13 @@ def _client(server: str) -> Any:
     return hdfs_native.Client(server, {"dfs.client.failover.max.attempts": "0"})
 
 
-def _unreachable(server: str, error: Exception) -> Unreachable:
-    return Unreachable(f"{server} doesn't answer ({str(error).splitlines()[0] if str(error) else error!r}).")
+def _failure(server: str, error: Exception) -> ProgramError:
+    """Say what hdfs-native said; of a Java exception its first line, without the stack."""
+    text = str(error) or repr(error)
+    remote = re.match(r'RPCError\("[\w.$]*?(\w+)", "(.*)"\)', text, re.DOTALL)
+    if remote is None:
+        return Unreachable(f"{server} doesn't answer ({text.splitlines()[0]}).")
+    reason = remote[2].split("\\n")[0].replace('\\"', '"').rstrip(".")
+    if remote[1] == "AccessControlException":
+        return Denied(f"{server} refuses: {reason}.")
+    return Unreachable(f"{server} can't do it now: {reason} ({remote[1]}).")

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
-    """Tells the watchdog every step; `what` keeps training and evaluating apart."""
+    """Tells the watchdog every "step" of a training, or every "batch" of an evaluation."""
 
     def __init__(self, watchdog: Watchdog, what: str) -> None:
         self._watchdog, self._what, self._runs = watchdog, what, 0
@@ -31,8 +31,7 @@ class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def after_run(self, run_context: Any, run_values: Any) -> None:
         # An evaluation's global step stands still, but its batches go on.
         self._runs += 1
-        count = self._runs if self._what == "evaluation" else 0
-        self._watchdog.tell((self._what, int(run_values.results), count))
+        self._watchdog.tell(f"{self._what} {self._runs if self._what == 'batch' else int(run_values.results)}")
 
     def end(self, session: Any) -> None:
         self._watchdog.rest()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import flotilla
-from flotilla import checkpoints, data, hdfs, watchdog
+from flotilla import checkpoints, data, hdfs, manifest, watchdog
 from flotilla.cluster import Task, task_from
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
@@ -37,7 +37,7 @@ _log = logging.getLogger("flotilla")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the task; return the process's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     progress = None
     try:
         config, task = load(argv), task_from(os.environ)
@@ -57,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
-    for path in (config.data_dir, config.model_dir):
-        if hdfs.is_hdfs(path):
-            hdfs.wait_until_reachable(path, config.reach_secs)
+    hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = hdfs.job_result(config.model_dir, config.max_steps)
     if done:
         _log.info("The job %s is done (%d steps): nothing to train.", config.name, done["global_step"])
@@ -100,6 +98,7 @@ def _wait_for_end(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
     dataset = data.load(config.data_dir)
     data.check_splits(dataset, *_splits(config, task))
     import tensorflow as tf
@@ -146,7 +145,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         lambda: data.evaluation_batches(dataset, config.validation_split, EVALUATION_BATCH),
         steps=None,
         name=config.validation_split,
-        hooks=[hooks.LifeHook(watch, "evaluation")],
+        hooks=[hooks.LifeHook(watch, "batch")],
         start_delay_secs=0,
         throttle_secs=config.eval_interval_secs,
     )
@@ -167,7 +166,10 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
 def _worth_logging(record: logging.LogRecord) -> bool:
     """Of TensorFlow's messages keep warnings and lost sessions; that Estimator is deprecated is no news."""
     text = record.getMessage()
-    return "deprecated" not in text and (record.levelno >= logging.WARNING or "error was raised" in text)
+    if "error was raised" in text:
+        record.msg, record.args = "A parameter server doesn't answer: making a new session.", ()
+        return True
+    return "deprecated" not in text and record.levelno >= logging.WARNING
 
 
 def _splits(config: TrainConfig, task: Task) -> list[str]:
@@ -251,7 +253,7 @@ def _result(
         lambda: data.evaluation_batches(dataset, config.eval_split, EVALUATION_BATCH),
         name=config.eval_split,
         checkpoint_path=checkpoint,
-        hooks=[hooks.LifeHook(watch, "evaluation")],
+        hooks=[hooks.LifeHook(watch, "batch")],
     )
     tf.compat.v1.summary.FileWriterCache.clear()
     return {

@@ -36,7 +36,7 @@ class Watchdog:
             on_stall,
             poll,
         )
-        self._last: object = None
+        self._last: str | None = None
         self._since = time.monotonic()
         self._bound = start_seconds
         self._stopped = threading.Event()
@@ -44,7 +44,7 @@ class Watchdog:
     def start(self) -> None:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def tell(self, position: object) -> None:
+    def tell(self, position: str) -> None:
         """Say where the work is; another position than the last one is a sign of life."""
         if position != self._last:
             if self._last is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flotilla import hdfs
+from flotilla.errors import BadInput, Denied
 
 
 def test_local_files(tmp_path: Path) -> None:
@@ -20,7 +21,15 @@ def test_local_files(tmp_path: Path) -> None:
     assert hdfs.names(str(tmp_path / "a")) == {"b.json"}
     hdfs.write(path, b"[1")
     assert hdfs.read(path) == b"[1" and hdfs.read_json(path) is None
-    hdfs.wait_until_reachable(path, 0)
+    hdfs.wait_until_readable(path, 0)
+
+
+def test_local_files_that_can_not_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"file/x\.part can't be read: Not a directory"):
+        hdfs.read(str(tmp_path / "file" / "x.part"))
+    with pytest.raises(BadInput, match="can't be written"):
+        hdfs.write(str(tmp_path / "file" / "x"), b"")
 
 
 def test_job_result(tmp_path: Path) -> None:
@@ -41,8 +50,29 @@ def test_nobody_answers() -> None:
         with pytest.raises(hdfs.Unreachable):
             hdfs.write(url, b"")
         with pytest.raises(hdfs.Unreachable):
-            hdfs.wait_until_reachable(url, 1)
+            hdfs.wait_until_readable(url, 1)
         assert 1 <= time.monotonic() - begin < 10
+
+
+def test_what_the_namenode_refuses_is_said_without_its_stack() -> None:
+    error = OSError(
+        'RPCError("org.apache.hadoop.hdfs.server.namenode.SafeModeException", "Zero blocklocations for /x. '
+        'Name node is in safe mode.\\nThe reported blocks 0 needs more.\\n\\tat org.apache.hadoop.X(Y.java:1)\\n")'
+    )
+    said = hdfs._failure("hdfs://h:1", error)
+    assert isinstance(said, hdfs.Unreachable)
+    assert str(said) == (
+        "hdfs://h:1 can't do it now: Zero blocklocations for /x. Name node is in safe mode (SafeModeException)."
+    )
+    error = OSError(
+        'RPCError("org.apache.hadoop.security.AccessControlException", "Permission denied: user=a, access=WRITE, '
+        'inode=\\"/jobs\\":hdfs:hdfs:drwxr-xr-x\\n\\tat org.apache")'
+    )
+    said = hdfs._failure("hdfs://h:1", error)
+    assert isinstance(said, Denied)
+    assert str(said) == (
+        'hdfs://h:1 refuses: Permission denied: user=a, access=WRITE, inode="/jobs":hdfs:hdfs:drwxr-xr-x.'
+    )
 
 
 def test_urls() -> None:

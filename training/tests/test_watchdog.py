@@ -19,19 +19,19 @@ def started(seconds: float, start_seconds: float) -> tuple[Watchdog, list[str]]:
 def test_it_barks_when_the_step_stands_still() -> None:
     dog, said = started(0.2, 5)
     for step in range(3):
-        dog.tell(step)
+        dog.tell(f"step {step}")
         time.sleep(0.05)
     assert not said
     for _ in range(20):
-        dog.tell(2)
+        dog.tell("step 2")
         time.sleep(0.02)
-    assert len(said) == 1 and "(at 2)" in said[0]
+    assert len(said) == 1 and "(at step 2)" in said[0]
 
 
 def test_the_first_step_has_longer() -> None:
     dog, said = started(0.1, 0.6)
     time.sleep(0.3)
-    dog.tell(7)
+    dog.tell("step 7")
     time.sleep(0.3)
     assert not said
     time.sleep(0.6)
@@ -43,13 +43,13 @@ def test_the_first_step_has_longer() -> None:
 
 def test_rest_and_stop() -> None:
     dog, said = started(0.1, 10)
-    dog.tell(1)
-    dog.tell(2)
+    dog.tell("step 1")
+    dog.tell("step 2")
     dog.rest()
     time.sleep(0.3)
     assert not said
-    dog.tell(3)
-    dog.tell(4)
+    dog.tell("step 3")
+    dog.tell("step 4")
     dog.stop()
     time.sleep(0.3)
     assert not said
