@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -40,9 +39,16 @@ def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.2)
 
 
+def only_lab() -> None:
+    """The lab is one for the machine: a test run must not end somebody's fleet."""
+    if user_runs("scripts/lab", "status", check=False).returncode == 0:
+        pytest.exit("a lab is running, and the tests need their own: end it with 'scripts/lab down' first", 2)
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[boto3.Session]:
     """A running lab, as a session of its administrator; it ends with the tests."""
+    only_lab()
     user_runs("scripts/lab", "up", seconds=300)
     yield boto3.Session(profile_name="flotilla-lab")
     user_runs("scripts/lab", "down", seconds=120)
@@ -71,7 +77,12 @@ class Network:
 
     def launch(self, count: int = 1, **options: object) -> list[str]:
         """Launch instances and wait until they run; returns their ids."""
-        interface = {"DeviceIndex": 0, "SubnetId": self.subnet, "Groups": [self.group], "AssociatePublicIpAddress": True}
+        interface = {
+            "DeviceIndex": 0,
+            "SubnetId": self.subnet,
+            "Groups": [self.group],
+            "AssociatePublicIpAddress": True,
+        }
         settings: dict[str, object] = {
             "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large", "KeyName": "test",
             "IamInstanceProfile": {"Name": "test"}, "MetadataOptions": {"HttpTokens": "required"},
@@ -131,12 +142,3 @@ def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
     iam.add_role_to_instance_profile(InstanceProfileName="test", RoleName="test")
     image = ssm.get_parameter(Name="/aws/service/debian/release/12/latest/amd64")["Parameter"]["Value"]
     return Network(ec2, vpc, subnet, group, image, key)
-
-
-def pytest_sessionstart() -> None:
-    """The lab is one for the machine: a test run must not end somebody's fleet."""
-    ready = Path("/run/flotilla-lab/ready.json")
-    if ready.exists() and shutil.which("systemd-nspawn") and not os.environ.get("FLOTILLA_TEST_IN_RUNNING_LAB"):
-        done = user_runs("scripts/lab", "status", check=False)
-        if done.returncode == 0:
-            pytest.exit("a lab is running, and the tests need their own: end it with 'scripts/lab down' first", 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from conftest import HOST, Network, make_network, user_runs, wait_until
+from conftest import HOST, Network, make_network, only_lab, user_runs, wait_until
 
 TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
           "ip link", "ip route", "ps -eo args")  # fmt: skip
@@ -23,7 +23,9 @@ def traces() -> str:
     lines = []
     for command in TRACES:
         output = subprocess.run(command, shell=True, capture_output=True, text=True).stdout
-        lines += [line for line in output.splitlines() if "flo-" in line or "flotilla-lab" in line or "lab.region" in line]
+        lines += [
+            line for line in output.splitlines() if "flo-" in line or "flotilla-lab" in line or "lab.region" in line
+        ]
     return "\n".join(line for line in lines if "ls -d" not in line)
 
 
@@ -43,6 +45,7 @@ def pair(network: Network) -> Iterator[list[str]]:
 
 
 def test_killed_lab_leaves_nothing_after_down(tmp_path: Path) -> None:
+    only_lab()
     user_runs("scripts/lab", "up", seconds=300)
     network = make_network(boto3.Session(profile_name="flotilla-lab"), tmp_path, "10.92.0.0/24")
     network.launch(1)
@@ -59,7 +62,9 @@ def test_killed_lab_leaves_nothing_after_down(tmp_path: Path) -> None:
 
 
 def test_host_boots_as_an_image_of_aws_does(network: Network, pair: list[str]) -> None:
-    done = network.ssh(pair[0], "systemctl is-system-running --wait; sudo cat /root/user-data; hostname; ip -4 -br addr")
+    done = network.ssh(
+        pair[0], "systemctl is-system-running --wait; sudo cat /root/user-data; hostname; ip -4 -br addr"
+    )
     assert "running" in done.stdout
     assert "hello" in done.stdout
     private = network.address(pair[0], "Private")

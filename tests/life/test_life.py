@@ -18,7 +18,7 @@ from conftest import ROOT, user_runs, wait_until
 
 INVENTORY = "tests/life/inventory"
 BUCKET = "flotilla-test"
-PREDICT = '''
+PREDICT = """
 import json, os, sys, tempfile
 import boto3, numpy as np, tensorflow as tf
 bucket, prefix = sys.argv[1:]
@@ -40,7 +40,7 @@ for batch in tf.data.TFRecordDataset(os.path.join(folder, name)).batch(1000).tak
     right += int(np.sum(classes.numpy() == rows["label"].numpy()))
     total += len(classes)
 print(json.dumps({"accuracy": right / total}))
-'''
+"""
 
 
 def playbook(*arguments: str, check: bool = True) -> str:
@@ -147,7 +147,7 @@ def life(region: boto3.Session, before: list[str]) -> Iterator[str]:
 def test_run_shows_progress_and_ends_with_a_summary(life: str) -> None:
     assert re.search(r"train +\d+/150 steps +\d+ examples/s", life)
     assert "FAILED - RETRYING" not in life
-    summary = life[life.index("min:s"):]
+    summary = life[life.index("min:s") :]
     for phase in ("provision", "node", "hdfs", "tensorflow", "stage", "train", "store"):
         assert re.search(rf"{phase} +\d+:\d\d", summary), phase
     assert "s3://flotilla-test/models/cifar10/" in summary
@@ -232,7 +232,7 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
         "import boto3; s3 = boto3.client('s3'); s3.put_object(Bucket='flotilla-test', Key='cifar10/evil', Body=b'')"
     )
     done = host("worker-0").run(
-        f"sudo -u flotilla sh -c \"set -a; . /etc/flotilla/aws.env; /opt/tensorflow/bin/python -c \\\"{program}\\\"\""
+        f'sudo -u flotilla sh -c "set -a; . /etc/flotilla/aws.env; /opt/tensorflow/bin/python -c \\"{program}\\""'
     )
     assert "AccessDenied" in done.stderr
 

@@ -29,7 +29,11 @@ def test_linter(name: str) -> None:
 
 def test_shellcheck() -> None:
     tracked = user_runs("git", "ls-files").stdout.split()
-    scripts = [f for f in tracked if (ROOT / f).is_file() and (ROOT / f).read_bytes()[:64].startswith((b"#!/usr/bin/env bash", b"#!/bin/"))]  # noqa: E501
+    scripts = [
+        f
+        for f in tracked
+        if (ROOT / f).is_file() and (ROOT / f).read_bytes()[:64].startswith((b"#!/usr/bin/env bash", b"#!/bin/"))
+    ]
     assert "scripts/quickstart" in scripts
     user_runs("shellcheck", "--external-sources", *scripts, "scripts/common.sh")
 

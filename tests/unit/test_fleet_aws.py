@@ -460,6 +460,13 @@ def test_destroy_goes_on_where_it_was_interrupted(raised: Raised) -> None:
     assert Resources(REGION, "", "demo").remove_all(10)[1] == []
 
 
+def test_destroy_finds_what_a_killed_run_left_untagged(raised: Raised) -> None:
+    table = raised.ec2.create_route_table(VpcId=raised.vpc)["RouteTable"]["RouteTableId"]
+    first, left = Resources(REGION, "", "demo").remove_all(10)
+    assert table in [one["id"] for one in first] and left == []
+    assert table not in [one["RouteTableId"] for one in raised.ec2.describe_route_tables()["RouteTables"]]
+
+
 def test_destroy_names_what_stays(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Resources(REGION, "", "demo")
 
