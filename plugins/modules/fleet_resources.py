@@ -214,13 +214,33 @@ class Resources:
         """Security groups."""
         return self._ec2("describe_security_groups", "SecurityGroups", "GroupId")
 
+    def _of_vpc(self, method: str, key: str, identity: str, place: str) -> Found:
+        """Ask for one kind by tag, and by its place in the fleet's own VPC.
+
+        Ansible's modules make these kinds first and tag them next; a run may have been killed in between.
+        """
+        found = self._ec2(method, key, identity)
+        vpcs = [one["id"] for one in self.vpcs()]
+        if vpcs:
+            items = self.aws.pages(
+                f"list the fleet's resources ({method})", "ec2", method, key, Filters=[{"Name": place, "Values": vpcs}]
+            )
+            known = {one["id"] for one in found}
+            found += [
+                {"id": item[identity], "name": "", "state": "untagged", "item": item}
+                for item in items
+                if item[identity] not in known
+            ]
+        return found
+
     def route_tables(self) -> Found:
         """Route tables of our own; the main one goes with its VPC."""
-        return self._ec2("describe_route_tables", "RouteTables", "RouteTableId")
+        found = self._of_vpc("describe_route_tables", "RouteTables", "RouteTableId", "vpc-id")
+        return [one for one in found if not any(link.get("Main") for link in one["item"].get("Associations", []))]
 
     def gateways(self) -> Found:
         """Internet gateways."""
-        return self._ec2("describe_internet_gateways", "InternetGateways", "InternetGatewayId")
+        return self._of_vpc("describe_internet_gateways", "InternetGateways", "InternetGatewayId", "attachment.vpc-id")
 
     def subnets(self) -> Found:
         """Subnets."""
@@ -275,8 +295,7 @@ class Resources:
     def delete_route_table(self, one: dict[str, Any]) -> None:
         """Free a route table from its subnets, and delete it."""
         for association in one["item"].get("Associations", []):
-            if not association.get("Main"):
-                self.ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
+            self.ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
         self.ec2.delete_route_table(RouteTableId=one["id"])
 
     def delete_gateway(self, one: dict[str, Any]) -> None:
