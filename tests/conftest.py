@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-from mypy_boto3_ec2 import EC2Client
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
 
 ROOT = Path(__file__).parent.parent
 HOST = "198.18.0.2/32"  # this machine, as the lab's hosts see it

@@ -123,7 +123,7 @@ def _rate(rate: float, unit: str) -> str:
     return f"{_number(rate)} {unit}"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Looks every few seconds, with nothing but a shell on the other side."""
 
     _supports_check_mode = True

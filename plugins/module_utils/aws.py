@@ -103,7 +103,7 @@ class Aws:
         )
         self._clients: dict[str, Any] = {}
         try:
-            self._session = boto3.session.Session(profile_name=self.profile or None, region_name=region or None)
+            self._session: Any = boto3.session.Session(profile_name=self.profile or None, region_name=region or None)
         except exceptions.BotoCoreError as error:
             raise FleetError(explain(error, "open a session", self.profile)) from error
 

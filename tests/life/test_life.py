@@ -8,13 +8,14 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import testinfra
-from conftest import ROOT, user_runs, wait_until
+from conftest import user_runs, wait_until
 
 INVENTORY = "tests/life/inventory"
 BUCKET = "flotilla-test"
@@ -48,9 +49,20 @@ def playbook(*arguments: str, check: bool = True) -> str:
     return user_runs("ansible-playbook", "-i", INVENTORY, *arguments, check=check).stdout
 
 
+def variables(name: str) -> dict[str, Any]:
+    """A node's variables, as Ansible sees them."""
+    return dict(json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", name).stdout))
+
+
+@cache
 def host(name: str) -> Any:
     """A node of the running fleet, over ssh."""
-    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(ROOT / INVENTORY))
+    its = variables(name)
+    return testinfra.get_host(
+        f"ssh://{its['ansible_user']}@{its['ansible_host']}",
+        ssh_identity_file=its["ansible_ssh_private_key_file"],
+        ssh_extra_args=its["ansible_ssh_common_args"],
+    )
 
 
 def manifest(session: boto3.Session, key: str) -> dict[str, Any]:
@@ -130,8 +142,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_in_a_sentence(region: boto3.Session, before: list[str], case: str) -> None:
-    variables, named = BAD[case]
-    done = user_runs("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(variables), check=False)
+    change, named = BAD[case]
+    done = user_runs("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(change), check=False)
     assert done.returncode != 0
     assert named in done.stdout
     assert "Traceback" not in done.stdout
@@ -188,7 +200,7 @@ def test_units_are_as_they_should_be(life: str) -> None:
 def test_ports_are_open_inside_and_closed_outside(life: str) -> None:
     node, other = host("ps-0"), host("worker-0")
     address = node.check_output("hostname -I").split()[0]
-    public = playbook_host("ps-0")["ansible_host"]
+    public = variables("ps-0")["ansible_host"]
     for port in (8020, 9866, 9880):
         probe = f"timeout 3 bash -c '</dev/tcp/{address}/{port}'"
         assert other.run(probe).rc == 0, f"{port} from another node"
@@ -197,11 +209,6 @@ def test_ports_are_open_inside_and_closed_outside(life: str) -> None:
     for port in (9870, 9864, 6006):
         assert node.run(f"timeout 3 bash -c '</dev/tcp/127.0.0.1/{port}'").rc == 0, f"{port} on loopback"
         assert other.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc != 0, f"{port} from another node"
-
-
-def playbook_host(name: str) -> dict[str, Any]:
-    """A node's variables, as Ansible sees them."""
-    return dict(json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", name).stdout))
 
 
 def test_model_in_s3_matches_its_manifest(life: str, region: boto3.Session) -> None:
@@ -245,4 +252,4 @@ def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[s
 
 
 def test_ssh_key_and_known_hosts_of_the_fleet_are_tidy() -> None:
-    assert not (Path.home() / ".cache/flotilla/test/known_hosts").exists()
+    assert not (Path.home() / ".cache/flotilla/fleets/test").exists()
