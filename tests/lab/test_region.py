@@ -12,7 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from conftest import HOST, Network, make_network, only_lab, user_runs, wait_until
+from harness import HOST, Network, make_network, only_lab, user_runs, wait_until
 
 TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
           "ip link", "ip route", "ps -eo args")  # fmt: skip

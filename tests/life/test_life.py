@@ -8,17 +8,13 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
-import testinfra
-from conftest import user_runs, wait_until
+from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables
+from harness import user_runs
 
-INVENTORY = "tests/life/inventory"
-BUCKET = "flotilla-test"
 PREDICT = """
 import json, os, sys, tempfile
 import boto3, numpy as np, tensorflow as tf
@@ -44,75 +40,10 @@ print(json.dumps({"accuracy": right / total}))
 """
 
 
-def playbook(*arguments: str, check: bool = True) -> str:
-    """Run ansible-playbook as a user would; returns its output."""
-    return user_runs("ansible-playbook", "-i", INVENTORY, *arguments, check=check).stdout
-
-
-def variables(name: str) -> dict[str, Any]:
-    """A node's variables, as Ansible sees them."""
-    return dict(json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", name).stdout))
-
-
-@cache
-def host(name: str) -> Any:
-    """A node of the running fleet, over ssh."""
-    its = variables(name)
-    return testinfra.get_host(
-        f"ssh://{its['ansible_user']}@{its['ansible_host']}",
-        ssh_identity_file=its["ansible_ssh_private_key_file"],
-        ssh_extra_args=its["ansible_ssh_common_args"],
-    )
-
-
-def manifest(session: boto3.Session, key: str) -> dict[str, Any]:
-    body = session.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
-    return dict(json.loads(body))
-
-
-def living(session: boto3.Session) -> list[str]:
-    """Instances that aren't terminated."""
-    found = session.client("ec2").describe_instances()["Reservations"]
-    return [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] != "terminated"]
-
-
-def left(session: boto3.Session) -> list[str]:
-    """Everything in the region that a fleet is made of, asked of each service by itself, not by our own code."""
-    ec2, iam = session.client("ec2"), session.client("iam")
-    return [
-        *living(session),
-        *[v["VolumeId"] for v in ec2.describe_volumes()["Volumes"]],
-        *[v["VpcId"] for v in ec2.describe_vpcs()["Vpcs"] if not v["IsDefault"]],
-        *[g["GroupId"] for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"],
-        *[g["InternetGatewayId"] for g in ec2.describe_internet_gateways()["InternetGateways"]],
-        *[k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]],
-        *[n["NetworkInterfaceId"] for n in ec2.describe_network_interfaces()["NetworkInterfaces"]],
-        *[e["VpcEndpointId"] for e in ec2.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"],
-        *[r["RoleName"] for r in iam.list_roles()["Roles"]],
-        *[p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]],
-    ]
-
-
-@pytest.fixture(scope="module")
-def region(dataset: boto3.Session) -> boto3.Session:
-    """A region without any fleet, and with the data set."""
-    ec2 = dataset.client("ec2")
-    if ids := living(dataset):
-        ec2.terminate_instances(InstanceIds=ids)
-        wait_until(lambda: not living(dataset), 30, "no instances")
-    return dataset
-
-
-@pytest.fixture(scope="module")
-def before(region: boto3.Session) -> list[str]:
-    """What was in the region before the fleet."""
-    return sorted(left(region))
-
-
 def test_check_mode_works_from_nothing(region: boto3.Session, before: list[str]) -> None:
     output = playbook("site.yml", "--check")
     assert "failed=0" in output
-    assert sorted(left(region)) == before
+    assert left(region) == before
 
 
 BAD = {
@@ -147,7 +78,7 @@ def test_bad_input_is_refused_in_a_sentence(region: boto3.Session, before: list[
     assert done.returncode != 0
     assert named in done.stdout
     assert "Traceback" not in done.stdout
-    assert sorted(left(region)) == before
+    assert left(region) == before
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +177,7 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
 
 def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str]) -> None:
     playbook("playbooks/destroy.yml")
-    assert sorted(left(region)) == before
+    assert left(region) == before
     assert manifest(region, "models/cifar10/manifest.json")["job"] == "cifar10"
     assert "changed=0" in playbook("playbooks/destroy.yml")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, user_runs
+from harness import ROOT, user_runs
 
 LINTERS = {
     "yamllint": ["yamllint", "--strict", "."],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from conftest import ROOT, user_runs
+from harness import ROOT, user_runs
 
 FLEET = ["-i", "tests/life/inventory", "-e", "fleet_name=roles"]
 ROLES = ["node", "hdfs", "tensorflow", "training", "tensorboard"]  # each needs those before it

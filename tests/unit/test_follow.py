@@ -151,6 +151,11 @@ def test_stopped_or_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has no unit" in Host(monkeypatch, [answer(MISSING)]).follow()["msg"]
 
 
+def test_transient_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, [answer(RUNNING, progress()), answer(MISSING, progress(400, "done"))])
+    assert "failed" not in host.follow()
+
+
 def test_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     result = Host(monkeypatch, [answer(RUNNING, progress())]).follow(timeout=60)
     assert result["failed"]

@@ -1,0 +1,128 @@
+"""What tests share: running a command as a user would, and a network in the lab made by the API alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+ROOT = Path(__file__).parent.parent
+HOST = "198.18.0.2/32"  # this machine, as the lab's hosts see it
+
+
+def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README in the repository's root; its output is shown when it fails."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ANSIBLE_"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}:/usr/sbin:/sbin"
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=seconds,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    if check and done.returncode != 0:
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
+    return done
+
+
+def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something to become true, checking five times a second."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {seconds:.0f} s still not: {what}")
+        time.sleep(0.2)
+
+
+def only_lab() -> None:
+    """The lab is one for the machine: a test run must not end somebody's fleet."""
+    if user_runs("scripts/lab", "status", check=False).returncode == 0:
+        pytest.exit("a lab is running, and the tests need their own: end it with 'scripts/lab down' first", 2)
+
+
+@dataclass
+class Network:
+    """A VPC with a public subnet, a key pair and an instance profile, as a test needs it."""
+
+    ec2: EC2Client
+    vpc: str
+    subnet: str
+    group: str
+    image: str
+    key: Path
+
+    def launch(self, count: int = 1, **options: object) -> list[str]:
+        """Launch instances and wait until they run; returns their ids."""
+        interface = {
+            "DeviceIndex": 0,
+            "SubnetId": self.subnet,
+            "Groups": [self.group],
+            "AssociatePublicIpAddress": True,
+        }
+        settings: dict[str, object] = {
+            "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large", "KeyName": "test",
+            "IamInstanceProfile": {"Name": "test"}, "MetadataOptions": {"HttpTokens": "required"},
+            "NetworkInterfaces": [interface], **options,
+        }  # fmt: skip
+        reservation = self.ec2.run_instances(**settings)  # type: ignore[arg-type]
+        ids = [i["InstanceId"] for i in reservation["Instances"]]
+        wait_until(lambda: self.states(ids) == {"running"}, 20, f"{ids} running")
+        return ids
+
+    def states(self, ids: list[str]) -> set[str]:
+        """The states that the API reports."""
+        found = self.ec2.describe_instances(InstanceIds=ids)["Reservations"]
+        return {i["State"]["Name"] for r in found for i in r["Instances"]}
+
+    def address(self, instance: str, kind: str = "Public") -> str:
+        """An instance's address now."""
+        found = self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+        return str(found.get(f"{kind}IpAddress", ""))
+
+    def ssh(self, instance: str, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on an instance over ssh, once."""
+        return subprocess.run(
+            ["ssh", "-q", "-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+             "-o", "ConnectTimeout=2", f"admin@{self.address(instance)}", command],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def reachable(self, instance: str) -> None:
+        """Wait until ssh lets us in and cloud-init has finished."""
+        wait_until(lambda: self.ssh(instance, "cloud-init status --wait").returncode == 0, 40, f"ssh into {instance}")
+
+
+def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
+    """Make what instances need, by the API alone."""
+    ec2, iam, ssm = session.client("ec2"), session.client("iam"), session.client("ssm")
+    vpc = ec2.create_vpc(CidrBlock=cidr)["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+    group = ec2.create_security_group(GroupName="test", Description="test", VpcId=vpc)["GroupId"]
+    ec2.authorize_security_group_ingress(
+        GroupId=group,
+        IpPermissions=[{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": HOST}]}],
+    )
+    key = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    ec2.import_key_pair(KeyName="test", PublicKeyMaterial=key.with_suffix(".pub").read_bytes())
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    iam.create_role(
+        RoleName="test", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    )
+    iam.create_instance_profile(InstanceProfileName="test")
+    iam.add_role_to_instance_profile(InstanceProfileName="test", RoleName="test")
+    image = ssm.get_parameter(Name="/aws/service/debian/release/12/latest/amd64")["Parameter"]["Value"]
+    return Network(ec2, vpc, subnet, group, image, key)

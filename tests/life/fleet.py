@@ -1,0 +1,75 @@
+"""A fleet on the lab, as tests see it: by the commands of the README, over ssh, and by AWS's API."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import boto3
+import testinfra
+from harness import user_runs
+
+INVENTORY = "tests/life/inventory"
+BUCKET = "flotilla-test"
+
+
+def playbook(*arguments: str, check: bool = True) -> str:
+    """Run ansible-playbook as a user would; returns its output."""
+    return user_runs("ansible-playbook", "-i", INVENTORY, *arguments, check=check).stdout
+
+
+def variables(name: str) -> dict[str, Any]:
+    """A node's variables, as Ansible sees them."""
+    return dict(json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", name).stdout))
+
+
+@cache
+def connect(name: str, address: str) -> Any:
+    its = variables(name)
+    return testinfra.get_host(
+        f"ssh://{its['ansible_user']}@{address}",
+        ssh_identity_file=its["ansible_ssh_private_key_file"],
+        ssh_extra_args=its["ansible_ssh_common_args"],
+    )
+
+
+@cache
+def address(name: str) -> str:
+    return str(variables(name)["ansible_host"])
+
+
+def host(name: str) -> Any:
+    """A node of the running fleet, over ssh."""
+    return connect(name, address(name))
+
+
+def manifest(session: boto3.Session, key: str) -> dict[str, Any]:
+    """A manifest in the tests' bucket."""
+    body = session.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    return dict(json.loads(body))
+
+
+def living(session: boto3.Session) -> list[str]:
+    """Instances that aren't terminated."""
+    found = session.client("ec2").describe_instances()["Reservations"]
+    return [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] != "terminated"]
+
+
+def left(session: boto3.Session) -> list[str]:
+    """Everything in the region that a fleet is made of, asked of each service by itself, not by our own code."""
+    ec2, iam = session.client("ec2"), session.client("iam")
+    return sorted(
+        [
+            *living(session),
+            *[v["VolumeId"] for v in ec2.describe_volumes()["Volumes"]],
+            *[v["VpcId"] for v in ec2.describe_vpcs()["Vpcs"] if not v["IsDefault"]],
+            *[g["GroupId"] for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"],
+            *[g["InternetGatewayId"] for g in ec2.describe_internet_gateways()["InternetGateways"]],
+            *[k["KeyName"] for k in ec2.describe_key_pairs()["KeyPairs"]],
+            *[n["NetworkInterfaceId"] for n in ec2.describe_network_interfaces()["NetworkInterfaces"]],
+            *[e["VpcEndpointId"] for e in ec2.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"],
+            *[r["RoleName"] for r in iam.list_roles()["Roles"]],
+            *[p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]],
+        ]
+    )
