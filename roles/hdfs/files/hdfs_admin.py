@@ -3,9 +3,11 @@
 
 Faster than the `hdfs` command, which starts a JVM for every question. Run on the host of the daemon in question:
 
-    hdfs-admin namenode [--datanodes ps-0,worker-0] [--timeout 120]   safe mode off, these DataNodes live
-    hdfs-admin datanode [--timeout 120]                               registered with the NameNode
-    hdfs-admin directories /jobs:flotilla:flotilla:755 …              exist, with this owner, group and mode
+    hdfs-admin namenode [--datanodes ps-0,worker-0]     safe mode is off and these DataNodes are live
+    hdfs-admin datanode                                 it is registered with the NameNode
+    hdfs-admin directories /jobs:flotilla:flotilla:755  exist so (owner, group, mode), once safe mode is off
+
+Each waits --timeout seconds (120) at most, then ends with status 1 and a sentence that says what is missing.
 """
 
 from __future__ import annotations
@@ -113,18 +115,20 @@ def main() -> int:
     """Read the command line, do what it says, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("namenode", "datanode"):
+    for name in ("namenode", "datanode", "directories"):
         command = commands.add_parser(name)
         command.add_argument("--timeout", type=float, default=120, metavar="SECONDS")
         if name == "namenode":
             command.add_argument("--datanodes", default="", help="names, separated by commas")
-    command = commands.add_parser("directories")
-    command.add_argument("directory", nargs="+", help="PATH:OWNER:GROUP:MODE")
+        if name == "directories":
+            command.add_argument("directory", nargs="+", help="PATH:OWNER:GROUP:MODE")
     options = parser.parse_args()
     if options.command == "namenode":
         return wait(options.timeout, [name for name in options.datanodes.split(",") if name])
     if options.command == "datanode":
         return wait(options.timeout, None)
+    if status := wait(options.timeout, []):
+        return status
     try:
         for directory in options.directory:
             path, owner, group, mode = directory.split(":")
