@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Measures the life of a fleet in the lab, and writes benchmarks/life.md.
+
+    .venv/bin/python benchmarks/life.py          (root; a quarter of an hour; no lab may run)
+
+Downloads are cached: run scripts/quickstart once before. Every figure is one run on the machine named in the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import boto3
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from harness import make_network, user_runs, wait_until  # noqa: E402
+
+INVENTORY = ("-i", "tests/life/inventory")
+STEP = re.compile(r"train +([1-9]\d*)/\d+ steps")
+
+
+def seconds(*command: str) -> float:
+    """Run a command as a user would; returns its duration in seconds."""
+    begin = time.monotonic()
+    user_runs(*command, seconds=1800)
+    return time.monotonic() - begin
+
+
+def three_instances(folder: Path) -> tuple[float, float]:
+    """Launch three instances by the API; returns (seconds until ssh and cloud-init are through, MB resident a node)."""
+    network = make_network(boto3.Session(profile_name="flotilla-lab"), folder, "10.93.0.0/24")
+    begin = time.monotonic()
+    ids = network.launch(3)
+    for instance in ids:
+        network.reachable(instance)
+    taken = time.monotonic() - begin
+    status = user_runs("scripts/lab", "status").stdout
+    memory = [int(m) for m in re.findall(r"(\d+) MB$", status, re.MULTILINE)[1:]]
+    network.ec2.terminate_instances(InstanceIds=ids)
+    wait_until(lambda: network.states(ids) == {"terminated"}, 30, "terminated")
+    return taken, max(memory)
+
+
+def site() -> tuple[float, float, str]:
+    """Run site.yml; returns (seconds to the first global step that is shown, seconds in all, its summary)."""
+    begin, first, lines = time.monotonic(), 0.0, []
+    process = subprocess.Popen(
+        ["ansible-playbook", *INVENTORY, "site.yml"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout
+    for line in process.stdout:
+        lines.append(line)
+        if not first and STEP.search(line):
+            first = time.monotonic() - begin
+    if process.wait():
+        sys.exit("".join(lines[-40:]))
+    text = "".join(lines)
+    return first, time.monotonic() - begin, text[text.index("TIME") :].split("NEXT")[0].rstrip()
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    rows: list[tuple[str, str, str]] = []
+    user_runs("scripts/lab", "down", check=False)
+    images = Path("/var/lib/flotilla-lab/images")
+    subprocess.run(["sudo", "rm", "-rf", str(images)] if os.geteuid() else ["rm", "-rf", str(images)], check=True)
+    rows.append(("lab up, image to be built", f"{seconds('scripts/lab', 'up'):.0f} s", "60 s"))
+    user_runs("scripts/lab", "down")
+    rows.append(("lab up, image there", f"{seconds('scripts/lab', 'up'):.1f} s", "3 s"))
+    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    taken, memory = three_instances(folder)
+    rows.append(("3 instances requested → ssh-ready, cloud-init done", f"{taken:.1f} s", "5 s"))
+    rows.append(("resident memory of a node before HDFS", f"{memory} MB", "150 MB"))
+    user_runs(
+        "python", "scripts/cifar10.py", "upload", "s3://flotilla-test/cifar10/",
+        "--profile", "flotilla-lab", "--create-bucket",
+    )  # fmt: skip
+    first, whole, summary = site()
+    rows.append(("site.yml → first global step (3 nodes)", f"{first:.0f} s", "180 s"))
+    rows.append(("site.yml, 150 steps, model stored", f"{whole:.0f} s", ""))
+    rows.append(("second site.yml", f"{seconds('ansible-playbook', *INVENTORY, 'site.yml'):.0f} s", "60 s"))
+    destroy = seconds("ansible-playbook", *INVENTORY, "playbooks/destroy.yml")
+    rows.append(("destroy, verified empty", f"{destroy:.0f} s", "20 s"))
+    user_runs("scripts/lab", "down")
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    text = [
+        "# The life of a fleet in the lab, measured",
+        "",
+        f"One run of `benchmarks/life.py`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores "
+        f"({model.group(1) if model else platform.machine()}), Linux {platform.release().split('-')[0]}, downloads cached.",
+        "",
+        "| | measured | aim |",
+        "|---|---|---|",
+        *[f"| {what} | {figure} | {'≤ ' + aim if aim else ''} |" for what, figure, aim in rows],
+        "",
+        "```",
+        summary,
+        "```",
+        "",
+    ]
+    (ROOT / "benchmarks/life.md").write_text("\n".join(text))
+    print("\n".join(text))
+    print(json.dumps({what: figure for what, figure, _ in rows}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What a fleet survives: killed controllers, killed daemons, corrupted data, a refusing S3. In the order of a life."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook
+from harness import ROOT, user_runs, wait_until
+
+STEPS = 150
+OPTIONS = ("-e", "job=faults", "-e", f"training_max_steps={STEPS}")
+OBJECT = "cifar10/train-00001-of-00004.tfrecord"
+
+
+@contextlib.contextmanager
+def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """An ansible-playbook in a session of its own, with a way to read what it has printed so far; killed at the end."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ANSIBLE_"))}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "PYTHONUNBUFFERED": "1"}
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["ansible-playbook", "-i", INVENTORY, *arguments], cwd=ROOT, env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        yield process, lambda: log.read_text(errors="replace")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def killed_at(tmp_path: Path, text: str, *arguments: str, seconds: float = 300) -> str:
+    """Run a playbook and kill it with SIGKILL as soon as it has printed `text`; returns what it printed."""
+    with running(tmp_path, *arguments) as (process, output):
+        wait_until(lambda: text in output() or process.poll() is not None, seconds, f"printed '{text}'")
+        assert process.poll() is None, output()[-3000:]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return output()
+
+
+def hosts(region: boto3.Session) -> list[str]:
+    """Names of the living instances."""
+    found = region.client("ec2").describe_instances(InstanceIds=living(region))["Reservations"]
+    return sorted(t["Value"] for r in found for i in r["Instances"] for t in i["Tags"] if t["Key"] == "Name")
+
+
+def test_controller_killed_while_provisioning(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
+    killed_at(tmp_path, "Make the key pair", "playbooks/provision.yml")
+    assert left(region) != before
+    killed_at(tmp_path, "Launch what is missing", "playbooks/provision.yml")
+    playbook("playbooks/provision.yml")
+    assert hosts(region) == ["test-chief-0", "test-ps-0", "test-worker-0"]
+    vpcs = region.client("ec2").describe_vpcs(Filters=[{"Name": "tag:flotilla-fleet", "Values": ["test"]}])["Vpcs"]
+    assert len(vpcs) == 1
+    for phase in ("node", "hdfs", "tensorflow"):
+        playbook(f"playbooks/{phase}.yml")
+
+
+def test_corrupted_object_stops_before_training(region: boto3.Session) -> None:
+    s3 = region.client("s3")
+    good = s3.get_object(Bucket=BUCKET, Key=OBJECT)["Body"].read()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 1
+    s3.put_object(Bucket=BUCKET, Key=OBJECT, Body=bytes(bad))
+    try:
+        done = user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/stage.yml", check=False)
+    finally:
+        s3.put_object(Bucket=BUCKET, Key=OBJECT, Body=good)
+    assert done.returncode != 0
+    assert Path(OBJECT).name in done.stdout
+    listing = host("ps-0").check_output("sudo -u flotilla hdfs dfs -ls /datasets/cifar10")
+    assert "manifest.json" not in listing
+    assert Path(OBJECT).name not in listing.replace(f"{Path(OBJECT).name}.", "")
+
+
+def test_datanode_and_controller_killed_while_staging(region: boto3.Session, tmp_path: Path) -> None:
+    with running(tmp_path, "playbooks/stage.yml") as (process, output):
+        wait_until(lambda: "stage  " in output() or process.poll() is not None, 120, "staging")
+        host("worker-0").run("sudo pkill -KILL -f server.datanode.DataNode")
+        os.killpg(process.pid, signal.SIGKILL)
+    playbook("playbooks/stage.yml")
+    host("ps-0").check_output("sudo -u flotilla hdfs dfs -ls /datasets/cifar10/manifest.json")
+    wait_until(lambda: host("worker-0").service("hadoop-datanode").is_running, 30, "the DataNode is back")
+    for file in manifest(region, "cifar10/manifest.json")["files"]:
+        command = f"sudo -u flotilla hdfs dfs -cat /datasets/cifar10/{file['path']} | sha256sum"
+        assert host("chief-0").check_output(command).split()[0] == file["sha256"], file["path"]
+
+
+def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3.Session, tmp_path: Path) -> None:
+    iam = region.client("iam")
+    role = next(r["RoleName"] for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("flotilla-test"))
+    killed_at(tmp_path, f"/{STEPS} steps", "playbooks/train.yml", *OPTIONS)
+    host("worker-0").run("sudo systemctl kill --signal=SIGKILL training@worker-0")
+    deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "s3:PutObject", "Resource": "*"}]}
+    iam.put_role_policy(RoleName=role, PolicyName="deny", PolicyDocument=json.dumps(deny))
+    chief = host("chief-0")
+    wait_until(lambda: chief.file("/var/lib/flotilla/chief.done").exists, 300, "the chief has finished by itself")
+    assert int(host("worker-0").check_output("systemctl show -P NRestarts training@worker-0")) >= 1
+    time.sleep(10)
+    assert not chief.file("/var/lib/flotilla/store.done").exists
+    with pytest.raises(region.client("s3").exceptions.NoSuchKey):
+        manifest(region, "models/faults/manifest.json")
+    iam.delete_role_policy(RoleName=role, PolicyName="deny")
+    output = playbook("site.yml", *OPTIONS)
+    assert "s3://flotilla-test/models/faults/" in output
+    assert manifest(region, "models/faults/manifest.json")["global_step"] >= STEPS
+    assert hosts(region) == ["test-chief-0", "test-ps-0", "test-worker-0"]
+
+
+def test_destroy_interrupted_and_run_again(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
+    killed_at(tmp_path, "Remove everything", "playbooks/destroy.yml")
+    playbook("playbooks/destroy.yml")
+    assert left(region) == before
