@@ -153,7 +153,7 @@ class ActionModule(ActionBase):
         where = f"`journalctl -u {unit}` on {host}"
         started = reached = time.monotonic()
         off_since: float | None = None
-        lost = False
+        lost = ran = False
         shown, shown_at, shown_state = "", started, ""
         look = Look({}, None)
         while True:
@@ -176,6 +176,9 @@ class ActionModule(ActionBase):
                     display.display(f"{prefix}{unit} ended early and was started again: {reason}")
                 look, reached, lost = seen, time.monotonic(), False
                 verdict, line = judge(look), describe(look, title)
+                ran = ran or verdict == "running"
+                if verdict == "missing" and ran:  # a transient unit is gone when it has ended well
+                    verdict = "done" if (look.progress or {}).get("state") == "done" else "off"
                 # Fewer lines the longer it takes, but none of a new state is left out.
                 state = f"{verdict} {(look.progress or {}).get('message')}"
                 due = now - shown_at >= (now - started) / 60
