@@ -98,7 +98,8 @@ def main() -> None:
         "# The life of a fleet in the lab, measured",
         "",
         f"One run of `benchmarks/life.py`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores "
-        f"({model.group(1) if model else platform.machine()}), Linux {platform.release().split('-')[0]}, downloads cached.",
+        f"({model.group(1) if model else platform.machine()}), Linux "
+        f"{platform.release().split('-')[0]}, downloads cached.",
         "",
         "| | measured | aim |",
         "|---|---|---|",

@@ -16,7 +16,7 @@ from .shell import LabError
 
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "openssh-server", "python3", "sudo", "iproute2", "iputils-ping",
-    "ca-certificates", "cloud-init", "procps", "netbase", "less",
+    "ca-certificates", "cloud-init", "python3-apt", "procps", "netbase", "less",
 )  # fmt: skip
 
 # Inside a container cloud-init doesn't look at DMI, so it doesn't believe that it is on AWS and asks without a token.
