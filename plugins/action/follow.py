@@ -41,7 +41,7 @@ def command(unit: str, progress: str | None) -> str:
 
 def parse(output: str) -> Look:
     """Read what the command printed; a file that isn't there, or isn't JSON, is no progress."""
-    head, _, tail = output.replace("\r\n", "\n").partition("\n\n")
+    head, _dummy, tail = output.replace("\r\n", "\n").partition("\n\n")
     unit = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
     try:
         progress = json.loads(tail)
@@ -132,7 +132,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         task_vars = task_vars or {}
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(
+        _dummy, options = self.validate_argument_spec(
             {
                 "unit": {"type": "str", "required": True},
                 "progress": {"type": "path"},

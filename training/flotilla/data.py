@@ -99,7 +99,7 @@ def _augmented(features: dict[str, Any], label: Any, seed: int) -> tuple[dict[st
     import tensorflow as tf
 
     image = features["image"]
-    _, height, width, _ = image.shape
+    height, width = image.shape[1:3]
     size = tf.shape(image)[0]
     pads = [[height // 8] * 2, [width // 8] * 2]
     image = tf.pad(image, [[0, 0], *pads, [0, 0]])

@@ -200,7 +200,7 @@ class HdfsFiles:
     def _command(self, *arguments: str) -> str:
         """Run `hdfs dfs` and return what it prints."""
         try:
-            done = subprocess.run(["hdfs", "dfs", *arguments], capture_output=True, text=True, timeout=900)
+            done = subprocess.run(["hdfs", "dfs", *arguments], capture_output=True, text=True, timeout=900, check=False)
         except FileNotFoundError as error:
             raise BadInput("The command hdfs isn't there: install Hadoop's client on this host.") from error
         except subprocess.TimeoutExpired as error:

@@ -46,8 +46,7 @@ def plan(source: Prefix) -> dict[str, object]:
     """Compare all objects in S3 with the manifest, reading none, and return the data set's totals."""
     data = load(source)
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(lambda entry: _check_object(source, entry), data.files):
-            pass
+        list(pool.map(lambda entry: _check_object(source, entry), data.files))  # raises the first error
     records: Counter[str] = Counter()
     for entry in data.files:
         records[entry.split] += entry.records

@@ -132,7 +132,7 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
 def check(target: Prefix, job: str) -> dict[str, Any]:
     """Prove that a model can be stored, leaving nothing; say where the job's next model will lie."""
     check_job(job)
-    name, _ = _find_name(target, job, None)
+    name = _find_name(target, job, None)[0]
     target.prove_writable(f"{name}/manifest.json")
     return {"writable": True, "target": target.url(f"{name}/")}
 

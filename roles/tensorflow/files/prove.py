@@ -29,7 +29,7 @@ def round_trip(url):
     import tensorflow as tf
     import tensorflow_io  # noqa: F401  (teaches TensorFlow hdfs://)
 
-    scheme, _, rest = url.partition("://")
+    scheme, _dummy, rest = url.partition("://")
     folder = url.rstrip("/") if rest.strip("/").count("/") else f"{scheme}://{rest.strip('/')}/jobs"
     path = f"{folder}/.proof-{socket.gethostname()}-{os.getpid()}"
     sent = os.urandom(1 << 16)
