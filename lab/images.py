@@ -28,7 +28,7 @@ CATALOGUE = (
     ),
     MachineImage(
         ami="ami-0d1ba5e00000000b2",
-        name="Deep Learning Base OSS Nvidia Driver GPU AMI (lab stand-in without GPU)",
+        name="Ubuntu 22.04, with and without the GPU driver (the lab's stand-in: Debian 12, user ubuntu)",
         owner="898082745236",
         default_user="ubuntu",
         parameters=("/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id",),
