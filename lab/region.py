@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import io
 import ipaddress
 import itertools
@@ -18,10 +19,12 @@ import secrets
 import threading
 import time
 import urllib.parse
+import zlib
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
+import google_crc32c
 from moto import settings as moto_settings
 from moto.ec2.models import ec2_backends
 from moto.ec2.models import elastic_ip_addresses as moto_addresses
@@ -445,6 +448,33 @@ def stock() -> tuple[str, str]:
     return key.access_key_id, key.secret_access_key
 
 
+def _body(environ: dict[str, Any]) -> bytes:
+    """Read a request's body, and leave it to be read again."""
+    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
+
+
+CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
+    "CRC32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
+    "CRC32C": lambda body: int(google_crc32c.value(body)).to_bytes(4, "big"),
+    "SHA1": lambda body: hashlib.sha1(body).digest(),
+    "SHA256": lambda body: hashlib.sha256(body).digest(),
+}
+
+
+def wrong_checksum(environ: dict[str, Any]) -> str:
+    """The kind of checksum that a request's headers give and its body hasn't, or nothing; moto stores such an object.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+    """
+    for kind, calculate in CHECKSUMS.items():
+        given = environ.get(f"HTTP_X_AMZ_CHECKSUM_{kind}")
+        if given and base64.b64encode(calculate(_body(environ))).decode() != given:
+            return kind
+    return ""
+
+
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -458,9 +488,11 @@ def application(region: Region) -> WSGI:
             return [b"The lab has no such door.\n"]
         action = ""
         if environ["REQUEST_METHOD"] == "POST" and "/ec2/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            environ["wsgi.input"] = io.BytesIO(body)
-            action = urllib.parse.parse_qs(body.decode(errors="replace")).get("Action", [""])[0]
+            action = urllib.parse.parse_qs(_body(environ).decode(errors="replace")).get("Action", [""])[0]
+        elif wrong := environ["REQUEST_METHOD"] == "PUT" and wrong_checksum(environ):
+            start_response("400 Bad Request", [("Content-Type", "application/xml")])
+            text = f"The {wrong} you specified did not match the calculated checksum."
+            return [f"<Error><Code>BadDigest</Code><Message>{text}</Message></Error>".encode()]
         answer: Iterable[bytes] = moto(environ, start_response)
         if action and not action.startswith(("Describe", "Get")):
             try:

@@ -180,3 +180,12 @@ def test_unknown_key_and_missing_permission_are_refused(lab: boto3.Session) -> N
     guest = boto3.Session(key["AccessKeyId"], key["SecretAccessKey"], region_name="us-east-1")
     with pytest.raises(ClientError, match="AccessDenied"):
         guest.client("s3", endpoint_url=endpoint).list_buckets()
+
+
+def test_upload_with_a_wrong_checksum_is_refused(lab: boto3.Session) -> None:
+    s3 = lab.client("s3")
+    s3.create_bucket(Bucket="checksums")
+    with pytest.raises(ClientError, match="BadDigest"):
+        s3.put_object(Bucket="checksums", Key="object", Body=b"right", ChecksumCRC32C="AAAAAA==")
+    s3.put_object(Bucket="checksums", Key="object", Body=b"right", ChecksumAlgorithm="SHA256")
+    assert s3.get_object(Bucket="checksums", Key="object")["Body"].read() == b"right"
