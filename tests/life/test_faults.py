@@ -89,7 +89,7 @@ def test_corrupted_object_stops_before_training(region: boto3.Session) -> None:
 def test_datanode_and_controller_killed_while_staging(region: boto3.Session, tmp_path: Path) -> None:
     with running(tmp_path, "playbooks/stage.yml") as (process, output):
         wait_until(lambda: "stage  " in output() or process.poll() is not None, 120, "staging")
-        host("worker-0").run("sudo pkill -KILL -f server.datanode.DataNode")
+        host("worker-0").run("sudo systemctl kill --signal=SIGKILL hadoop-datanode")
         os.killpg(process.pid, signal.SIGKILL)
     playbook("playbooks/stage.yml")
     host("ps-0").check_output("sudo -u flotilla hdfs dfs -ls /datasets/cifar10/manifest.json")
