@@ -113,7 +113,7 @@ def load(argv: Sequence[str] | None = None) -> TrainConfig:
     arguments = vars(parser.parse_args(argv))
     path = arguments.pop("config")
     values: dict[str, Any] = {}
-    for key, value in (_read(path) if path else {}).items():
+    for key, value in (read_object(path) if path else {}).items():
         if key not in defaults:
             raise BadInput(f"{path} has the unknown key '{key}': see --help for the keys.")
         values[key] = _cast(key, value, defaults[key], path)
@@ -129,7 +129,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_object(path: str) -> dict[str, Any]:
+    """Return the JSON object in a configuration file; raise BadInput where there is none."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -22,6 +22,7 @@ from typing import Any
 import google_crc32c
 
 import flotilla
+from flotilla.config import read_object
 from flotilla.errors import BadInput, ProgramError, Temporary
 from flotilla.files import Files, open_folder
 from flotilla.progress import Progress, write_json
@@ -66,15 +67,8 @@ class Item:
 
 def load_config(path: str) -> StoreConfig:
     """Read and check a configuration."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"The configuration {path} can't be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise BadInput(f"The configuration {path} isn't JSON: {error}.") from error
+    content = read_object(path)
     fields = {field.name: field for field in dataclasses.fields(StoreConfig)}
-    if not isinstance(content, dict):
-        raise BadInput(f"The configuration {path} isn't a JSON object of keys and values.")
     if unknown := sorted(set(content) - set(fields)):
         raise BadInput(f"{path} has the unknown key '{unknown[0]}': see --help for the keys.")
     for name, field in fields.items():
