@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,6 @@ from .settings import (
     REGION,
     RUN,
     STATE,
-    login_user,
 )  # fmt: skip
 from .shell import LabError, run
 
@@ -150,8 +150,8 @@ def sweep() -> None:
 
 def write_profile(facts: dict[str, Any] | None) -> None:
     """Put the lab's profile into the user's ~/.aws/config, or take it out (`facts` None)."""
-    name, home = login_user()
-    file = home / ".aws/config"
+    # scripts/lab sets it: behind sudo, HOME may be root's
+    file = Path(os.environ["AWS_CONFIG_FILE"])
     text = file.read_text() if file.exists() else ""
     before, mark, rest = text.partition(BEGIN)
     text = before + rest.partition(END)[2].lstrip("\n") if mark else text
@@ -166,12 +166,18 @@ def write_profile(facts: dict[str, Any] | None) -> None:
         return
     if not file.parent.exists():
         file.parent.mkdir(mode=0o700)
-        shutil.chown(file.parent, name)
+        os.chown(file.parent, *owner(file.parent.parent))
     part = file.with_suffix(".part")
     part.touch(mode=0o600)
     part.write_text(text)
-    shutil.chown(part, name)
+    os.chown(part, *owner(file.parent))
     part.rename(file)
+
+
+def owner(path: Path) -> tuple[int, int]:
+    """Ids of a path's user and group."""
+    status = path.stat()
+    return status.st_uid, status.st_gid
 
 
 def instances() -> list[dict[str, Any]]:
@@ -269,6 +275,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Carry a command out; returns the exit status."""
     arguments = parser().parse_args()
+    if arguments.verb in ("console", "logs"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab logs | head
     if os.geteuid() != 0:
         raise LabError("the lab needs root: run scripts/lab, which uses sudo")
     match arguments.verb:

@@ -30,11 +30,3 @@ CACHE = STATE / "cache"
 LOG = STATE / "region.log"
 READY = RUN / "ready.json"
 CGROUP = "flotilla-lab"
-
-
-def login_user() -> tuple[str, Path]:
-    """The user who called (through sudo or not) and that user's home."""
-    import pwd
-
-    name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
-    return name, Path(pwd.getpwnam(name).pw_dir)

@@ -11,7 +11,7 @@ say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
 as_root() {
-  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo --preserve-env=PATH,TERM "$@"; fi
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo --preserve-env=PATH,TERM,AWS_CONFIG_FILE "$@"; fi
 }
 
 # install_packages WHY PACKAGE…: says what is missing, then installs it.
