@@ -44,9 +44,8 @@ def groups(name: str = "") -> list[Path]:
     found: list[Path] = []
     for hierarchy in hierarchies():
         top = hierarchy / CGROUP / name if name else hierarchy / CGROUP
-        if top.is_dir():
-            below = [p for p in top.rglob("*") if p.is_dir()]
-            found += sorted([*below, top], key=lambda p: -len(p.parts))
+        # os.walk, for groups may go while we look; rglob would fail.
+        found += sorted((Path(folder) for folder, _, _ in os.walk(top)), key=lambda p: -len(p.parts))
     return found
 
 

@@ -15,6 +15,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import secrets
 import threading
 import time
@@ -38,7 +39,7 @@ from moto.ssm.models import Parameter, ssm_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import cgroups, image, network
+from . import access, cgroups, image, market, network
 from .hosts import Host
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
@@ -118,11 +119,14 @@ class Region:
 
     def _halt(self, instance: Instance, final: str, seconds: float) -> None:
         host = self.hosts.get(instance.id)
-        if host:
-            host.stop(seconds)
-            if final == "terminated":
-                host.remove()
-                del self.hosts[instance.id]
+        try:
+            if host:
+                host.stop(seconds)
+                if final == "terminated":
+                    host.remove()
+                    del self.hosts[instance.id]
+        except Exception:  # `down` removes what is left; the API must not wait for it forever
+            log.exception("%s could not be cleaned up", instance.id)
         self.set_state(instance, final)
         self.apply_rules(str(instance.vpc_id))
         log.info("%s is %s", instance.id, final)
@@ -307,6 +311,8 @@ def attach(region: Region) -> None:
     _attach_life(region)
     _attach_launch(region)
     _attach_addresses(region)
+    market.attach()
+    access.attach()
 
 
 def _attach_life(region: Region) -> None:
@@ -367,6 +373,7 @@ def _attach_launch(region: Region) -> None:
             if profile:
                 self.associate_iam_instance_profile(instance_id=instance.id, **profile)
         for instance in reservation.instances:
+            market.launched(instance)
             region.launch(instance)
         return reservation
 
@@ -480,7 +487,12 @@ WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 def application(region: Region) -> WSGI:
     """The region's API: moto's, with the network brought in line after each change to EC2."""
-    moto = DomainDispatcherApplication(create_backend_app)
+
+    def create_app(name: Any) -> Any:
+        return market.create_app() if name == "pricing" else create_backend_app(name)
+
+    moto = DomainDispatcherApplication(create_app)
+    moto.backend_url_patterns = [*moto.backend_url_patterns, ("pricing", re.compile(r"https?://pricing\."))]
 
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith("/moto-api"):

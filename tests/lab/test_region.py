@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -189,3 +190,54 @@ def test_upload_with_a_wrong_checksum_is_refused(lab: boto3.Session) -> None:
         s3.put_object(Bucket="checksums", Key="object", Body=b"right", ChecksumCRC32C="AAAAAA==")
     s3.put_object(Bucket="checksums", Key="object", Body=b"right", ChecksumAlgorithm="SHA256")
     assert s3.get_object(Bucket="checksums", Key="object")["Body"].read() == b"right"
+
+
+def test_conditions_of_policies_are_heeded(lab: boto3.Session) -> None:
+    iam, s3 = lab.client("iam"), lab.client("s3")
+    s3.create_bucket(Bucket="flotilla-conditions")
+    s3.put_object(Bucket="flotilla-conditions", Key="mine/a", Body=b"a")
+    iam.create_user(UserName="reader")
+    listing = {
+        "Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::flotilla-conditions",
+        "Condition": {"StringLike": {"s3:prefix": ["mine/*"]}},
+    }  # fmt: skip
+    document = json.dumps({"Version": "2012-10-17", "Statement": [listing]})
+    iam.put_user_policy(UserName="reader", PolicyName="list", PolicyDocument=document)
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    reader = boto3.Session(
+        key["AccessKeyId"], key["SecretAccessKey"], region_name=lab.region_name
+    ).client("s3", endpoint_url=lab.client("s3").meta.endpoint_url)  # fmt: skip
+    assert reader.list_objects_v2(Bucket="flotilla-conditions", Prefix="mine/")["KeyCount"] == 1
+    for options in ({}, {"Prefix": "other/"}):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            reader.list_objects_v2(Bucket="flotilla-conditions", **options)
+
+
+def test_prices_are_listed_for_those_who_may_ask(lab: boto3.Session) -> None:
+    wanted = {"instanceType": "g4dn.xlarge", "regionCode": "us-east-1", "operatingSystem": "Linux", "tenancy": "Shared"}
+    filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+    found = lab.client("pricing").get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert '"USD": "0.526' in str(found[0])
+    key = lab.client("iam").create_access_key(UserName="reader")["AccessKey"]
+    reader = boto3.Session(key["AccessKeyId"], key["SecretAccessKey"], region_name=lab.region_name)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        reader.client("pricing", endpoint_url=lab.client("s3").meta.endpoint_url).get_products(ServiceCode="AmazonEC2")
+
+
+def test_spot_market(network: Network) -> None:
+    spot: dict[str, Any] = {"MarketType": "spot", "SpotOptions": {"MaxPrice": "0.001"}}
+    with pytest.raises(ClientError, match="SpotMaxPriceTooLow"):
+        network.launch(InstanceMarketOptions=spot)
+    history = network.ec2.describe_spot_price_history(InstanceTypes=["t3.large"])["SpotPriceHistory"]
+    price = float(history[0]["SpotPrice"])
+    assert 0.01 < price < 0.0832
+    [instance] = network.launch(InstanceMarketOptions={"MarketType": "spot"})
+    found = network.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+    assert found["InstanceLifecycle"] == "spot"
+    requests = network.ec2.describe_spot_instance_requests(SpotInstanceRequestIds=[found["SpotInstanceRequestId"]])
+    assert requests["SpotInstanceRequests"][0]["InstanceId"] == instance
+    with pytest.raises(ClientError, match="one-time Spot Instance"):
+        network.ec2.stop_instances(InstanceIds=[instance])
+    network.ec2.terminate_instances(InstanceIds=[instance])
+    wait_until(lambda: network.states([instance]) == {"terminated"}, 20, "terminated")
