@@ -19,6 +19,7 @@ from moto.ec2.models.spot_requests import SpotInstanceRequest
 from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.responses.spot_instances import SpotInstances
 from moto.ec2.utils import random_spot_request_id
+from moto.moto_server.werkzeug_app import BackendRequest
 
 from .settings import REGION
 
@@ -117,6 +118,7 @@ class PriceListResponse(BaseResponse):
 def create_app() -> Flask:
     """What answers requests to the Price List API."""
     app = Flask("prices")
+    app.request_class = BackendRequest
     app.add_url_rule("/", view_func=convert_to_flask_response(PriceListResponse.dispatch), methods=["POST"])
     return app
 
