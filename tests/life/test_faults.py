@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import boto3
@@ -57,6 +58,19 @@ def hosts(region: boto3.Session) -> list[str]:
     return sorted(t["Value"] for r in found for i in r["Instances"] for t in i["Tags"] if t["Key"] == "Name")
 
 
+@contextlib.contextmanager
+def uploads_refused(region: boto3.Session) -> Iterator[None]:
+    """S3 takes nothing from the nodes for a while."""
+    iam = region.client("iam")
+    role = next(r["RoleName"] for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("flotilla-test"))
+    deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "s3:PutObject", "Resource": "*"}]}
+    iam.put_role_policy(RoleName=role, PolicyName="deny", PolicyDocument=json.dumps(deny))
+    try:
+        yield
+    finally:
+        iam.delete_role_policy(RoleName=role, PolicyName="deny")
+
+
 def test_controller_killed_while_provisioning(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
     killed_at(tmp_path, "Make the key pair", "playbooks/provision.yml")
     assert left(region) != before
@@ -99,25 +113,39 @@ def test_datanode_and_controller_killed_while_staging(region: boto3.Session, tmp
         assert host("chief-0").check_output(command).split()[0] == file["sha256"], file["path"]
 
 
+def test_bucket_that_may_not_be_written_stops_before_training(region: boto3.Session) -> None:
+    with uploads_refused(region):
+        done = user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/train.yml", *OPTIONS, check=False)
+    assert done.returncode != 0
+    assert "s3://flotilla-test/models/" in done.stdout
+    assert not host("chief-0").service("training@chief-0").is_running
+
+
 def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3.Session, tmp_path: Path) -> None:
-    iam = region.client("iam")
-    role = next(r["RoleName"] for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("flotilla-test"))
     killed_at(tmp_path, f"/{STEPS} steps", "playbooks/train.yml", *OPTIONS)
     host("worker-0").run("sudo systemctl kill --signal=SIGKILL training@worker-0")
-    deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "s3:PutObject", "Resource": "*"}]}
-    iam.put_role_policy(RoleName=role, PolicyName="deny", PolicyDocument=json.dumps(deny))
     chief = host("chief-0")
-    wait_until(lambda: chief.file("/var/lib/flotilla/chief.done").exists, 300, "the chief has finished by itself")
-    assert int(host("worker-0").check_output("systemctl show -P NRestarts training@worker-0")) >= 1
-    time.sleep(10)
-    assert not chief.file("/var/lib/flotilla/store.done").exists
-    with pytest.raises(region.client("s3").exceptions.NoSuchKey):
-        manifest(region, "models/faults/manifest.json")
-    iam.delete_role_policy(RoleName=role, PolicyName="deny")
+    with uploads_refused(region):
+        wait_until(lambda: chief.file("/var/lib/flotilla/chief.done").exists, 300, "the chief has finished by itself")
+        assert int(host("worker-0").check_output("systemctl show -P NRestarts training@worker-0")) >= 1
+        time.sleep(10)
+        assert not chief.file("/var/lib/flotilla/store.done").exists
+        with pytest.raises(region.client("s3").exceptions.NoSuchKey):
+            manifest(region, "models/faults/manifest.json")
     output = playbook("site.yml", *OPTIONS)
     assert "s3://flotilla-test/models/faults/" in output
     assert manifest(region, "models/faults/manifest.json")["global_step"] >= STEPS
     assert hosts(region) == ["test-chief-0", "test-ps-0", "test-worker-0"]
+
+
+def test_host_is_gone_by_itself_at_its_expiry(region: boto3.Session) -> None:
+    """Without controller and credentials: the host's own timer powers it off, which terminates it."""
+    instance = json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", "worker-0").stdout)["instance_id"]
+    ends = (datetime.now(timezone.utc) + timedelta(seconds=75)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    region.client("ec2").create_tags(Resources=[instance], Tags=[{"Key": "flotilla-expires", "Value": ends}])
+    playbook("playbooks/node.yml", "--limit", "worker-0")
+    wait_until(lambda: instance not in living(region), 120, "the host has terminated itself")
+    assert hosts(region) == ["test-chief-0", "test-ps-0"]
 
 
 def test_destroy_interrupted_and_run_again(region: boto3.Session, before: list[str], tmp_path: Path) -> None:

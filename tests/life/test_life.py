@@ -64,6 +64,8 @@ BAD = {
     "expired": ({"fleet_expiry_hours": -1}, "expiry"),
     "bad name": ({"fleet_name": "My_Fleet!"}, "My_Fleet!"),
     "wrong credentials": ({"fleet_profile": "nobody"}, "nobody"),
+    "GPU build without a GPU": ({"fleet_accelerator": "gpu"}, "neither chief nor worker"),
+    "VPC without subnet": ({"fleet_vpc_id": "vpc-0123456789abcdef0"}, "fleet_subnet_id"),
     "disk too small": (
         {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large", "volume_size": 1} for g in ("ps", "chief")}},
         "volume_size",
@@ -71,13 +73,32 @@ BAD = {
 }  # fmt: skip
 
 
+def refused(change: dict[str, object]) -> str:
+    """Run site.yml with changed variables, which it must refuse; returns what it says."""
+    done = user_runs("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(change), check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    return done.stdout
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_in_a_sentence(region: boto3.Session, before: list[str], case: str) -> None:
     change, named = BAD[case]
-    done = user_runs("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(change), check=False)
-    assert done.returncode != 0
-    assert named in done.stdout
-    assert "Traceback" not in done.stdout
+    assert named in refused(change)
+    assert left(region) == before
+
+
+def test_manifest_without_its_objects_is_refused(region: boto3.Session, before: list[str]) -> None:
+    source = {"Bucket": BUCKET, "Key": "cifar10/manifest.json"}
+    region.client("s3").copy_object(Bucket=BUCKET, Key="broken/manifest.json", CopySource=source)
+    assert "doesn't match its manifest" in refused({"dataset_source": f"s3://{BUCKET}/broken/"})
+    assert left(region) == before
+
+
+def test_other_systems_are_refused(region: boto3.Session, before: list[str]) -> None:
+    image = region.client("ec2").register_image(Name="ubuntu-noble-24.04-amd64-server", RootDeviceName="/dev/sda1")
+    group = {"count": 1, "instance_type": "t3.large", "image": image["ImageId"]}
+    assert "is Ubuntu 24.04" in refused({"fleet_groups": {"ps": group, "chief": group}})
     assert left(region) == before
 
 
