@@ -195,9 +195,8 @@ def attach() -> None:
         setattr(owner, name, method)
 
 
-def launched(instance: Instance) -> None:
+def note_request(instance: Instance) -> None:
     """Note the request of a spot instance that RunInstances launched."""
-    if instance.lifecycle == "spot" and not getattr(instance, "spot_instance_request_id", None):
-        request = FulfilledRequest(instance)
-        instance.ec2_backend.spot_instance_requests[request.id] = request
-        setattr(instance, "spot_instance_request_id", request.id)  # noqa: B010
+    request = FulfilledRequest(instance)
+    instance.ec2_backend.spot_instance_requests[request.id] = request
+    setattr(instance, "spot_instance_request_id", request.id)  # noqa: B010

@@ -373,7 +373,8 @@ def _attach_launch(region: Region) -> None:
             if profile:
                 self.associate_iam_instance_profile(instance_id=instance.id, **profile)
         for instance in reservation.instances:
-            market.launched(instance)
+            if kwargs.get("instance_market_options"):  # not for RequestSpotInstances, which has made its request
+                market.note_request(instance)
             region.launch(instance)
         return reservation
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook
+from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables
 from harness import ROOT, user_runs, wait_until
 
 STEPS = 150
@@ -140,7 +140,7 @@ def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3
 
 def test_host_is_gone_by_itself_at_its_expiry(region: boto3.Session) -> None:
     """Without controller and credentials: the host's own timer powers it off, which terminates it."""
-    instance = json.loads(user_runs("ansible-inventory", "-i", INVENTORY, "--host", "worker-0").stdout)["instance_id"]
+    instance = variables("worker-0")["instance_id"]
     ends = (datetime.now(timezone.utc) + timedelta(seconds=75)).strftime("%Y-%m-%dT%H:%M:%SZ")
     region.client("ec2").create_tags(Resources=[instance], Tags=[{"Key": "flotilla-expires", "Value": ends}])
     playbook("playbooks/node.yml", "--limit", "worker-0")
