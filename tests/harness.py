@@ -100,9 +100,9 @@ class Network:
         wait_until(lambda: self.ssh(instance, "cloud-init status --wait").returncode == 0, 40, f"ssh into {instance}")
 
 
-def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
-    """Make what instances need, by the API alone."""
-    ec2, iam, ssm = session.client("ec2"), session.client("iam"), session.client("ssm")
+def make_vpc(session: boto3.Session, cidr: str) -> tuple[str, str]:
+    """Make a VPC with a public subnet, by the API alone; returns the ids of both."""
+    ec2 = session.client("ec2")
     vpc = ec2.create_vpc(CidrBlock=cidr)["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
@@ -110,6 +110,13 @@ def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
     table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
     ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
     ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+    return vpc, subnet
+
+
+def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
+    """Make what instances need, by the API alone."""
+    ec2, iam, ssm = session.client("ec2"), session.client("iam"), session.client("ssm")
+    vpc, subnet = make_vpc(session, cidr)
     group = ec2.create_security_group(GroupName="test", Description="test", VpcId=vpc)["GroupId"]
     ec2.authorize_security_group_ingress(
         GroupId=group,

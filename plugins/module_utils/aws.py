@@ -28,6 +28,8 @@ CREDENTIAL_CODES = {
     "UnrecognizedClientException",
 }
 DENIED_CODES = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+# Services that answer for all regions in one.
+HOMES = {"pricing": "us-east-1"}
 
 
 class FleetError(Exception):
@@ -111,7 +113,9 @@ class Aws:
         """Return the client of a service."""
         if service not in self._clients:
             try:
-                self._clients[service] = self._session.client(service, config=self._config)
+                self._clients[service] = self._session.client(
+                    service, region_name=HOMES.get(service), config=self._config
+                )
             except (exceptions.BotoCoreError, ValueError) as error:
                 raise FleetError(explain(error, f"reach {service}", self.profile)) from error
         return self._clients[service]
@@ -132,10 +136,10 @@ class Aws:
             raise FleetError(explain(error, doing, self.profile)) from error
         return answer
 
-    def pages(self, doing: str, service: str, method: str, key: str, **arguments: Any) -> list[dict[str, Any]]:
+    def pages(self, doing: str, service: str, method: str, key: str, **arguments: Any) -> list[Any]:
         """Return all items of a paginated listing."""
         try:
-            found: list[dict[str, Any]] = []
+            found: list[Any] = []
             for page in self.client(service).get_paginator(method).paginate(**arguments):
                 found.extend(page.get(key, []))
         except Exception as error:

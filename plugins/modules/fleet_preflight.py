@@ -13,7 +13,8 @@ author: Flotilla contributors (@flotilla-kit)
 description:
   - Judges a fleet's variables, looks up in AWS what they name, and fails with one sentence a problem.
   - Changes nothing. Writing to the model's folder is proved by an upload that is begun and aborted.
-  - Returns what the launch needs, such as images, volume sizes, the availability zone and the nodes' access policy.
+  - Returns what the launch needs, such as images, volume sizes, the availability zone and the nodes' access policy,
+    and a plan with prices.
 requirements: [boto3]
 options:
   region:
@@ -100,6 +101,10 @@ options:
     description: The least size of a volume in GiB where a group names none.
     type: int
     default: 20
+  public_addresses:
+    description: Whether the nodes get public addresses, which cost money.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -163,6 +168,11 @@ dataset:
   description: Name, files, bytes and records of the data set; empty when none was given.
   returned: success
   type: dict
+plan:
+  description: What the fleet is made of and costs on demand, as lines of a table; a question mark is an unknown price.
+  returned: success
+  type: list
+  elements: str
 policy:
   description: The nodes' access policy.
   returned: success
@@ -174,7 +184,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
 
 
 class Preflight:
@@ -514,6 +524,21 @@ class Preflight:
             group["volume_size"] = size
             self.check(problems)
 
+    def costs(self) -> None:
+        """Say what the fleet is made of and costs; without the permission to ask for prices, they are unknown."""
+        known: dict[str, float] = {}
+        types = sorted({group["instance_type"] for group in self.groups.values()})
+        try:
+            known = prices.look_up(self.aws, self.p["region"], types)
+        except aws.FleetError as error:
+            self.warnings.append(f"The prices are unknown. {error}")
+        hourly = {
+            name: prices.host_price(group, known, self.p["public_addresses"]) for name, group in self.groups.items()
+        }
+        expires = datetime.datetime.strptime(self.result["expires"], "%Y-%m-%dT%H:%M:%SZ")
+        left = expires.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
+        self.result["plan"] = prices.table(self.groups, hourly, left, self.result["running"])
+
     def sources(self) -> None:
         """Name the networks that may use SSH: the given ones, else the caller's address."""
         if self.p["ssh_sources"]:
@@ -550,6 +575,7 @@ class Preflight:
         self.model()
         if not self.problems:
             self.disks()
+            self.costs()
         self.sources()
         partition = self.result["arn"].split(":")[1]
         self.result["policy"] = plan.policy(self.p["dataset_source"], self.p["model_target"], partition)
@@ -580,6 +606,7 @@ def main() -> None:
                 "options": {kind: {"type": "str", "required": True} for kind in ("cpu", "gpu", "gpu_plain")},
             },
             "volume_size": {"type": "int", "default": 20},
+            "public_addresses": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

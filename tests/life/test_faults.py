@@ -1,4 +1,7 @@
-"""What a fleet survives: killed controllers, killed daemons, corrupted data, a refusing S3. In the order of a life."""
+"""What a fleet survives: killed controllers, killed daemons, corrupted data, a refusing S3. In the order of a life.
+
+This fleet has a host of its own for the evaluator.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, var
 from harness import ROOT, user_runs, wait_until
 
 STEPS = 150
-OPTIONS = ("-e", "job=faults", "-e", f"training_max_steps={STEPS}")
+GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
+OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "faults", "training_max_steps": STEPS}))
+HOSTS = ["test-chief-0", "test-evaluator-0", "test-ps-0", "test-worker-0"]
 OBJECT = "cifar10/train-00001-of-00004.tfrecord"
 
 
@@ -72,15 +77,15 @@ def uploads_refused(region: boto3.Session) -> Iterator[None]:
 
 
 def test_controller_killed_while_provisioning(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
-    killed_at(tmp_path, "Make the key pair", "playbooks/provision.yml")
+    killed_at(tmp_path, "Make the key pair", "playbooks/provision.yml", *OPTIONS)
     assert left(region) != before
-    killed_at(tmp_path, "Launch what is missing", "playbooks/provision.yml")
-    playbook("playbooks/provision.yml")
-    assert hosts(region) == ["test-chief-0", "test-ps-0", "test-worker-0"]
+    killed_at(tmp_path, "Launch what is missing", "playbooks/provision.yml", *OPTIONS)
+    playbook("playbooks/provision.yml", *OPTIONS)
+    assert hosts(region) == HOSTS
     vpcs = region.client("ec2").describe_vpcs(Filters=[{"Name": "tag:flotilla-fleet", "Values": ["test"]}])["Vpcs"]
     assert len(vpcs) == 1
     for phase in ("node", "hdfs", "tensorflow"):
-        playbook(f"playbooks/{phase}.yml")
+        playbook(f"playbooks/{phase}.yml", *OPTIONS)
 
 
 def test_corrupted_object_stops_before_training(region: boto3.Session) -> None:
@@ -90,7 +95,7 @@ def test_corrupted_object_stops_before_training(region: boto3.Session) -> None:
     bad[len(bad) // 2] ^= 1
     s3.put_object(Bucket=BUCKET, Key=OBJECT, Body=bytes(bad))
     try:
-        done = user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/stage.yml", check=False)
+        done = user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/stage.yml", *OPTIONS, check=False)
     finally:
         s3.put_object(Bucket=BUCKET, Key=OBJECT, Body=good)
     assert done.returncode != 0
@@ -101,11 +106,11 @@ def test_corrupted_object_stops_before_training(region: boto3.Session) -> None:
 
 
 def test_datanode_and_controller_killed_while_staging(region: boto3.Session, tmp_path: Path) -> None:
-    with running(tmp_path, "playbooks/stage.yml") as (process, output):
+    with running(tmp_path, "playbooks/stage.yml", *OPTIONS) as (process, output):
         wait_until(lambda: "stage  " in output() or process.poll() is not None, 120, "staging")
         host("worker-0").run("sudo systemctl kill --signal=SIGKILL hadoop-datanode")
         os.killpg(process.pid, signal.SIGKILL)
-    playbook("playbooks/stage.yml")
+    playbook("playbooks/stage.yml", *OPTIONS)
     host("ps-0").check_output("sudo -u flotilla hdfs dfs -ls /datasets/cifar10/manifest.json")
     wait_until(lambda: host("worker-0").service("hadoop-datanode").is_running, 30, "the DataNode is back")
     for file in manifest(region, "cifar10/manifest.json")["files"]:
@@ -124,6 +129,8 @@ def test_bucket_that_may_not_be_written_stops_before_training(region: boto3.Sess
 def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3.Session, tmp_path: Path) -> None:
     killed_at(tmp_path, f"/{STEPS} steps", "playbooks/train.yml", *OPTIONS)
     host("worker-0").run("sudo systemctl kill --signal=SIGKILL training@worker-0")
+    assert host("evaluator-0").service("training@evaluator-0").is_running
+    assert not host("ps-0").service("training@evaluator-0").is_running
     chief = host("chief-0")
     with uploads_refused(region):
         wait_until(lambda: chief.file("/var/lib/flotilla/chief.done").exists, 300, "the chief has finished by itself")
@@ -135,7 +142,7 @@ def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3
     output = playbook("site.yml", *OPTIONS)
     assert "s3://flotilla-test/models/faults/" in output
     assert manifest(region, "models/faults/manifest.json")["global_step"] >= STEPS
-    assert hosts(region) == ["test-chief-0", "test-ps-0", "test-worker-0"]
+    assert hosts(region) == HOSTS
 
 
 def test_host_is_gone_by_itself_at_its_expiry(region: boto3.Session) -> None:
@@ -143,9 +150,9 @@ def test_host_is_gone_by_itself_at_its_expiry(region: boto3.Session) -> None:
     instance = variables("worker-0")["instance_id"]
     ends = (datetime.now(timezone.utc) + timedelta(seconds=75)).strftime("%Y-%m-%dT%H:%M:%SZ")
     region.client("ec2").create_tags(Resources=[instance], Tags=[{"Key": "flotilla-expires", "Value": ends}])
-    playbook("playbooks/node.yml", "--limit", "worker-0")
+    playbook("playbooks/node.yml", *OPTIONS, "--limit", "worker-0")
     wait_until(lambda: instance not in living(region), 120, "the host has terminated itself")
-    assert hosts(region) == ["test-chief-0", "test-ps-0"]
+    assert hosts(region) == [name for name in HOSTS if name != "test-worker-0"]
 
 
 def test_destroy_interrupted_and_run_again(region: boto3.Session, before: list[str], tmp_path: Path) -> None:

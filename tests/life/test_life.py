@@ -7,13 +7,15 @@ import hashlib
 import json
 import re
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables
-from harness import user_runs
+from harness import ROOT, user_runs, wait_until
 
 PREDICT = """
 import json, os, sys, tempfile
@@ -43,6 +45,7 @@ print(json.dumps({"accuracy": right / total}))
 def test_check_mode_works_from_nothing(region: boto3.Session, before: list[str]) -> None:
     output = playbook("site.yml", "--check")
     assert "failed=0" in output
+    assert re.search(r"in all +3 +0\.\d{3}$", output, re.MULTILINE), "a plan with prices"
     assert left(region) == before
 
 
@@ -99,6 +102,45 @@ def test_other_systems_are_refused(region: boto3.Session, before: list[str]) -> 
     image = region.client("ec2").register_image(Name="ubuntu-noble-24.04-amd64-server", RootDeviceName="/dev/sda1")
     group = {"count": 1, "instance_type": "t3.large", "image": image["ImageId"]}
     assert "is Ubuntu 24.04" in refused({"fleet_groups": {"ps": group, "chief": group}})
+    assert left(region) == before
+
+
+def refused_to(session: boto3.Session, folder: Path, access: str, secret: str) -> str:
+    """Run site.yml with other credentials, which it must refuse; returns what it says."""
+    config = folder / "config"
+    config.write_text(
+        f"[profile other]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+        f"endpoint_url = {session.client('sts').meta.endpoint_url}\n"
+    )
+    command = ("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", "fleet_profile=other")
+    done = user_runs("env", f"AWS_CONFIG_FILE={config}", *command, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    return done.stdout
+
+
+def test_wrong_secret_key_is_refused(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
+    right = region.get_credentials()
+    assert right and right.access_key and right.secret_key
+    output = refused_to(region, tmp_path, right.access_key, right.secret_key[::-1])
+    assert "AWS refuses the credentials of profile other" in output
+    assert left(region) == before
+
+
+def test_bucket_that_may_not_be_read_is_refused(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
+    iam = region.client("iam")
+    policy = [
+        {"Effect": "Allow", "Action": "*", "Resource": "*"},
+        {"Effect": "Deny", "Action": "s3:*", "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]},
+    ]
+    iam.create_user(UserName="stranger")
+    iam.put_user_policy(
+        UserName="stranger", PolicyName="access",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": policy}),
+    )  # fmt: skip
+    key = iam.create_access_key(UserName="stranger")["AccessKey"]
+    output = refused_to(region, tmp_path, key["AccessKeyId"], key["SecretAccessKey"])
+    assert f"The bucket {BUCKET} of dataset_source may not be read by" in output
     assert left(region) == before
 
 
@@ -161,6 +203,26 @@ def test_ports_are_open_inside_and_closed_outside(life: str) -> None:
     for port in (9870, 9864, 6006):
         assert node.run(f"timeout 3 bash -c '</dev/tcp/127.0.0.1/{port}'").rc == 0, f"{port} on loopback"
         assert other.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").rc != 0, f"{port} from another node"
+
+
+def test_tensorboard_shows_the_training_through_the_tunnel(life: str) -> None:
+    tunnel = subprocess.Popen(["scripts/tensorboard", "-i", INVENTORY, "-p", "16006"], cwd=ROOT)
+    try:
+        wait_until(lambda: {".", "eval"} <= set(tensorboard("runs")), 60, "TensorBoard shows chief and evaluator")
+        assert "loss" in tensorboard("plugin/scalars/tags")["."]
+        assert "accuracy" in tensorboard("plugin/scalars/tags")["eval"]
+    finally:
+        tunnel.terminate()
+        tunnel.wait()
+
+
+def tensorboard(what: str) -> Any:
+    """What TensorBoard answers through the tunnel; nothing while there is none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:16006/data/{what}", timeout=10) as answer:
+            return json.load(answer)
+    except OSError:
+        return {}
 
 
 def test_model_in_s3_matches_its_manifest(life: str, region: boto3.Session) -> None:

@@ -1,4 +1,7 @@
-"""Each role on real hosts: check mode before anything is there, converge, nothing to do the second time, verify."""
+"""Each role on real hosts: check mode before anything is there, converge, nothing to do the second time, verify.
+
+The hosts are a fleet in a VPC that was there before.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,23 @@ from pathlib import Path
 
 import boto3
 import pytest
-from harness import ROOT, user_runs
+from harness import ROOT, make_vpc, user_runs
 
 FLEET = ["-i", "tests/life/inventory", "-e", "fleet_name=roles"]
-ROLES = ["node", "hdfs", "tensorflow", "training", "tensorboard"]  # each needs those before it
+ROLES = ["node", "hdfs", "tensorflow", "dataset", "training", "tensorboard", "store"]  # each needs those before it
 
 
 @pytest.fixture(scope="module")
-def inventory(dataset: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def vpc(dataset: boto3.Session) -> tuple[str, str]:
+    """A VPC that is somebody else's, and its subnet."""
+    return make_vpc(dataset, "10.94.0.0/24")
+
+
+@pytest.fixture(scope="module")
+def inventory(vpc: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Three hosts of the lab, bare."""
-    user_runs("ansible-playbook", *FLEET, "playbooks/provision.yml")
+    where = ("-e", f"fleet_vpc_id={vpc[0]}", "-e", f"fleet_subnet_id={vpc[1]}")
+    user_runs("ansible-playbook", *FLEET, *where, "playbooks/provision.yml")
     file = tmp_path_factory.mktemp("inventory") / "hosts.yml"
     file.write_text(user_runs("ansible-inventory", *FLEET, "--list", "--yaml").stdout)
     yield file
@@ -29,3 +39,13 @@ def test_role(role: str, inventory: Path) -> None:
         "env", f"--chdir={ROOT / 'roles' / role}", f"FLOTILLA_ROOT={ROOT}", f"FLOTILLA_INVENTORY={inventory}",
         "molecule", "test", seconds=1200,
     )  # fmt: skip
+
+
+def test_destroy_leaves_a_vpc_that_was_there(inventory: Path, dataset: boto3.Session, vpc: tuple[str, str]) -> None:
+    ec2 = dataset.client("ec2")
+    networks = ec2.describe_network_interfaces(Filters=[{"Name": "vpc-id", "Values": [vpc[0]]}])
+    assert len(networks["NetworkInterfaces"]) == 3
+    user_runs("ansible-playbook", *FLEET, "playbooks/destroy.yml")
+    assert [subnet["VpcId"] for subnet in ec2.describe_subnets(SubnetIds=[vpc[1]])["Subnets"]] == [vpc[0]]
+    groups = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc[0]]}])["SecurityGroups"]
+    assert [group["GroupName"] for group in groups] == ["default"]

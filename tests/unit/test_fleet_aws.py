@@ -14,7 +14,7 @@ from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.flotilla.kit.plugins.inventory.fleet import InventoryModule
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet, reconcile_fleet
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources
@@ -37,6 +37,8 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "true")
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setattr(Fleet, "wait_ssh", lambda self, running: None)
+    # moto has no Price List API.
+    monkeypatch.setattr(prices, "look_up", lambda *_: {"t3.large": 0.0832, "GB": 0.08 / 730, "address": 0.005})
     session = boto3.session.Session
     shared = session()  # reading EC2's description anew for each client takes longer than all else here
     monkeypatch.setattr(
@@ -89,6 +91,7 @@ def variables(image: str) -> dict[str, Any]:
         "accelerator": "auto",
         "images": {"cpu": image, "gpu": image, "gpu_plain": image},
         "volume_size": 20,
+        "public_addresses": True,
     }
 
 
@@ -122,8 +125,23 @@ def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], imag
         "gpus": 0,
         "gpu": "",
     }
+    assert result["plan"][-2].split() == ["in", "all", "4", "0.362"]
     assert boto3.client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 0
     assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="models")
+
+
+def test_preflight_without_permission_to_ask_for_prices(
+    variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any) -> None:
+        raise aws.FleetError("The credentials may not look up prices.")
+
+    monkeypatch.setattr(prices, "look_up", denied)
+    preflight = Preflight(variables)
+    preflight.run()
+    assert preflight.problems == []
+    assert preflight.warnings == ["The prices are unknown. The credentials may not look up prices."]
+    assert preflight.result["plan"][-2].split() == ["in", "all", "4", "?"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a fleet costs: on-demand prices from AWS's Price List API, and the plan as a table.
+
+https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-the-aws-price-list-api.html
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+HOURS_A_MONTH = 730  # as AWS counts for volumes
+
+
+def look_up(connection: Any, region: str, types: list[str]) -> dict[str, float]:
+    """Return the $ an hour of each type, of a ``GB`` of a gp3 volume, and of a public ``address``, where known.
+
+    Raises FleetError where the prices may not be asked for.
+    """
+    linux = {"operatingSystem": "Linux", "tenancy": "Shared", "preInstalledSw": "NA", "capacitystatus": "Used"}
+    asked = [(name, "AmazonEC2", {"instanceType": name, **linux}, "") for name in types]
+    asked.append(("GB", "AmazonEC2", {"volumeApiName": "gp3", "productFamily": "Storage"}, ""))
+    # The usage type begins with the region's billing code.
+    asked.append(("address", "AmazonVPC", {}, "PublicIPv4:InUseAddress"))
+    found = {}
+    for name, service, filters, usage in asked:
+        products = connection.pages(
+            "look up prices (pricing:GetProducts)",
+            "pricing",
+            "get_products",
+            "PriceList",
+            ServiceCode=service,
+            Filters=[
+                {"Type": "TERM_MATCH", "Field": field, "Value": value}
+                for field, value in {"regionCode": region, **filters}.items()
+            ],
+        )
+        price = on_demand(products, usage)
+        if price is not None:
+            found[name] = price / HOURS_A_MONTH if name == "GB" else price
+    return found
+
+
+def on_demand(products: list[str], usage: str = "") -> float | None:
+    """Return the $ a unit of the first product (JSON) that has a price and whose usage type ends in ``usage``."""
+    for text in products:
+        product = json.loads(text)
+        if not str(product["product"]["attributes"].get("usagetype", "")).endswith(usage):
+            continue
+        for term in product["terms"].get("OnDemand", {}).values():
+            for dimension in term["priceDimensions"].values():
+                price = float(dimension["pricePerUnit"].get("USD", 0))
+                if price > 0:
+                    return price
+    return None
+
+
+def host_price(group: dict[str, Any], prices: dict[str, float], public: bool) -> float | None:
+    """Return the $ an hour of a host of a group with its volume and its public address; None when one isn't known."""
+    try:
+        price = prices[group["instance_type"]] + prices["GB"] * group["volume_size"]
+        return price + prices["address"] if public else price
+    except KeyError:
+        return None
+
+
+def table(
+    groups: dict[str, dict[str, Any]], hourly: dict[str, float | None], left: datetime.timedelta, running: int
+) -> list[str]:
+    """Return the plan's lines: what each group has and costs an hour, and the fleet's costs until its expiry.
+
+    ``hourly`` is the price of a group's host, ``left`` the time until the expiry, ``running`` how many hosts are there.
+    """
+    rows = [("group", "hosts", "instance type", "GPUs", "volume", "$/h")]
+    total: float | None = 0.0
+    for name, group in groups.items():
+        price = hourly[name]
+        cost = None if price is None else price * group["count"]
+        total = None if cost is None or total is None else total + cost
+        gpus = f"{group['gpus']} {group['gpu']}" if group["gpus"] else "-"
+        volume = f"{group['volume_size']} GB"
+        rows.append((name, str(group["count"]), group["instance_type"], gpus, volume, _dollars(cost)))
+    rows.append(("in all", str(sum(group["count"] for group in groups.values())), "", "", "", _dollars(total)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(f"{cell:{'<><<>>'[column]}{widths[column]}}" for column, cell in enumerate(row)).rstrip()
+        for row in rows
+    ]
+    hours = left.total_seconds() / 3600
+    end = f"Every host powers itself off in {hours:.1f} h at the latest"
+    if total is not None:
+        end += f"; until then it's ${total * hours:.2f} on demand, without taxes, traffic and what lies in S3"
+    there = f"{running} of the hosts are there already. " if running else ""
+    return [*lines, f"{there}{end}."]
+
+
+def _dollars(price: float | None) -> str:
+    return "?" if price is None else f"{price:.3f}"
