@@ -208,9 +208,9 @@ def test_ports_are_open_inside_and_closed_outside(life: str) -> None:
 def test_tensorboard_shows_the_training_through_the_tunnel(life: str) -> None:
     tunnel = subprocess.Popen(["scripts/tensorboard", "-i", INVENTORY, "-p", "16006"], cwd=ROOT)
     try:
-        wait_until(lambda: {".", "eval"} <= set(tensorboard("runs")), 60, "TensorBoard shows chief and evaluator")
+        wait_until(lambda: {".", "eval_validation"} <= set(tensorboard("runs")), 60, "TensorBoard shows chief and evaluator")
         assert "loss" in tensorboard("plugin/scalars/tags")["."]
-        assert "accuracy" in tensorboard("plugin/scalars/tags")["eval"]
+        assert "accuracy" in tensorboard("plugin/scalars/tags")["eval_validation"]
     finally:
         tunnel.terminate()
         tunnel.wait()
@@ -233,6 +233,8 @@ def test_model_in_s3_matches_its_manifest(life: str, region: boto3.Session) -> N
     paths = [file["path"] for file in stored["files"]]
     for needed in ("saved_model/saved_model.pb", "checkpoint/checkpoint", "result.json"):
         assert needed in paths
+    assert any(path.startswith("events/eval_validation/") for path in paths)
+    assert all(file["size"] for file in stored["files"])
     for file in stored["files"]:
         body = s3.get_object(Bucket=BUCKET, Key=f"models/cifar10/{file['path']}")["Body"].read()
         assert (len(body), hashlib.sha256(body).hexdigest()) == (file["size"], file["sha256"]), file["path"]

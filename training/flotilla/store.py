@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +30,7 @@ from flotilla.progress import Progress, write_json
 from flotilla.s3 import Prefix, parse_url
 
 FORMAT = "flotilla-model/1"
+SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores
 _log = logging.getLogger(__name__)
 
 
@@ -93,6 +95,8 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
     """Store the model and return {changed, manifest (its address), global_step, metrics, objects, bytes}."""
     source = open_folder(config.model_dir)
     result = _result(source, config.job)
+    progress = Progress(config.progress, "store", 0, "objects")
+    _settle(source, progress)
     items = collect(source, result)
     manifest = {
         "format": FORMAT,
@@ -131,6 +135,24 @@ def check(target: Prefix, job: str) -> dict[str, Any]:
     return {"writable": True, "target": target.url(f"{name}/")}
 
 
+def _settle(source: Files, progress: Progress) -> None:
+    """Wait a while for the evaluator to close its event file: until then HDFS shows it empty.
+
+    A task that was killed leaves an empty file for ever.
+    """
+    deadline = time.monotonic() + SETTLE_SECS
+    while still := [path for path, size in source.sizes().items() if _is_events(path) and size == 0]:
+        if time.monotonic() >= deadline:
+            _log.warning("%s was never closed: it isn't stored.", source.url(still[0]))
+            return
+        progress.update(0, message="waiting for the evaluator to end")
+        time.sleep(1)
+
+
+def _is_events(path: str) -> bool:
+    return "tfevents" in PurePosixPath(path).name and not path.startswith("export/")
+
+
 def collect(source: Files, result: dict[str, Any]) -> list[Item]:
     """Return the objects of a model: saved_model/, checkpoint/, events/ and result.json."""
     sizes = source.sizes()
@@ -140,11 +162,7 @@ def collect(source: Files, result: dict[str, Any]) -> list[Item]:
     checkpoint = _last_checkpoint(source, sizes)
     names = {path: "saved_model/" + path[len(export) :] for path in sizes if path.startswith(export)}
     names |= {path: "checkpoint/" + path for path in sizes if path.startswith(checkpoint + ".")}
-    names |= {
-        path: "events/" + path
-        for path in sizes
-        if "tfevents" in PurePosixPath(path).name and not path.startswith("export/")
-    }
+    names |= {path: "events/" + path for path, size in sizes.items() if _is_events(path) and size > 0}
     names["result.json"] = "result.json"
     items = [_item(to, source, path) for path, to in names.items()]
     # So that the folder can be given to tf.train.latest_checkpoint; the job's own state names older ones too.

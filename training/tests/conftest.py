@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from moto import mock_aws
+
+from flotilla import s3
 
 CLASSES = 4
 SHAPE = (3, 16, 16)  # channels, height, width
@@ -59,6 +63,21 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """S3 by moto, with the bucket `data`; whoever waits for it doesn't."""
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "testing")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with mock_aws():
+        client = s3.connect()
+        client.create_bucket(Bucket="data")
+        monkeypatch.setattr(s3, "connect", lambda: client)
+        yield client
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import hashlib
 import io
 import json
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import pytest
 from botocore.response import StreamingBody
-from moto import mock_aws
 
 from flotilla import files, s3, stage
 from flotilla.errors import Temporary
@@ -23,18 +22,10 @@ CONTENT = {f"train-{i}.tfrecord": bytes([i]) * (1000 + 300 * i) for i in range(5
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with mock_aws():
-        client = s3.connect()
-        client.create_bucket(Bucket="data")
-        monkeypatch.setattr(s3, "connect", lambda: client)
-        upload(client)
-        yield client
+def client(client: Any) -> Any:
+    """S3 with the data set."""
+    upload(client)
+    return client
 
 
 def upload(client: Any, content: dict[str, bytes] = CONTENT, name: str = "tiny") -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto import mock_aws
 
 from flotilla import files, s3, store
 
@@ -34,6 +33,7 @@ PARTS = {
     "checkpoint": b'model_checkpoint_path: "model.ckpt-400"\nall_model_checkpoint_paths: "model.ckpt-200"\n',
     "events.out.tfevents.1.chief-0": b"e1",
     "eval_validation/events.out.tfevents.2.ps-0": b"e2",
+    "eval_validation/events.out.tfevents.1.ps-0": b"",  # of an evaluator that was killed
     "graph.pbtxt": b"text",
     "result.json": json.dumps(RESULT).encode(),
 }
@@ -66,22 +66,9 @@ class Refusal:
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with mock_aws():
-        client = s3.connect()
-        client.create_bucket(Bucket="data")
-        monkeypatch.setattr(s3, "connect", lambda: client)
-        yield client
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A trained job's folder and the configuration that stores it."""
+    monkeypatch.setattr(store, "SETTLE_SECS", 0)
     for path, data in PARTS.items():
         (tmp_path / "model" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "model" / path).write_bytes(data)
@@ -149,6 +136,16 @@ def test_store(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) ->
     assert done["manifest"] == outcome["manifest"] and done["metrics"] == RESULT["metrics"]
     told = json.loads((config.parent / "store.json").read_text())
     assert told["state"] == "done" and outcome["manifest"] in told["message"]
+
+
+def test_events_are_stored_when_the_evaluator_has_closed_them(
+    client: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config.parent / "model/eval_validation/events.out.tfevents.1.ps-0"
+    monkeypatch.setattr(store, "SETTLE_SECS", 10)
+    monkeypatch.setattr("time.sleep", lambda seconds: file.write_bytes(b"whole"))
+    assert call(capsys, "--config", str(config))[0] == 0
+    assert objects(client)[f"models/cifar10/events/eval_validation/{file.name}"] == b"whole"
 
 
 def test_again_changes_nothing(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
