@@ -208,7 +208,9 @@ def test_ports_are_open_inside_and_closed_outside(life: str) -> None:
 def test_tensorboard_shows_the_training_through_the_tunnel(life: str) -> None:
     tunnel = subprocess.Popen(["scripts/tensorboard", "-i", INVENTORY, "-p", "16006"], cwd=ROOT)
     try:
-        wait_until(lambda: {".", "eval_validation"} <= set(tensorboard("runs")), 60, "TensorBoard shows chief and evaluator")
+        wait_until(
+            lambda: {".", "eval_validation"} <= set(tensorboard("runs")), 60, "TensorBoard shows chief and evaluator"
+        )
         assert "loss" in tensorboard("plugin/scalars/tags")["."]
         assert "accuracy" in tensorboard("plugin/scalars/tags")["eval_validation"]
     finally:
