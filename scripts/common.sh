@@ -28,6 +28,11 @@ install_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# Ubuntu has Debian's keys, which the lab's image is checked with, in a package of their own.
+install_lab() {
+  install_packages "the lab" mmdebstrap debian-archive-keyring systemd-container nftables slirp4netns iproute2 util-linux
+}
+
 # uv, from its own little environment outside the checkout; sets $uv.
 prepare_uv() {
   local tools=${XDG_CACHE_HOME:-$HOME/.cache}/flotilla/uv-$uv_version
