@@ -60,7 +60,7 @@ def on_demand(products: list[str], usage: str = "") -> float | None:
 def host_price(group: dict[str, Any], prices: dict[str, float], public: bool) -> float | None:
     """Return the $ an hour of a host of a group with its volume and its public address; None when one isn't known."""
     try:
-        price = prices[group["instance_type"]] + prices["GB"] * group["volume_size"]
+        price = prices[group["instance_type"]] + prices["GB"] * int(group["volume_size"])
         return price + prices["address"] if public else price
     except KeyError:
         return None

@@ -136,17 +136,20 @@ def check(target: Prefix, job: str) -> dict[str, Any]:
 
 
 def _settle(source: Files, progress: Progress) -> None:
-    """Wait a while for the evaluator to close its event file: until then HDFS shows it empty.
+    """Wait a while for the evaluator to close its event file: until then HDFS shows its size, but not its content.
 
-    A task that was killed leaves an empty file for ever.
+    A task that was killed leaves such a file for an hour.
     """
     deadline = time.monotonic() + SETTLE_SECS
-    while still := [path for path, size in source.sizes().items() if _is_events(path) and size == 0]:
+    sizes = source.sizes()
+    waiting = [path for path in sizes if _is_events(path)]
+    while waiting := [path for path in waiting if sum(map(len, source.read(path))) < sizes[path]]:
         if time.monotonic() >= deadline:
-            _log.warning("%s was never closed: it isn't stored.", source.url(still[0]))
+            _log.warning("%s isn't closed: what it lacks isn't stored.", source.url(waiting[0]))
             return
         progress.update(0, message="waiting for the evaluator to end")
         time.sleep(1)
+        sizes = source.sizes()
 
 
 def _is_events(path: str) -> bool:
@@ -162,9 +165,10 @@ def collect(source: Files, result: dict[str, Any]) -> list[Item]:
     checkpoint = _last_checkpoint(source, sizes)
     names = {path: "saved_model/" + path[len(export) :] for path in sizes if path.startswith(export)}
     names |= {path: "checkpoint/" + path for path in sizes if path.startswith(checkpoint + ".")}
-    names |= {path: "events/" + path for path, size in sizes.items() if _is_events(path) and size > 0}
+    names |= {path: "events/" + path for path in sizes if _is_events(path)}
     names["result.json"] = "result.json"
     items = [_item(to, source, path) for path, to in names.items()]
+    items = [item for item in items if item.size or not _is_events(item.path)]
     # So that the folder can be given to tf.train.latest_checkpoint; the job's own state names older ones too.
     state = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
     items.append(_hashed("checkpoint/checkpoint", lambda: iter([state])))

@@ -150,7 +150,10 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         throttle_secs=config.eval_interval_secs,
     )
     try:
-        tf.estimator.train_and_evaluate(model, train, evaluate)
+        if task.type == "evaluator":
+            _evaluate(config, model, evaluate)
+        else:
+            tf.estimator.train_and_evaluate(model, train, evaluate)
         _log.info("%s has done its part.", task.name)
         if task.leads:
             speed = reports[-1].examples_per_second if reports else None
@@ -161,6 +164,31 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         watch.stop()
         # Only closed event files are whole on HDFS.
         tf.compat.v1.summary.FileWriterCache.clear()
+
+
+def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
+    """Evaluate a new checkpoint in every interval, and the job's last one at once.
+
+    train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
+    """
+    import tensorflow as tf
+
+    seen = None
+    while True:
+        began = time.monotonic()
+        checkpoint = tf.train.latest_checkpoint(config.model_dir)
+        if checkpoint not in (None, seen):
+            metrics = model.evaluate(
+                evaluate.input_fn, hooks=evaluate.hooks, checkpoint_path=checkpoint, name=evaluate.name
+            )
+            if metrics["global_step"] >= config.max_steps:
+                return
+            seen = checkpoint
+        time.sleep(DONE_POLL_SECS)
+        while time.monotonic() < began + config.eval_interval_secs:
+            if (checkpoints.latest_step(config.model_dir) or 0) >= config.max_steps:
+                break
+            time.sleep(DONE_POLL_SECS)
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:

@@ -141,11 +141,18 @@ def test_store(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_events_are_stored_when_the_evaluator_has_closed_them(
     client: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = config.parent / "model/eval_validation/events.out.tfevents.1.ps-0"
+    path = "eval_validation/events.out.tfevents.2.ps-0"
+    read, waited = files.LocalFiles.read, []
+
+    def open_file(self: files.LocalFiles, name: str, size: int | None = None) -> Iterator[bytes]:
+        return iter(()) if name == path and not waited else read(self, name, size)
+
+    monkeypatch.setattr(files.LocalFiles, "read", open_file)
+    monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr(store, "SETTLE_SECS", 10)
-    monkeypatch.setattr("time.sleep", lambda seconds: file.write_bytes(b"whole"))
     assert call(capsys, "--config", str(config))[0] == 0
-    assert objects(client)[f"models/cifar10/events/eval_validation/{file.name}"] == b"whole"
+    assert waited == [1]
+    assert objects(client)[f"models/cifar10/events/{path}"] == b"e2"
 
 
 def test_again_changes_nothing(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
