@@ -58,7 +58,7 @@ def site() -> tuple[float, float, str]:
     begin, first, lines = time.monotonic(), 0.0, []
     process = subprocess.Popen(
         ["ansible-playbook", *INVENTORY, "site.yml"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert process.stdout
     for line in process.stdout:

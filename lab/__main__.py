@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from . import cgroups, hosts, image, network
 from .settings import (
     CACHE,
     ENDPOINT,
+    IMAGES,
     LOG,
     NODES,
     OBJECTS,
@@ -71,6 +73,8 @@ def up() -> None:
         facts = ready()
         if not facts:
             begin = time.monotonic()
+            if (NODES.is_dir() and any(NODES.iterdir())) or OBJECTS.is_dir():
+                say("a lab was here that didn't end by 'down': its hosts and buckets are deleted")
             sweep()
             image.build(say)
             facts = start()
@@ -94,13 +98,14 @@ def start() -> dict[str, Any]:
         **{k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MOTO_"))},
         "TMPDIR": str(OBJECTS),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # root's files in the user's checkout would be in the way
         "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
         "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
         "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(1024 * 1024),
     }
     with LOG.open("wb") as output:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "lab.region"],
+            cgroups.joined("daemon", [sys.executable, "-m", "lab.region"]),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env=environment, start_new_session=True, cwd=Path(__file__).parent.parent,
         )  # fmt: skip
@@ -135,7 +140,7 @@ def sweep() -> None:
     """Remove every trace of a lab, whatever state it was left in: processes, mounts, namespaces, groups, disks."""
     cgroups.kill()
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in sorted((m for m in mounts if m.startswith(f"{NODES}/")), reverse=True):
+    for mount in sorted((m for m in mounts if m.startswith(f"{STATE}/")), reverse=True):
         run("umount", "--lazy", mount)
     network.all_down()
     if NODES.is_dir():
@@ -143,19 +148,27 @@ def sweep() -> None:
             hosts.keep_packages(folder)
             shutil.rmtree(folder)
     shutil.rmtree(OBJECTS, ignore_errors=True)
+    for part in IMAGES.glob("*.part"):
+        shutil.rmtree(part)
     for leftover in Path("/run/systemd/nspawn").glob("propagate/i-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     READY.unlink(missing_ok=True)
 
 
 def write_profile(facts: dict[str, Any] | None) -> None:
-    """Put the lab's profile into the user's ~/.aws/config, or take it out (`facts` None)."""
+    """Put the lab's profile into the user's ~/.aws/config, or take it out (`facts` None).
+
+    Raises:
+        LabError: the file has a profile of that name that isn't the lab's.
+    """
     # scripts/lab sets it: behind sudo, HOME may be root's
-    file = Path(os.environ["AWS_CONFIG_FILE"])
+    file = Path(os.environ["AWS_CONFIG_FILE"]).resolve()
     text = file.read_text() if file.exists() else ""
-    before, mark, rest = text.partition(BEGIN)
-    text = before + rest.partition(END)[2].lstrip("\n") if mark else text
+    # Nothing but the lab's own lines, whatever became of the marks.
+    text = re.sub(rf"{re.escape(BEGIN)}\n(\[profile {PROFILE}\]\n(\w+ = .*\n)*)?({re.escape(END)}\n?)?", "", text)
     if facts:
+        if f"[profile {PROFILE}]" in text:
+            raise LabError(f"{file} has a profile {PROFILE} that the lab didn't make: rename it, then 'scripts/lab up'")
         lines = (
             BEGIN, f"[profile {PROFILE}]", f"region = {facts['region']}", f"endpoint_url = {facts['endpoint']}",
             f"aws_access_key_id = {facts['access_key']}", f"aws_secret_access_key = {facts['secret_key']}", END, "",
@@ -165,7 +178,7 @@ def write_profile(facts: dict[str, Any] | None) -> None:
         file.unlink(missing_ok=True)
         return
     if not file.parent.exists():
-        file.parent.mkdir(mode=0o700)
+        file.parent.mkdir(mode=0o700, parents=True)
         os.chown(file.parent, *owner(file.parent.parent))
     part = file.with_suffix(".part")
     part.touch(mode=0o600)
@@ -279,6 +292,7 @@ def main() -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lab logs | head
     if os.geteuid() != 0:
         raise LabError("the lab needs root: run scripts/lab, which uses sudo")
+    os.umask(0o022)  # hosts inherit it; with a stricter one nobody but root could enter their /
     match arguments.verb:
         case "up":
             up()
@@ -305,5 +319,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except LabError as error:
+    except (LabError, OSError) as error:
         sys.exit(f"lab: {error}")
+    except KeyboardInterrupt:
+        sys.exit("lab: interrupted; 'scripts/lab down' removes what is left")

@@ -5,6 +5,7 @@ Works with cgroup v2 and with the mix of v1 and v2 (a `systemd` and a `unified` 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -25,18 +26,23 @@ def hierarchies() -> list[Path]:
 
 def create(name: str) -> list[Path]:
     """Make the group in every hierarchy and return the `cgroup.procs` files that a process joins by writing its id."""
-    joined = []
+    files = []
     for hierarchy in hierarchies():
         group = hierarchy / CGROUP / name
         group.mkdir(parents=True, exist_ok=True)
-        joined.append(group / "cgroup.procs")
-    return joined
+        files.append(group / "cgroup.procs")
+        # With v2 a group has the controllers that the one above it hands down.
+        if (offered := hierarchy / CGROUP / "cgroup.controllers").exists():
+            for controller in offered.read_text().split():
+                with contextlib.suppress(OSError):
+                    (hierarchy / CGROUP / "cgroup.subtree_control").write_text(f"+{controller}")
+    return files
 
 
-def join(name: str) -> None:
-    """Move the calling process into the group."""
-    for procs in create(name):
-        procs.write_text(str(os.getpid()))
+def joined(name: str, command: list[str]) -> list[str]:
+    """The command as one that is in the group from its first instruction on."""
+    joins = "".join(f"echo $$ > '{procs}' && " for procs in create(name))
+    return ["sh", "-c", f'{joins}exec "$@"', "sh", *command]
 
 
 def groups(name: str = "") -> list[Path]:

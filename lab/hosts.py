@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from . import cgroups, network
 from .settings import CACHE, NODES
 from .shell import run
 
+log = logging.getLogger("lab")
 REBOOT = 133  # systemd-nspawn's exit status when the guest asked for a reboot
 
 
@@ -78,7 +80,6 @@ class Host:
             os.link(package, here / package.name)
 
     def _boot(self) -> None:
-        joins = "".join(f"echo $$ > '{procs}' && " for procs in cgroups.create(self.group))
         command = [
             "systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.instance_id}", "--boot",
             "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
@@ -93,17 +94,20 @@ class Host:
         }
         with (self.folder / "console.log").open("ab") as console:
             self._process = subprocess.Popen(
-                ["sh", "-c", f'{joins}exec "$@"', "sh", *command],
+                cgroups.joined(self.group, command),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True,
             )  # fmt: skip
 
     def _watch(self) -> None:
         assert self._process
-        while self._process.wait() == REBOOT:
+        while (status := self._process.wait()) == REBOOT:
             cgroups.kill(self.group)
             self._boot()
         cgroups.kill(self.group)
+        if status and not self._told:
+            last = (self.folder / "console.log").read_text(errors="replace").splitlines()[-5:]
+            log.error("systemd-nspawn of %s ended with %s: %s", self.instance_id, status, " | ".join(last))
         run("umount", str(self.root), check=False)
         told = self._told
         self._gone.set()

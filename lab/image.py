@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from . import cgroups
 from .settings import IMAGES, METADATA_ADDRESS
 from .shell import LabError
 
@@ -98,22 +99,22 @@ def build(say: Callable[[str], None]) -> Path:
     if image.is_dir():
         return image
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for old in IMAGES.iterdir():
-        if old.name.endswith(".part"):
-            shutil.rmtree(old, ignore_errors=True)
     say("building the image of the lab's machines (Debian 12, once, about a minute)")
     part, log = image.with_suffix(".part"), IMAGES / "build.log"
     with log.open("wb") as output:
+        command = ["mmdebstrap", "--variant=minbase", "--mode=root", "--skip=cleanup/apt/lists",
+                   "--dpkgopt=force-unsafe-io", f"--include={','.join(PACKAGES)}", "bookworm", str(part)]  # fmt: skip
         done = subprocess.run(
-            ["mmdebstrap", "--variant=minbase", "--mode=root", "--skip=cleanup/apt/lists",
-             "--dpkgopt=force-unsafe-io", f"--include={','.join(PACKAGES)}", "bookworm", str(part)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cgroups.joined("build", command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
     if done.returncode != 0:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         raise LabError(f"mmdebstrap could not build the image ({' '.join(last)}): see {log}")
     configure(part)
     part.rename(image)
+    for old in IMAGES.iterdir():
+        if old.is_dir() and old != image:
+            shutil.rmtree(old)
     return image
 
 

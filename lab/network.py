@@ -146,16 +146,22 @@ def vpc_up(vpc_id: str) -> bool:
         number = next(n for n in range(1, 255) if n not in _vpc_numbers.values())
         _vpc_numbers[vpc_id] = number
     link = f"198.19.{number}"
-    _create(netns)
-    run("ip", "-n", CORE_NETNS, "link", "add", f"vpc{number}", "type", "veth", "peer", "name", "up0", "netns", netns)
-    _ip(CORE_NETNS, f"addr add {link}.1/30 dev vpc{number}", f"link set vpc{number} up")
-    _ip(
-        netns,
-        f"addr add {link}.2/30 dev up0",
-        "link set up0 up",
-        f"route add default via {link}.1",
-        f"addr add {METADATA_ADDRESS}/32 dev lo",
-    )
+    try:
+        _create(netns)
+        run(
+            "ip", "-n", CORE_NETNS, "link", "add", f"vpc{number}", "type", "veth", "peer", "name", "up0", "netns", netns
+        )
+        _ip(CORE_NETNS, f"addr add {link}.1/30 dev vpc{number}", f"link set vpc{number} up")
+        _ip(
+            netns,
+            f"addr add {link}.2/30 dev up0",
+            "link set up0 up",
+            f"route add default via {link}.1",
+            f"addr add {METADATA_ADDRESS}/32 dev lo",
+        )
+    except LabError:  # the next launch tries again
+        vpc_down(vpc_id)
+        raise
     return True
 
 
@@ -163,7 +169,7 @@ def vpc_down(vpc_id: str) -> None:
     """Remove a VPC's router."""
     with _lock:
         if _vpc_numbers.pop(vpc_id, None):
-            run("ip", "netns", "del", vpc_netns(vpc_id))
+            run("ip", "netns", "del", vpc_netns(vpc_id), check=False)
 
 
 def _link(instance_id: str) -> str:
@@ -228,11 +234,13 @@ class Rule:
         if self.protocol in ("tcp", "udp", "6", "17"):
             name = {"6": "tcp", "17": "udp"}.get(self.protocol, self.protocol)
             whole = self.first_port in (None, -1) or (self.first_port == 0 and self.last_port == 65535)
-            ports = f"meta l4proto {name}" if whole else f"{name} dport {self.first_port}-{self.last_port}"
+            # One port is no range: nftables before 1.0.3 refuses 22-22.
+            last = "" if self.last_port == self.first_port else f"-{self.last_port}"
+            ports = f"meta l4proto {name}" if whole else f"{name} dport {self.first_port}{last}"
         elif self.protocol in ("icmp", "1"):
             ports = "meta l4proto icmp"
         else:
-            ports = ""
+            ports = "" if self.protocol == "-1" else f"meta l4proto {self.protocol}"
         others = [f"ip {side} {network}" for network in self.networks if ":" not in network]
         others += [f"ip {side} @{set_name(group)}" for group in self.groups]
         return [f"{other} {ports}".strip() for other in others]
@@ -281,7 +289,8 @@ def render(ports: list[Port], s3_endpoint: bool) -> str:
         "  chain prerouting {",
         "    type nat hook prerouting priority dstnat; policy accept;",
         f"    ip daddr {DNS_ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 dnat to {SLIRP_DNS}",
-        "    dnat to ip daddr map @to_private",
+        # From inside, too, a public address is reached by way of the outside, and with one's own public address.
+        '    iifname "up0" dnat to ip daddr map @to_private',
         "  }",
         "  chain postrouting {",
         "    type nat hook postrouting priority srcnat; policy accept;",

@@ -39,7 +39,7 @@ from moto.ssm.models import Parameter, ssm_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, cgroups, image, market, network
+from . import access, image, market, network
 from .hosts import Host
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
@@ -92,12 +92,14 @@ class Region:
             self.apply_rules(vpc_id)
             user = next((i.default_user for i in CATALOGUE if i.ami == instance.image_id), "admin")
             host = self.hosts.setdefault(instance.id, Host(instance.id, self.image, user, self.host_ended))
+            if instance.state != "pending":  # terminated while its network was made
+                return
             host.start()
             self.set_state(instance, "running")
             log.info("%s runs at %s, %s", instance.id, address, instance.public_ip)
         except Exception as error:
             log.exception("%s could not be started", instance.id)
-            self.set_state(instance, "terminated")
+            instance.terminate()
             instance.state_reason = StateReason(f"Server.InternalError: {error}", "Server.InternalError")
 
     def host_ended(self, instance_id: str) -> None:
@@ -189,11 +191,12 @@ class Region:
 
     def describe(self, vpc_id: str, address: str) -> tuple[Tree, bytes | None, dict[str, Any]] | None:
         """What the metadata service says to the host at an address."""
-        for instance in self.ec2.all_instances():
-            if instance.vpc_id == vpc_id and instance.private_ip == address and instance.state != "terminated":
-                break
-        else:
+        found = [i for i in self.ec2.all_instances() if i.vpc_id == vpc_id and i.private_ip == address]
+        # An address is handed out again as soon as its instance is told to end.
+        found.sort(key=lambda i: i.state not in ("pending", "running"))
+        if not found or found[0].state == "terminated":
             return None
+        instance = found[0]
         mac = instance.nics[0].mac_address
         interface: Tree = {
             "device-number": "0",
@@ -520,7 +523,6 @@ def application(region: Region) -> WSGI:
 def main() -> None:
     """Run the region until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    cgroups.join("daemon")
     NODES.mkdir(parents=True, exist_ok=True)
     (CACHE / "uv").mkdir(parents=True, exist_ok=True)
     slirp = network.core_up()

@@ -52,7 +52,7 @@ make_environment() {
   prepare_uv
   say "making the Python environment $(basename "$folder") ($what)"
   [ -x "$folder/bin/python" ] || "$uv" venv --quiet --python "$python" "$folder"
-  "$uv" pip sync --quiet --require-hashes --python "$folder/bin/python" "$lock"
+  "$uv" pip sync --quiet --require-hashes --compile-bytecode --python "$folder/bin/python" "$lock"
   cp "$lock" "$folder/.lock"
 }
 

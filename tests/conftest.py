@@ -9,6 +9,12 @@ import pytest
 from harness import only_lab, user_runs
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse at once, not after minutes, where somebody's lab is in the way."""
+    if any("lab" in getattr(item, "fixturenames", ()) for item in session.items):
+        only_lab()
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[boto3.Session]:
     """A running lab, as a session of its administrator; it ends with the tests."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 ROOT = Path(__file__).parent.parent
+BY_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 HOST = "198.18.0.2/32"  # this machine, as the lab's hosts see it
 
 
@@ -31,6 +34,32 @@ def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subpro
     if check and done.returncode != 0:
         pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
     return done
+
+
+def as_root(*command: str) -> str:
+    """Run a command as root; returns what it prints."""
+    done = subprocess.run([*BY_ROOT, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.strip()
+
+
+def family(pid: int) -> set[int]:
+    """Ids of a process and of all that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that descend from it: Ansible's workers are in sessions of their own."""
+    for one in family(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from harness import HOST, Network, make_network, only_lab, user_runs, wait_until
+from harness import HOST, ROOT, Network, as_root, make_network, only_lab, user_runs, wait_until
 
 TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
           "ip link", "ip route", "ps -eo args")  # fmt: skip
@@ -51,15 +49,27 @@ def test_killed_lab_leaves_nothing_after_down(tmp_path: Path) -> None:
     user_runs("scripts/lab", "up", seconds=300)
     network = make_network(boto3.Session(profile_name="flotilla-lab"), tmp_path, "10.92.0.0/24")
     network.launch(1)
-    daemons = subprocess.run(["pgrep", "-f", "-m lab.region"], capture_output=True, text=True).stdout.split()
-    for pid in daemons:
-        os.kill(int(pid), signal.SIGKILL)
+    as_root("pkill", "--signal", "KILL", "--full", r"^\S*python -m lab\.region$")
+    wait_until(lambda: user_runs("scripts/lab", "status", check=False).returncode == 3, 5, "the daemon is dead")
     assert "systemd-nspawn" in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     user_runs("scripts/lab", "down")
     assert traces() == ""
     user_runs("scripts/lab", "up")
     assert "up already" in user_runs("scripts/lab", "up").stdout
     user_runs("scripts/lab", "down")
+    assert traces() == ""
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.8, 1.6])
+def test_killed_start_leaves_nothing_after_down(seconds: float) -> None:
+    only_lab()
+    with subprocess.Popen(["scripts/lab", "up"], cwd=ROOT, stdout=subprocess.DEVNULL):
+        starting = ("--full", r"python -B -m lab up$")
+        wait_until(lambda: subprocess.run(["pgrep", *starting], stdout=subprocess.DEVNULL).returncode == 0, 20, "start")
+        time.sleep(seconds)
+        as_root("pkill", "--signal", "KILL", *starting)
+    user_runs("scripts/lab", "down")
+    time.sleep(3)  # what survived would show itself by now
     assert traces() == ""
 
 

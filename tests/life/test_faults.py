@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import boto3
 import pytest
 from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables
-from harness import ROOT, user_runs, wait_until
+from harness import ROOT, kill_family, user_runs, wait_until
 
 STEPS = 150
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
@@ -30,31 +29,32 @@ OBJECT = "cifar10/train-00001-of-00004.tfrecord"
 
 @contextlib.contextmanager
 def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """An ansible-playbook in a session of its own, with a way to read what it has printed so far; killed at the end."""
+    """A running ansible-playbook, with a way to read what it has printed so far; killed at the end."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ANSIBLE_"))}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "PYTHONUNBUFFERED": "1"}
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["ansible-playbook", "-i", INVENTORY, *arguments], cwd=ROOT, env=environment, start_new_session=True,
+            ["ansible-playbook", "-i", INVENTORY, *arguments], cwd=ROOT, env=environment,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
         yield process, lambda: log.read_text(errors="replace")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_family(process.pid)
         process.wait()
 
 
-def killed_at(tmp_path: Path, text: str, *arguments: str, seconds: float = 300) -> str:
-    """Run a playbook and kill it with SIGKILL as soon as it has printed `text`; returns what it printed."""
+def killed_when(true: Callable[[], bool], tmp_path: Path, *arguments: str) -> None:
+    """Run a playbook and kill it with SIGKILL as soon as something is true."""
     with running(tmp_path, *arguments) as (process, output):
-        wait_until(lambda: text in output() or process.poll() is not None, seconds, f"printed '{text}'")
+        wait_until(lambda: true() or process.poll() is not None, 300, "the moment to kill the controller")
         assert process.poll() is None, output()[-3000:]
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return output()
+
+
+def killed_at(tmp_path: Path, text: str, *arguments: str) -> None:
+    """Run a playbook and kill it with SIGKILL as soon as it has printed `text`."""
+    killed_when(lambda: text in (tmp_path / "log").read_text(errors="replace"), tmp_path, *arguments)
 
 
 def hosts(region: boto3.Session) -> list[str]:
@@ -79,7 +79,7 @@ def uploads_refused(region: boto3.Session) -> Iterator[None]:
 def test_controller_killed_while_provisioning(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
     killed_at(tmp_path, "Make the key pair", "playbooks/provision.yml", *OPTIONS)
     assert left(region) != before
-    killed_at(tmp_path, "Launch what is missing", "playbooks/provision.yml", *OPTIONS)
+    killed_when(lambda: living(region) != [], tmp_path, "playbooks/provision.yml", *OPTIONS)
     playbook("playbooks/provision.yml", *OPTIONS)
     assert hosts(region) == HOSTS
     vpcs = region.client("ec2").describe_vpcs(Filters=[{"Name": "tag:flotilla-fleet", "Values": ["test"]}])["Vpcs"]
@@ -109,7 +109,7 @@ def test_datanode_and_controller_killed_while_staging(region: boto3.Session, tmp
     with running(tmp_path, "playbooks/stage.yml", *OPTIONS) as (process, output):
         wait_until(lambda: "stage  " in output() or process.poll() is not None, 120, "staging")
         host("worker-0").run("sudo systemctl kill --signal=SIGKILL hadoop-datanode")
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_family(process.pid)
     playbook("playbooks/stage.yml", *OPTIONS)
     host("ps-0").check_output("sudo -u flotilla hdfs dfs -ls /datasets/cifar10/manifest.json")
     wait_until(lambda: host("worker-0").service("hadoop-datanode").is_running, 30, "the DataNode is back")
@@ -156,6 +156,7 @@ def test_host_is_gone_by_itself_at_its_expiry(region: boto3.Session) -> None:
 
 
 def test_destroy_interrupted_and_run_again(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
-    killed_at(tmp_path, "Remove everything", "playbooks/destroy.yml")
+    instances = len(living(region))
+    killed_when(lambda: len(living(region)) < instances, tmp_path, "playbooks/destroy.yml")
     playbook("playbooks/destroy.yml")
     assert left(region) == before

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+from harness import ROOT, as_root
 
 MODEL = "Amazon EC2 NVMe Instance Storage"
-ROOT_BY = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 Machine = Callable[[str], str]
-
-
-def as_root(*command: str) -> str:
-    """Run a command as root; returns what it prints."""
-    done = subprocess.run([*ROOT_BY, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout
-    return done.stdout.strip()
 
 
 @pytest.fixture
