@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 GROUPS = ("ps", "chief", "worker", "evaluator")
-GROUP_KEYS = {"count", "enabled", "image", "instance_type", "ssh_user", "volume_size"}
+GROUP_KEYS = {"count", "image", "instance_type", "ssh_user", "volume_size"}
 LIVE = ("pending", "running", "stopping", "stopped")
 MAX_EXPIRY_HOURS = 168
 GIB = 2**30
@@ -82,10 +82,11 @@ def check_groups(groups: Any) -> list[str]:
         if not isinstance(group, dict):
             problems.append(f"fleet_groups.{name} must have a count and an instance_type.")
             continue
+        known = GROUP_KEYS | ({"enabled"} if name == "evaluator" else set())
         for key in group:
-            if key not in GROUP_KEYS:
+            if key not in known:
                 problems.append(
-                    f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(GROUP_KEYS))}."
+                    f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(known))}."
                 )
         problems += _check_group(str(name), group)
     if problems:
@@ -105,9 +106,13 @@ def check_groups(groups: Any) -> list[str]:
 
 def _check_group(name: str, group: dict[str, Any]) -> list[str]:
     problems = []
-    if name == "evaluator" and "count" not in group:
+    if name == "evaluator" and set(group) <= {"enabled"}:
         return []
     count = whole(group.get("count"))
+    if count and not group.get("enabled", True):
+        problems.append(
+            f"fleet_groups.{name} has a host, but enabled is false: set its count to 0, or leave enabled out."
+        )
     if count is None:
         shown = group.get("count")
         problems.append(
@@ -202,6 +207,32 @@ def check_network(vpc_id: str, subnet_id: str, cidr: str, hosts: int) -> list[st
     return []
 
 
+def check_addresses(public: bool, vpc_id: str, sources: list[Any]) -> list[str]:
+    """Hosts without public addresses need a network with other ways in and out, and a known way to them."""
+    if public or (vpc_id and sources):
+        return []
+    if not vpc_id:
+        return [
+            "fleet_public_addresses is false, but the fleet's own VPC has no other way out: "
+            "set fleet_vpc_id and fleet_subnet_id to a network with one, or fleet_public_addresses to true."
+        ]
+    return [
+        "fleet_public_addresses is false, so SSH doesn't come from this machine's address on the internet: "
+        "set fleet_ssh_sources to the network that it comes from."
+    ]
+
+
+def check_shrink(terminated: list[dict[str, Any]]) -> list[str]:
+    """HDFS keeps three copies: of the hosts that run, two may go without loss before it has made new ones."""
+    going = [f"{one['group']}-{one['index']}" for one in terminated if one["state"] == "running"]
+    if len(going) < 3:
+        return []
+    return [
+        f"{', '.join(going)} would go at once, and with them perhaps all copies of a file in HDFS: "
+        "take away two at a time and wait a quarter of an hour in between, or destroy the fleet and begin anew."
+    ]
+
+
 def split_s3(url: str) -> tuple[str, str]:
     """Return bucket and prefix (ending in a slash, or empty) of an s3:// address; raises ValueError."""
     match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", url.strip())
@@ -223,19 +254,18 @@ def check_s3(url: str, variable: str) -> list[str]:
         return [
             f"{variable} {url} has no folder, which would open the whole bucket to the nodes: write s3://bucket/folder/."
         ]
-    if re.search(r"[*?]|\$\{|[^ -~]", prefix):
-        return [
-            f"{variable} {url} has a folder that an access policy can't name: leave out * ? ${{ and what isn't ASCII."
-        ]
+    if not re.fullmatch(r"([A-Za-z0-9._=@+-]+/)+", prefix):
+        return [f"{variable} {url} has a folder with other characters than letters, digits and . _ = @ + -: rename it."]
     return []
 
 
 def check_accelerator(accelerator: str, gpus: dict[str, int]) -> list[str]:
-    """``gpu`` needs a GPU in one of the groups that train; gpus counts them per host of a group."""
-    if accelerator == "gpu" and not any(gpus.get(group, 0) for group in ("chief", "worker")):
+    """``gpu`` needs a GPU in every group that trains; gpus counts them per host of a group."""
+    without = [group for group in ("chief", "worker") if group in gpus and not gpus[group]]
+    if accelerator == "gpu" and without:
         return [
-            "The accelerator is 'gpu', but neither chief nor worker has an instance type with a GPU: "
-            f"take one of {USABLE_FAMILIES}, or set tensorflow_accelerator to auto."
+            f"fleet_accelerator is gpu, but the instance type of {' and '.join(without)} has no GPU: "
+            f"take one of {USABLE_FAMILIES}, or set fleet_accelerator to auto."
         ]
     return []
 
@@ -344,15 +374,16 @@ def check_manifest(text: str, url: str) -> tuple[dict[str, Any], list[str]]:
     files = manifest.get("files")
     if not isinstance(files, list) or not files:
         return {}, [f"The manifest {url} lists no files: {hint}"]
-    for entry in files:
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("path"), str)
-            or not isinstance(entry.get("size"), int)
-        ):
-            return {}, [f"The manifest {url} has a file without path or size: {hint}"]
-    if not any(entry.get("split") == "train" for entry in files):
-        return {}, [f"The manifest {url} has no file of the split 'train': {hint}"]
+    kinds = {"path": str, "split": str, "sha256": str, "crc32c": str, "size": int, "records": int}
+    for number, entry in enumerate(files):
+        for key, kind in kinds.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+                return {}, [f"The manifest {url} has no {key} in its file {number}: {hint}"]
+    for split in ("train", "validation", "eval"):
+        if not any(entry["split"] == split for entry in files):
+            return {}, [f"The manifest {url} has no file of the split '{split}': {hint}"]
+    if not isinstance(manifest.get("name"), str) or not isinstance(manifest.get("features"), dict):
+        return {}, [f"The manifest {url} has no name or no features: {hint}"]
     return manifest, []
 
 
@@ -373,16 +404,20 @@ def check_objects(manifest: dict[str, Any], sizes: dict[str, int], url: str) -> 
 def disk_need(total: int, nodes: int, gpu: bool, local_disk: int) -> int:
     """Return the GiB that a node's volume needs: the base, and its share of the replicated data (in bytes).
 
-    Replication is min(3, nodes). Local NVMe disks (local_disk, in GiB) hold the data where they are large enough.
+    Replication is min(3, nodes). Local NVMe disks (local_disk, in GiB) hold the data where they are large enough, but
+    on GPU hosts AWS's image has taken them for itself.
     """
     share = total * min(3, nodes) / max(nodes, 1) * 1.2 / GIB
     base = BASE_DISK_GPU if gpu else BASE_DISK
-    return base if local_disk >= share else base + math.ceil(share)
+    return base if local_disk >= share and not gpu else base + math.ceil(share)
 
 
-def pick_disk(group: str, wanted: int, need: int, image: int, default: int) -> tuple[int, list[str]]:
-    """Choose a volume's size in GiB: as wanted when that is enough, else the default or what is needed."""
-    least = max(need, image)
+def pick_disk(group: str, wanted: int, need: int, image: int, default: int, gpu: bool) -> tuple[int, list[str]]:
+    """Choose a volume's size in GiB: as wanted when that is enough, else the default or what is needed.
+
+    Drivers and libraries fill a GPU image to the brim; a plain image is nearly empty.
+    """
+    least = need + image if gpu else max(need, image)
     if wanted and wanted < least:
         return 0, [
             f"fleet_groups.{group}.volume_size is {wanted} GiB, but image and data need {least}: "

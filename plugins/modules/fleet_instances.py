@@ -61,6 +61,10 @@ options:
     description: Whether the instances get public addresses.
     type: bool
     default: true
+  user_data:
+    description: What cloud-init does at the first boot.
+    type: str
+    default: ""
   timeout:
     description: Seconds to wait until all instances run, and again until SSH answers.
     type: int
@@ -121,7 +125,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 HINTS = {
-    "InsufficientInstanceCapacity": "take another type or region, or try again later",
+    "InsufficientInstanceCapacity": "try again later, or destroy the fleet and take another type or region",
     "InstanceLimitExceeded": "ask AWS for a higher quota, or take fewer or smaller instances",
     "MaxSpotInstanceCountExceeded": "ask AWS for a higher quota, or take fewer or smaller instances",
     "OptInRequired": "accept the image's terms, or set another image",
@@ -175,6 +179,7 @@ class Fleet:
             "InstanceType": wanted["instance_type"],
             "KeyName": self.p["key_name"],
             "IamInstanceProfile": {"Name": self.p["instance_profile"]},
+            "UserData": self.p["user_data"],
             "InstanceInitiatedShutdownBehavior": "terminate",
             "MetadataOptions": {
                 "HttpEndpoint": "enabled",
@@ -390,6 +395,7 @@ def main() -> None:
             "key_name": {"type": "str", "required": True, "no_log": False},
             "instance_profile": {"type": "str", "required": True},
             "public_addresses": {"type": "bool", "default": True},
+            "user_data": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,

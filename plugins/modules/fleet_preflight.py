@@ -180,6 +180,7 @@ policy:
 """
 
 import datetime
+import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -215,6 +216,7 @@ class Preflight:
         self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"]))
         self.result["hosts"] = sum(group["count"] for group in self.groups.values())
         self.check(plan.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]))
+        self.check(plan.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
 
@@ -236,8 +238,10 @@ class Preflight:
             ],
         )
         instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
-        kept = plan.reconcile(self.groups, instances)["keep"]
+        compared = plan.reconcile(self.groups, instances)
+        kept = compared["keep"]
         self.check(plan.check_swaps(self.groups, kept))
+        self.check(plan.check_shrink(compared["terminate"]))
         expires, problems = plan.expiry(
             float(self.p["expiry_hours"]),
             datetime.datetime.now(datetime.timezone.utc),
@@ -333,6 +337,11 @@ class Preflight:
             self.check(plan.check_type(name, wanted, infos[wanted]))
             group["gpus"], group["gpu"] = plan.gpus_of(infos[wanted])
             group["local_disk"] = infos[wanted].get("InstanceStorageInfo", {}).get("TotalSizeInGB", 0)
+            if group["gpus"] > 1:
+                self.warnings.append(
+                    f"fleet_groups.{name}.instance_type {wanted} has {group['gpus']} GPUs, of which training uses one: "
+                    "take more hosts with one GPU each."
+                )
             memory = infos[wanted].get("MemoryInfo", {}).get("SizeInMiB", 0)
             if memory < 2048:
                 self.warnings.append(
@@ -352,6 +361,8 @@ class Preflight:
             LocationType="availability-zone",
             Filters=[{"Name": "instance-type", "Values": sorted(names)}],
         )
+        # Local Zones (us-west-2-lax-1a) have not all that a fleet needs.
+        offers = [offer for offer in offers if re.fullmatch(self.p["region"] + "[a-z]", offer["Location"])]
         self.result["zone"], problems = plan.pick_zone(names, offers, zone)
         self.check(problems)
 
@@ -512,14 +523,10 @@ class Preflight:
         """Choose the volumes' sizes."""
         total = self.result.get("dataset", {}).get("bytes", 0)
         for name, group in self.groups.items():
-            need = plan.disk_need(
-                total,
-                self.result["hosts"],
-                plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu",
-                group.pop("local_disk"),
-            )
+            gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu"
+            need = plan.disk_need(total, self.result["hosts"], gpu, group.pop("local_disk"))
             size, problems = plan.pick_disk(
-                name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"]
+                name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
             )
             group["volume_size"] = size
             self.check(problems)

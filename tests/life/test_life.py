@@ -67,7 +67,16 @@ BAD = {
     "expired": ({"fleet_expiry_hours": -1}, "expiry"),
     "bad name": ({"fleet_name": "My_Fleet!"}, "My_Fleet!"),
     "wrong credentials": ({"fleet_profile": "nobody"}, "nobody"),
-    "GPU build without a GPU": ({"fleet_accelerator": "gpu"}, "neither chief nor worker"),
+    "GPU build without a GPU": ({"fleet_accelerator": "gpu"}, "chief and worker has no GPU"),
+    "no way in": ({"fleet_public_addresses": False}, "fleet_vpc_id"),
+    "evaluator off and on": (
+        {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large"} for g in ("ps", "chief")}
+         | {"evaluator": {"count": 1, "instance_type": "t3.large", "enabled": False}}}, "enabled is false",
+    ),
+    "steps not a number": ({"training_max_steps": "60k"}, "60k"),
+    "no batch": ({"training_batch_size": 0}, "training_batch_size"),
+    "bad job name": ({"job": "my job!"}, "my job!"),
+    "no such distribution": ({"hdfs_distribution": "slimm"}, "slimm"),
     "VPC without subnet": ({"fleet_vpc_id": "vpc-0123456789abcdef0"}, "fleet_subnet_id"),
     "disk too small": (
         {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large", "volume_size": 1} for g in ("ps", "chief")}},

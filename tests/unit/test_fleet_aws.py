@@ -50,9 +50,11 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="data")
         s3.create_bucket(Bucket="models")
-        files = [{"path": "train-0.tfrecord", "split": "train", "size": 5, "records": 1}]
-        manifest = {"format": "flotilla-dataset/1", "name": "cifar10", "files": files}
-        s3.put_object(Bucket="data", Key="cifar10/train-0.tfrecord", Body=b"12345")
+        kinds = {"size": 5, "records": 1, "sha256": "0" * 64, "crc32c": "0" * 8}
+        files = [{"path": f"{split}-0.tfrecord", "split": split, **kinds} for split in ("train", "validation", "eval")]
+        manifest = {"format": "flotilla-dataset/1", "name": "cifar10", "features": {}, "files": files}
+        for file in files:
+            s3.put_object(Bucket="data", Key=f"cifar10/{file['path']}", Body=b"12345")
         s3.put_object(Bucket="data", Key="cifar10/manifest.json", Body=json.dumps(manifest))
         yield
 
@@ -110,7 +112,7 @@ def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], imag
     preflight.run()
     assert preflight.problems == [] and preflight.warnings == []
     result = preflight.result
-    assert result["dataset"] == {"name": "cifar10", "files": 1, "bytes": 5, "records": 1}
+    assert result["dataset"] == {"name": "cifar10", "files": 3, "bytes": 15, "records": 3}
     assert result["ssh_sources"] == ["203.0.113.7/32"]
     assert (result["hosts"], result["running"]) == (4, 0)
     assert result["owner"] and result["zone"].startswith(REGION)
@@ -152,7 +154,7 @@ def test_preflight_without_permission_to_ask_for_prices(
         ({"model_target": "s3://not-there/out/"}, ["bucket not-there of store_target isn't there"]),
         ({"vpc_id": "vpc-1", "subnet_id": "subnet-1"}, ["subnet-1 isn't there"]),
         ({"ssh_sources": []}, ["http://127.0.0.1:9/", "fleet_ssh_sources"]),
-        ({"accelerator": "gpu"}, ["neither chief nor worker"]),
+        ({"accelerator": "gpu"}, ["chief and worker has no GPU"]),
         ({"profile": "nobody"}, ["profile nobody isn't in"]),
         ({"images": {"cpu": "/no/such/parameter"}}, ["/no/such/parameter", "isn't an SSM parameter"]),
         ({"images": {"cpu": "ami-00000000000000000"}}, ["isn't there in us-east-1"]),
@@ -315,6 +317,7 @@ class Raised:
                 "key_name": "flotilla-demo",
                 "instance_profile": f"flotilla-demo-{REGION}",
                 "public_addresses": True,
+                "user_data": "#cloud-config",
                 "timeout": 10,
             }
         )
@@ -467,7 +470,7 @@ def test_destroy_leaves_nothing_of_the_fleet_and_all_else(raised: Raised) -> Non
     assert fleet.remove_all(10) == ([], [])
     assert raised.ec2.describe_vpcs(VpcIds=[foreign])["Vpcs"]
     assert [role["RoleName"] for role in raised.iam.list_roles()["Roles"]] == ["somebody"]
-    assert boto3.client("s3").list_objects_v2(Bucket="data")["KeyCount"] == 2
+    assert boto3.client("s3").list_objects_v2(Bucket="data")["KeyCount"] == 4
 
 
 def test_destroy_goes_on_where_it_was_interrupted(raised: Raised) -> None:

@@ -124,7 +124,23 @@ def test_s3() -> None:
     one(plan.check_s3("s3://CHANGE-ME/a/", "dataset_source"), "dataset_source")
     one(plan.check_s3("bucket/a/", "x"), "s3://bucket/folder/")
     one(plan.check_s3("s3://bucket/", "x"), "no folder")
-    one(plan.check_s3("s3://bucket/a*/", "x"), "policy")
+    one(plan.check_s3("s3://bucket/a*/", "x"), "other characters")
+    one(plan.check_s3("s3://bucket/my data/", "x"), "other characters")
+    one(plan.check_s3("s3://bucket/a//b/", "x"), "other characters")
+
+
+def test_addresses() -> None:
+    assert plan.check_addresses(True, "", []) == []
+    assert plan.check_addresses(False, "vpc-1", ["10.0.0.0/24"]) == []
+    one(plan.check_addresses(False, "", ["10.0.0.0/24"]), "fleet_vpc_id")
+    one(plan.check_addresses(False, "vpc-1", []), "fleet_ssh_sources")
+
+
+def test_shrinking() -> None:
+    hosts = [{"group": "worker", "index": n, "state": "running"} for n in range(3)]
+    assert plan.check_shrink(hosts[:2]) == []
+    assert plan.check_shrink([*hosts[:2], {**hosts[2], "state": "stopped"}]) == []
+    one(plan.check_shrink(hosts), "worker-0, worker-1, worker-2", "two at a time")
 
 
 def test_types() -> None:
@@ -141,8 +157,10 @@ def test_types() -> None:
     one(plan.check_family("worker", "p2.xlarge"), "K80", "g4dn")
     arm = {"ProcessorInfo": {"SupportedArchitectures": ["arm64"]}}
     one(plan.check_type("ps", "m7g.large", arm), "arm64", "tensorflow-io")
-    one(plan.check_accelerator("gpu", {"ps": 1, "chief": 0, "worker": 0}), "neither chief nor worker")
-    assert plan.check_accelerator("gpu", {"ps": 0, "chief": 0, "worker": 1}) == []
+    one(plan.check_accelerator("gpu", {"ps": 1, "chief": 0, "worker": 0}), "chief and worker has no GPU")
+    one(plan.check_accelerator("gpu", {"ps": 0, "chief": 0, "worker": 1}), "chief has no GPU")
+    assert plan.check_accelerator("gpu", {"ps": 0, "chief": 1}) == []
+    assert plan.check_accelerator("auto", {"ps": 0, "chief": 0}) == []
     assert [plan.image_kind(*args) for args in (("", "auto"), ("T4", "auto"), ("T4", "cpu"), ("V100", "gpu"))] == [
         "cpu",
         "gpu",
@@ -182,19 +200,25 @@ def test_zone() -> None:
 
 
 def test_manifest() -> None:
-    good = {"format": "flotilla-dataset/1", "files": [{"path": "a", "split": "train", "size": 3}]}
+    file = {"path": "a", "split": "train", "size": 3, "records": 1, "sha256": "0", "crc32c": "0"}
+    others = [{**file, "path": split, "split": split} for split in ("validation", "eval")]
+    good = {"format": "flotilla-dataset/1", "name": "x", "features": {}, "files": [file, *others]}
     manifest, problems = plan.check_manifest(json.dumps(good), "s3://b/manifest.json")
     assert problems == []
-    assert plan.check_objects(manifest, {"a": 3, "more": 1}, "s3://b/") == []
-    one(plan.check_objects(manifest, {}, "s3://b/"), "a isn't there")
-    one(plan.check_objects(manifest, {"a": 4}, "s3://b/"), "another size")
+    sizes = {"a": 3, "validation": 3, "eval": 3, "more": 1}
+    assert plan.check_objects(manifest, sizes, "s3://b/") == []
+    one(plan.check_objects(manifest, {}, "s3://b/"), "a (and 2 more) isn't there")
+    one(plan.check_objects(manifest, {**sizes, "a": 4}, "s3://b/"), "another size")
     for text, word in (
         ("{", "JSON"),
         ("[]", "format"),
         (json.dumps({**good, "format": "x/1"}), "'x/1'"),
         (json.dumps({**good, "files": []}), "no files"),
-        (json.dumps({**good, "files": [{"path": "a"}]}), "without path or size"),
-        (json.dumps({**good, "files": [{"path": "a", "split": "eval", "size": 1}]}), "'train'"),
+        (json.dumps({**good, "files": [{"path": "a"}]}), "no split in its file 0"),
+        (json.dumps({**good, "files": [file, {**file, "records": "many"}]}), "no records in its file 1"),
+        (json.dumps({**good, "files": others}), "'train'"),
+        (json.dumps({**good, "files": [file]}), "'validation'"),
+        (json.dumps({**good, "name": 7}), "no name"),
     ):
         one(plan.check_manifest(text, "s3://b/manifest.json")[1], word)
 
@@ -203,12 +227,14 @@ def test_disks() -> None:
     assert plan.disk_need(0, 3, gpu=False, local_disk=0) == 10
     assert plan.disk_need(100 * plan.GIB, 3, gpu=False, local_disk=0) == 130
     assert plan.disk_need(100 * plan.GIB, 10, gpu=False, local_disk=0) == 46
-    assert plan.disk_need(100 * plan.GIB, 2, gpu=True, local_disk=900) == 25
-    assert plan.pick_disk("ps", 0, 10, 8, 20) == (20, [])
-    assert plan.pick_disk("ps", 0, 130, 8, 20) == (130, [])
-    assert plan.pick_disk("ps", 0, 10, 75, 20) == (75, [])
-    assert plan.pick_disk("ps", 15, 10, 8, 20) == (15, [])
-    one(plan.pick_disk("ps", 50, 130, 8, 20)[1], "50 GiB", "need 130")
+    assert plan.disk_need(100 * plan.GIB, 2, gpu=False, local_disk=900) == 10
+    assert plan.disk_need(100 * plan.GIB, 2, gpu=True, local_disk=900) == 145
+    assert plan.pick_disk("ps", 0, 10, 8, 20, gpu=False) == (20, [])
+    assert plan.pick_disk("ps", 0, 130, 8, 20, gpu=False) == (130, [])
+    assert plan.pick_disk("ps", 0, 10, 75, 20, gpu=False) == (75, [])
+    assert plan.pick_disk("ps", 0, 25, 75, 20, gpu=True) == (100, [])
+    assert plan.pick_disk("ps", 15, 10, 8, 20, gpu=False) == (15, [])
+    one(plan.pick_disk("ps", 50, 130, 8, 20, gpu=False)[1], "50 GiB", "need 130")
 
 
 def test_policy_is_the_least() -> None:
