@@ -128,6 +128,8 @@ def test_bucket_that_may_not_be_written_stops_before_training(region: boto3.Sess
 
 def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3.Session, tmp_path: Path) -> None:
     killed_at(tmp_path, f"/{STEPS} steps", "playbooks/train.yml", *OPTIONS)
+    another = playbook("playbooks/train.yml", *OPTIONS, "-e", "job=another", check=False)
+    assert f"The job faults ({STEPS} steps) is running, and another" in another
     host("worker-0").run("sudo systemctl kill --signal=SIGKILL training@worker-0")
     assert host("evaluator-0").service("training@evaluator-0").is_running
     assert not host("ps-0").service("training@evaluator-0").is_running
@@ -160,3 +162,10 @@ def test_destroy_interrupted_and_run_again(region: boto3.Session, before: list[s
     killed_when(lambda: len(living(region)) < instances, tmp_path, "playbooks/destroy.yml")
     playbook("playbooks/destroy.yml")
     assert left(region) == before
+
+
+def test_hosts_that_nobody_sets_up_end_at_their_expiry(region: boto3.Session) -> None:
+    playbook("playbooks/provision.yml", "-e", "fleet_expiry_hours=0.02")  # 72 s
+    assert living(region)
+    wait_until(lambda: not living(region), 120, "all hosts have terminated themselves")
+    playbook("playbooks/destroy.yml")

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +113,28 @@ def test_other_systems_are_refused(region: boto3.Session, before: list[str]) -> 
     assert left(region) == before
 
 
-def refused_to(session: boto3.Session, folder: Path, access: str, secret: str) -> str:
-    """Run site.yml with other credentials, which it must refuse; returns what it says."""
-    config = folder / "config"
-    config.write_text(
-        f"[profile other]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+def configuration(session: boto3.Session, folder: Path, access: str, secret: str) -> str:
+    """An AWS configuration in which the inventory's profile has other credentials; as a setting of the environment."""
+    file = folder / "config"
+    file.write_text(
+        f"[profile {session.profile_name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
         f"endpoint_url = {session.client('sts').meta.endpoint_url}\n"
     )
-    command = ("ansible-playbook", "-i", INVENTORY, "site.yml", "-e", "fleet_profile=other")
-    done = user_runs("env", f"AWS_CONFIG_FILE={config}", *command, check=False)
+    return f"AWS_CONFIG_FILE={file}"
+
+
+def make_user(session: boto3.Session, name: str, policy: dict[str, Any]) -> tuple[str, str]:
+    """A user with a policy; returns the ids of its key."""
+    iam = session.client("iam")
+    iam.create_user(UserName=name)
+    iam.put_user_policy(UserName=name, PolicyName="access", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
+def refused_to(setting: str) -> str:
+    """Run site.yml with other credentials, which it must refuse; returns what it says."""
+    done = user_runs("env", setting, "ansible-playbook", "-i", INVENTORY, "site.yml", check=False)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout
     return done.stdout
@@ -131,32 +143,34 @@ def refused_to(session: boto3.Session, folder: Path, access: str, secret: str) -
 def test_wrong_secret_key_is_refused(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
     right = region.get_credentials()
     assert right and right.access_key and right.secret_key
-    output = refused_to(region, tmp_path, right.access_key, right.secret_key[::-1])
-    assert "AWS refuses the credentials of profile other" in output
+    output = refused_to(configuration(region, tmp_path, right.access_key, right.secret_key[::-1]))
+    assert "AWS refuses the credentials of profile flotilla-lab" in output
     assert left(region) == before
 
 
 def test_bucket_that_may_not_be_read_is_refused(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
-    iam = region.client("iam")
     policy = [
         {"Effect": "Allow", "Action": "*", "Resource": "*"},
         {"Effect": "Deny", "Action": "s3:*", "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]},
     ]
-    iam.create_user(UserName="stranger")
-    iam.put_user_policy(
-        UserName="stranger", PolicyName="access",
-        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": policy}),
-    )  # fmt: skip
-    key = iam.create_access_key(UserName="stranger")["AccessKey"]
-    output = refused_to(region, tmp_path, key["AccessKeyId"], key["SecretAccessKey"])
+    key = make_user(region, "stranger", {"Version": "2012-10-17", "Statement": policy})
+    output = refused_to(configuration(region, tmp_path, *key))
     assert f"The bucket {BUCKET} of dataset_source may not be read by" in output
     assert left(region) == before
 
 
 @pytest.fixture(scope="module")
-def life(region: boto3.Session, before: list[str]) -> Iterator[str]:
+def engineer(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The AWS configuration of a user who may do what role fleet's policy.json says, and no more."""
+    policy = (ROOT / "roles/fleet/files/policy.json").read_text().replace("YOUR-BUCKET", BUCKET)
+    key = make_user(region, "engineer", json.loads(policy))
+    return configuration(region, tmp_path_factory.mktemp("engineer"), *key)
+
+
+@pytest.fixture(scope="module")
+def life(region: boto3.Session, before: list[str], engineer: str) -> str:
     """site.yml from nothing to the stored model; gives its output."""
-    yield playbook("site.yml")
+    return user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml").stdout
 
 
 def test_run_shows_progress_and_ends_with_a_summary(life: str) -> None:
@@ -169,8 +183,8 @@ def test_run_shows_progress_and_ends_with_a_summary(life: str) -> None:
     assert "playbooks/destroy.yml" in summary
 
 
-def test_second_run_changes_nothing(life: str) -> None:
-    output = playbook("site.yml")
+def test_second_run_changes_nothing(life: str, engineer: str) -> None:
+    output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml").stdout
     recap = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE))
     assert recap == {"localhost": "0", "ps-0": "0", "chief-0": "0", "worker-0": "0"}
 
@@ -271,8 +285,8 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
     assert "AccessDenied" in done.stderr
 
 
-def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str]) -> None:
-    playbook("playbooks/destroy.yml")
+def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str], engineer: str) -> None:
+    user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
     assert left(region) == before
     assert manifest(region, "models/cifar10/manifest.json")["job"] == "cifar10"
     assert "changed=0" in playbook("playbooks/destroy.yml")

@@ -136,20 +136,30 @@ def check(target: Prefix, job: str) -> dict[str, Any]:
 
 
 def _settle(source: Files, progress: Progress) -> None:
-    """Wait a while for the evaluator to close its event file: until then HDFS shows its size, but not its content.
+    """Wait a while for the evaluator to end, and for the last event file to be closed.
 
-    A task that was killed leaves such a file for an hour.
+    Until then HDFS shows such a file's size, but not its content. A task that was killed leaves one for an hour.
     """
     deadline = time.monotonic() + SETTLE_SECS
     sizes = source.sizes()
     waiting = [path for path in sizes if _is_events(path)]
-    while waiting := [path for path in waiting if sum(map(len, source.read(path))) < sizes[path]]:
+    while _evaluating(source) or (
+        waiting := [path for path in waiting if sum(map(len, source.read(path))) < sizes.get(path, 0)]
+    ):
         if time.monotonic() >= deadline:
-            _log.warning("%s isn't closed: what it lacks isn't stored.", source.url(waiting[0]))
+            _log.warning("%s: the evaluator hasn't ended; what it still writes isn't stored.", source.url())
             return
         progress.update(0, message="waiting for the evaluator to end")
         time.sleep(1)
         sizes = source.sizes()
+
+
+def _evaluating(source: Files) -> bool:
+    """Return what the evaluator said last."""
+    try:
+        return bool(json.loads(b"".join(source.read("evaluator.json")))["evaluating"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_events(path: str) -> bool:

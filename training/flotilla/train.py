@@ -151,6 +151,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     )
     try:
         if task.type == "evaluator":
+            _say_evaluating(config, True)
             _evaluate(config, model, evaluate)
         else:
             tf.estimator.train_and_evaluate(model, train, evaluate)
@@ -164,6 +165,13 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         watch.stop()
         # Only closed event files are whole on HDFS.
         tf.compat.v1.summary.FileWriterCache.clear()
+    if task.type == "evaluator":
+        _say_evaluating(config, False)
+
+
+def _say_evaluating(config: TrainConfig, running: bool) -> None:
+    """Tell who stores the model whether the evaluator's events are still to come."""
+    hdfs.write_json(hdfs.join(config.model_dir, "evaluator.json"), {"evaluating": running})
 
 
 def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
@@ -230,6 +238,8 @@ def _leave_after_end(config: TrainConfig, task: Task) -> None:
 
     _log.info("The job is done: %s ends.", task.name)
     tf.compat.v1.summary.FileWriterCache.clear()
+    if task.type == "evaluator":
+        _say_evaluating(config, False)
     watchdog.leave(0)
 
 

@@ -155,6 +155,22 @@ def test_events_are_stored_when_the_evaluator_has_closed_them(
     assert objects(client)[f"models/cifar10/events/{path}"] == b"e2"
 
 
+def test_events_that_the_evaluator_has_yet_to_write_are_waited_for(
+    client: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says, late = config.parent / "model/evaluator.json", config.parent / "model/eval_validation/events.out.tfevents.3.x"
+    says.write_text('{"evaluating": true}')
+
+    def end(_: float) -> None:
+        late.write_bytes(b"e3")
+        says.write_text('{"evaluating": false}')
+
+    monkeypatch.setattr("time.sleep", end)
+    monkeypatch.setattr(store, "SETTLE_SECS", 10)
+    assert call(capsys, "--config", str(config))[0] == 0
+    assert objects(client)[f"models/cifar10/events/eval_validation/{late.name}"] == b"e3"
+
+
 def test_again_changes_nothing(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(capsys, "--config", str(config))
     before = objects(client)

@@ -159,6 +159,7 @@ def test_a_cluster_ends_by_itself(tiny: list[str], tmp_path: Path) -> None:
     assert result(tmp_path)["global_step"] >= 40
     assert (tmp_path / "done" / "train.json").exists()
     assert last_step(tmp_path / "model" / "eval_validation") >= 40, "the evaluator didn't wait for its interval"
+    assert json.loads((tmp_path / "model" / "evaluator.json").read_text()) == {"evaluating": False}
     # All of them started again: each sees that the job is done.
     again = [start([*tiny, "--max-steps", "40"], kind, ports, tmp_path / kind) for kind in kinds]
     assert [task.wait(timeout=180) for task in again] == [0, 0, 0, 0]
