@@ -341,13 +341,13 @@ def render(ports: list[Port], s3_endpoint: bool) -> str:
     return "\n".join(line for line in text if line) + "\n"
 
 
-def apply(vpc_id: str, ports: list[Port], s3_endpoint: bool) -> None:
-    """Put a VPC's rules and the routes of its public addresses into force, all at once.
+def apply(vpc_id: str, ports: list[Port], rules: str) -> None:
+    """Put a VPC's rules (made by `render`) and the routes of its public addresses into force, all at once.
 
     Raises:
         LabError: nftables refused them; the old rules are still in force.
     """
-    _nft(vpc_netns(vpc_id), render(ports, s3_endpoint))
+    _nft(vpc_netns(vpc_id), rules)
     number = _vpc_numbers[vpc_id]
     routes = run("ip", "-n", CORE_NETNS, "route", "show", "dev", f"vpc{number}")
     have = {line.split()[0] for line in routes.splitlines() if "via" in line}

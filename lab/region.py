@@ -151,7 +151,7 @@ class Region:
                 )
                 rules = network.render(ports, endpoint)
                 if self.applied.get(vpc) != rules:
-                    network.apply(vpc, ports, endpoint)
+                    network.apply(vpc, ports, rules)
                     self.applied[vpc] = rules
 
     def ports(self, vpc_id: str) -> list[Port]:

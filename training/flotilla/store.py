@@ -109,7 +109,7 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "files": [item.entry() for item in items],
     }
-    name, old = _find_name(target, config.job, manifest)
+    name, old = _find_name(target, config.job, manifest, _claim(source, config))
     if old is not None and _all_there(target, name, old):
         return _outcome(False, target, name, old)
 
@@ -130,7 +130,7 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
 def check(target: Prefix, job: str) -> dict[str, Any]:
     """Prove that a model can be stored, leaving nothing; say where the job's next model will lie."""
     check_job(job)
-    name = _find_name(target, job, None)[0]
+    name = _find_name(target, job)[0]
     target.prove_writable(f"{name}/manifest.json")
     return {"writable": True, "target": target.url(f"{name}/")}
 
@@ -226,19 +226,43 @@ def _hashed(path: str, read: Callable[[], Iterator[bytes]]) -> Item:
     return Item(path, size, sha256.hexdigest(), f"{crc:08x}", read)
 
 
-def _find_name(target: Prefix, job: str, manifest: dict[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
-    """Return the first of <job>, <job>-2 … that is free, or holds this very model and its manifest."""
+def _claim(source: Files, config: StoreConfig) -> bytes:
+    """Return what tells this job from others of its name, such as a colleague's: when it began."""
+    try:
+        began = json.loads(b"".join(source.read("model.json"))).get("began")
+    except (FileNotFoundError, ValueError, AttributeError):
+        began = None
+    return json.dumps({"fleet": config.fleet, "job": config.job, "began": began}).encode()
+
+
+def _find_name(
+    target: Prefix, job: str, manifest: dict[str, Any] | None = None, claim: bytes | None = None
+) -> tuple[str, dict[str, Any] | None]:
+    """Return the first of <job>, <job>-2 … that is free, or holds this very model and its manifest.
+
+    A free one is claimed first, since two fleets may store at the same time.
+    """
     for number in range(1, 1000):
         name = job if number == 1 else f"{job}-{number}"
         try:
             old = json.loads(target.read(f"{name}/manifest.json"))
         except FileNotFoundError:
-            return name, None
+            if claim is None or _is_claimed(target, name, claim):
+                return name, None
+            continue
         except ValueError:
             continue
         if manifest is not None and _identity(old) == _identity(manifest):
             return name, old
     raise BadInput(f"{target.url(job)}-999 is taken too: delete old models or choose another job name.")
+
+
+def _is_claimed(target: Prefix, name: str, claim: bytes) -> bool:
+    """Claim a folder, unless somebody else was faster."""
+    with contextlib.suppress(FileNotFoundError):
+        return target.read(f"{name}/.claim") == claim
+    target.put(f"{name}/.claim", claim, if_absent=True)
+    return True
 
 
 def _identity(manifest: Any) -> object:

@@ -115,7 +115,7 @@ def test_store(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code == 0 and outcome["changed"] is True
     assert outcome["manifest"] == "s3://data/models/cifar10/manifest.json"
     there = objects(client)
-    assert set(there) == {f"models/cifar10/{path}" for path in STORED | {"manifest.json"}}
+    assert set(there) == {f"models/cifar10/{path}" for path in STORED | {"manifest.json", ".claim"}}
     assert written[-1] == "models/cifar10/manifest.json"
 
     manifest = json.loads(there["models/cifar10/manifest.json"])
@@ -188,6 +188,15 @@ def test_again_changes_nothing(client: Any, config: Path, capsys: pytest.Capture
     assert json.loads((config.parent / "store.json").read_text())["state"] == "done"
 
 
+def test_a_folder_that_another_fleet_is_filling_is_left_alone(
+    client: Any, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.put_object(Bucket="data", Key="models/cifar10/.claim", Body=b"somebody else")
+    code, outcome, _ = call(capsys, "--config", str(config))
+    assert (code, outcome["manifest"]) == (0, "s3://data/models/cifar10-2/manifest.json")
+    assert [key for key in objects(client) if key.startswith("models/cifar10/")] == ["models/cifar10/.claim"]
+
+
 def test_another_model_gets_another_name(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(capsys, "--config", str(config))
     before = objects(client)
@@ -208,7 +217,7 @@ def test_an_object_that_was_deleted_comes_back(client: Any, config: Path, capsys
     client.delete_object(Bucket="data", Key="models/cifar10/result.json")
     (config.parent / "store.done").unlink()
     assert call(capsys, "--config", str(config))[1]["changed"] is True
-    assert set(objects(client)) == {f"models/cifar10/{path}" for path in STORED | {"manifest.json"}}
+    assert set(objects(client)) == {f"models/cifar10/{path}" for path in STORED | {"manifest.json", ".claim"}}
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "ServiceUnavailable"])
@@ -240,7 +249,7 @@ def test_interrupted_half_way(client: Any, config: Path, capsys: Any, monkeypatc
     assert len(objects(client)) == 4
     assert call(capsys, "--config", str(config))[0] == 0
     # What was there wasn't put again.
-    assert len(paths) == 5 + len(STORED) - 4 + 1 and paths[-1] == "cifar10/manifest.json"
+    assert len(paths) == 5 + len(STORED) - 3 + 1 and paths[-1] == "cifar10/manifest.json"
 
 
 def test_an_object_that_comes_back_changed(client: Any, config: Path, capsys: Any, monkeypatch: Any) -> None:
