@@ -1,4 +1,4 @@
-"""Conditions in IAM policies, most of which moto ignores, and patterns as IAM reads them.
+"""What moto leaves out of IAM policies: conditions, patterns as IAM reads them, permissions for one role only.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 from flask import has_request_context, request
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+
+from .settings import ACCOUNT
 
 log = logging.getLogger("lab")
 
@@ -46,6 +48,15 @@ def request_values() -> dict[str, str]:
     if has_request_context():
         values |= {key: request.args[name] for key, name in QUERY_KEYS.items() if name in request.args}
     return values
+
+
+def iam_resource() -> str:
+    """The ARN of the role or instance profile that the present request is about; moto asks for all resources."""
+    if has_request_context():
+        for parameter, kind in (("InstanceProfileName", "instance-profile"), ("RoleName", "role")):
+            if name := request.values.get(parameter):
+                return f"arn:aws:iam::{ACCOUNT}:{kind}/{name}"
+    return "*"
 
 
 def holds(conditions: dict[str, dict[str, Any]], values: dict[str, str]) -> bool:
@@ -83,6 +94,10 @@ def attach() -> None:
         principal: str | None = None,
         incoming_condition_values: dict[str, str] | None = None,
     ) -> PermissionResult:
+        if action == "s3:HeadBucket":  # no permission of its own
+            action = "s3:ListBucket"
+        if resource == "*" and action.startswith("iam:"):
+            resource = iam_resource()
         conditions = self._statement.get("Condition")
         if conditions and not holds(conditions, {**request_values(), **(incoming_condition_values or {})}):
             return PermissionResult.NEUTRAL
