@@ -25,7 +25,7 @@ import boto3
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from harness import make_network, user_runs, wait_until  # noqa: E402
+from harness import make_network, user_environment, user_runs, wait_until  # noqa: E402
 
 INVENTORY = ("-i", "tests/life/inventory")
 STEP = re.compile(r"train +([1-9]\d*)/\d+ steps")
@@ -58,7 +58,7 @@ def site() -> tuple[float, float, str]:
     begin, first, lines = time.monotonic(), 0.0, []
     process = subprocess.Popen(
         ["ansible-playbook", *INVENTORY, "site.yml"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={**user_environment(), "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stdout
     for line in process.stdout:

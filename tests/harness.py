@@ -25,11 +25,16 @@ BY_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 HOST = "198.18.0.2/32"  # this machine, as the lab's hosts see it
 
 
-def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of the README in the repository's root; its output is shown when it fails."""
+def user_environment() -> dict[str, str]:
+    """The environment of a user who has put .venv/bin into PATH, and set nothing of AWS or Ansible."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ANSIBLE_"))}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}:/usr/sbin:/sbin"
-    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=seconds,
+    return environment
+
+
+def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README in the repository's root; its output is shown when it fails."""
+    done = subprocess.run(command, cwd=ROOT, env=user_environment(), text=True, timeout=seconds,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     if check and done.returncode != 0:
         pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)

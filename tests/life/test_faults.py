@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -18,7 +16,7 @@ from pathlib import Path
 import boto3
 import pytest
 from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables
-from harness import ROOT, kill_family, user_runs, wait_until
+from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
 STEPS = 150
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
@@ -30,8 +28,7 @@ OBJECT = "cifar10/train-00001-of-00004.tfrecord"
 @contextlib.contextmanager
 def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
     """A running ansible-playbook, with a way to read what it has printed so far; killed at the end."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ANSIBLE_"))}
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "PYTHONUNBUFFERED": "1"}
+    environment = {**user_environment(), "PYTHONUNBUFFERED": "1"}
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

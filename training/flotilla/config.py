@@ -13,8 +13,6 @@ from typing import Any
 
 from flotilla.errors import BadInput
 
-ConfigError = BadInput  # what load raises
-
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
     metadata = {"help": text, "low": low}
