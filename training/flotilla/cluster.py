@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,14 @@ class Task:
         """The devices it needs: with others in its view, it would wait for every missing worker."""
         own = {"chief": "/job:chief", "worker": f"/job:worker/task:{self.index}"}.get(self.type)
         return ["/job:ps", own] if own else []
+
+
+def tf_config(cluster: Mapping[str, Any], name: str) -> str:
+    """Return the TF_CONFIG of the task with that name, such as worker-1."""
+    match = re.fullmatch(r"([a-z]+)-(\d+)", name)
+    if not match:
+        raise BadInput(f"task is '{name}': give a type and an index, as in worker-1.")
+    return json.dumps({"cluster": cluster, "task": {"type": match[1], "index": int(match[2])}})
 
 
 def task_from(environ: Mapping[str, str]) -> Task:

@@ -16,7 +16,7 @@ from flotilla.errors import BadInput
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
     metadata = {"help": text, "low": low}
-    if isinstance(default, tuple):
+    if isinstance(default, (tuple, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -60,6 +60,8 @@ class TrainConfig:
     reach_secs: int = _key(120, "how long to wait for HDFS at the start", 0)
     progress: str = _key("", "file to which the chief writes its progress")
     done_file: str = _key("", "file that the chief writes when the model is complete")
+    cluster: dict[str, Any] = _key({}, "TF_CONFIG's cluster: lists of host:port for ps, chief and worker")
+    task: str = _key("", "which of the cluster's tasks this is, as chief-0; without it TF_CONFIG says so")
 
     def __post_init__(self) -> None:
         """Check every value; raise BadInput with one sentence."""
@@ -100,7 +102,7 @@ def load(argv: Sequence[str] | None = None) -> TrainConfig:
     defaults = {field.name: _default(field) for field in dataclasses.fields(TrainConfig)}
     for field in dataclasses.fields(TrainConfig):
         default = defaults[field.name]
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default or ""
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             dest=field.name,
@@ -146,6 +148,14 @@ def _cast(key: str, value: Any, default: Any, source: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise BadInput(f"{key} is {value!r} in {source}: give a list of numbers.")
         return tuple(_cast(key, item, 0.0, source) for item in value)
+    if isinstance(default, dict):
+        try:
+            content = json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise BadInput(f"{key} isn't JSON in {source}: {error}.") from error
+        if not isinstance(content, dict):
+            raise BadInput(f"{key} is {value!r} in {source}: give an object.")
+        return content
     if isinstance(default, str):
         if not isinstance(value, str):
             raise BadInput(f"{key} is {value!r} in {source}: give a text.")

@@ -54,11 +54,12 @@ def plan(source: Prefix) -> dict[str, object]:
 
 
 def check(source: Prefix, target: Files) -> dict[str, object]:
-    """Say whether the target holds the verified data set already."""
+    """Say whether the target holds the whole data set already, verified and still the same bytes."""
     data = load(source)
     sizes = target.sizes()
-    there = all(sizes.get(entry.path) == entry.size for entry in data.files)
-    return {"verified": there and _mark(target, sizes) == data.raw}
+    there = all(sizes.get(entry.path) == entry.size for entry in data.files) and _mark(target, sizes) == data.raw
+    sums = target.checksums([entry.path for entry in data.files]) if there else {}
+    return {"verified": there and all(sums.get(entry.path) == entry.crc32c for entry in data.files)}
 
 
 def run(

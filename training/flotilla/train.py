@@ -1,4 +1,4 @@
-"""Trains a model: one task of a cluster where TF_CONFIG says so, else everything in this process.
+"""Trains a model: one task of a cluster where --task or TF_CONFIG says so, else everything in this process.
 
 Ends with 0 when the job is done, 2 when what it was given can't work (starting again doesn't help), 75 when
 HDFS didn't answer or the global step stood still, 1 after any other error. A finished job that is started
@@ -22,7 +22,7 @@ from typing import Any
 
 import flotilla
 from flotilla import checkpoints, data, hdfs, manifest, watchdog
-from flotilla.cluster import Task, task_from
+from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
 from flotilla.progress import Progress, write_json
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     progress = None
     try:
-        config, task = load(argv), task_from(os.environ)
+        config = load(argv)
+        if config.task:
+            os.environ["TF_CONFIG"] = tf_config(config.cluster, config.task)  # where Estimator looks, too
+        task = task_from(os.environ)
         if task.leads:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
         _run(config, task, progress)

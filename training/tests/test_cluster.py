@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flotilla.cluster import Task, task_from
+from flotilla.cluster import Task, task_from, tf_config
 from flotilla.errors import BadInput
 
 CLUSTER = {"ps": ["p:2222"], "chief": ["c:2222"], "worker": ["w:2222", "v:2222"]}
@@ -30,6 +30,13 @@ def test_tasks() -> None:
     assert worker.device_filters == ["/job:ps", "/job:worker/task:1"]
     assert read(CLUSTER, "evaluator", 0).device_filters == []
     assert read(CLUSTER, "ps", 0).cluster == CLUSTER
+    assert task_from({"TF_CONFIG": tf_config(CLUSTER, "worker-1")}) == worker
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-", "worker-x", "-1", "worker-1 "])
+def test_names_that_no_task_has(name: str) -> None:
+    with pytest.raises(BadInput, match="task is"):
+        tf_config(CLUSTER, name)
 
 
 @pytest.mark.parametrize(

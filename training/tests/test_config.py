@@ -74,6 +74,8 @@ def test_bad_arguments_are_said_in_one_sentence(arguments: list[str], words: str
         ('{"max_steps": 1e999}', "whole number"),
         ('{"name": 3}', "give a text"),
         ('{"learning_rate_epochs": 3}', "give a list of numbers"),
+        ('{"cluster": 3}', "give an object"),
+        ('{"cluster": "{"}', "cluster isn't JSON"),
     ],
 )
 def test_bad_files_are_said_in_one_sentence(tmp_path: Path, content: str, words: str) -> None:

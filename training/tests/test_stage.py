@@ -98,6 +98,7 @@ def test_only_what_differs_is_copied_again(client: Any, tmp_path: Path, capsys: 
     run(capsys, tmp_path)
     verify(capsys, tmp_path)
     (tmp_path / "train-1.tfrecord").write_bytes(b"x" * len(CONTENT["train-1.tfrecord"]))
+    assert call(capsys, "check", "--source", SOURCE, "--target", str(tmp_path))[1] == {"verified": False}
     (tmp_path / "train-2.tfrecord").unlink()
     (tmp_path / ".train-3.tfrecord.part").write_bytes(b"left by a killed copy")
     code, outcome, _ = run(capsys, tmp_path)

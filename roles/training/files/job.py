@@ -1,6 +1,10 @@
-"""Read a job from stdin, say in one sentence what is wrong with it, and print whether it is done or open."""
+"""Read a job from stdin, say in one sentence what is wrong with it, and print whether it is open or done.
+
+"done, unmarked" is one whose mark isn't on this host.
+"""
 
 import sys
+from pathlib import Path
 
 try:
     from flotilla import config, errors, hdfs
@@ -8,6 +12,9 @@ except ModuleNotFoundError:
     sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
     job = config.load(["--config", "/dev/stdin"])
-    print("done" if hdfs.job_result(job.model_dir, job.max_steps) else "open")
+    if not hdfs.job_result(job.model_dir, job.max_steps):
+        print("open")
+    else:
+        print("done" if Path(job.done_file).exists() else "done, unmarked")
 except errors.ProgramError as error:
     sys.exit(str(error))
