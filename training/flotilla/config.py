@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class TrainConfig:
     reach_secs: int = _key(120, "how long to wait for HDFS at the start", 0)
     progress: str = _key("", "file to which the chief writes its progress")
     done_file: str = _key("", "file that the chief writes when the model is complete")
-    cluster: dict[str, Any] = _key({}, "TF_CONFIG's cluster: lists of host:port for ps, chief and worker")
+    cluster: Mapping[str, Any] = _key({}, "TF_CONFIG's cluster: lists of host:port for ps, chief and worker")
     task: str = _key("", "which of the cluster's tasks this is, as chief-0; without it TF_CONFIG says so")
 
     def __post_init__(self) -> None:
