@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import cgroups, hosts, image, network
+from . import cgroups, hosts, im, image, network
 from .settings import (
     CACHE,
     ENDPOINT,
@@ -272,6 +272,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="scripts/lab", description="An AWS region on this machine, with real hosts.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     verbs.add_parser("up", help="start it (twice is one lab)")
+    verbs.add_parser("im", help="start the Infrastructure Manager against it (installed the first time)")
     verbs.add_parser("status", help="what runs, where, how much memory")
     ending = verbs.add_parser("down", help="end it: hosts, buckets, users; nothing is left running")
     ending.add_argument("--purge", action="store_true", help="delete the image and the package cache too")
@@ -298,6 +299,12 @@ def main() -> int:
             up()
         case "down":
             down(arguments.purge)
+        case "im":
+            facts = ready()
+            if not facts:
+                raise LabError("no lab is running: start it with 'scripts/lab up'")
+            with exclusively():
+                im.up(facts, say)
         case "status":
             return status()
         case "console":

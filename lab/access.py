@@ -105,7 +105,17 @@ def attach() -> None:
         return judge(bare, action, resource, principal)
 
     setattr(IAMPolicyStatement, "is_action_permitted", judged)  # noqa: B010
+    setattr(IAMPolicyStatement, "_check_principal", _trusted)  # noqa: B010
     setattr(IAMPolicyStatement, "_match", staticmethod(_match))  # noqa: B010
+
+
+def _trusted(self: IAMPolicyStatement, principal: str) -> bool:
+    # moto knows no account as a principal: arn:aws:iam::ACCOUNT:root, or its number, is everybody in it.
+    named = self._statement.get("Principal") or "*"
+    trusted = named.get("AWS", []) if isinstance(named, dict) else named
+    account = principal.split(":")[4]
+    everybody = {"*", principal, account, f"arn:aws:iam::{account}:root"}
+    return bool(everybody & set([trusted] if isinstance(trusted, str) else trusted))
 
 
 def _match(pattern: str, string: str) -> bool | None:

@@ -49,6 +49,37 @@ cloud_final_modules: [package-update-upgrade-install, write-files-deferred, scri
                       scripts-per-instance, scripts-user, final-message, power-state-change]
 """
 
+# The Infrastructure Manager fetches micromamba from GitHub and Ansible from conda-forge. This has the same verbs, and
+# takes the same packages from PyPI, for the system's own Python.
+MICROMAMBA = """\
+#!/bin/sh
+set -eu
+root=/var/tmp/.mamba
+verb=$1 packages=
+shift
+if [ "$verb" = run ]; then
+  shift 2
+  PATH=$root/envs/ansible/bin:$PATH exec "$@"
+fi
+while [ $# -gt 0 ]; do
+  case $1 in
+    -y | python=*) ;;
+    -n | -r) shift ;;
+    *=*) packages="$packages ${1%%=*}==${1#*=}" ;;
+    *) packages="$packages $1" ;;
+  esac
+  shift
+done
+if ! [ -x $root/uv/bin/uv ]; then
+  apt-get -qq update
+  apt-get -qq install -y python3-venv
+  python3 -m venv $root/uv
+  $root/uv/bin/pip install --quiet uv
+fi
+[ -x $root/envs/ansible/bin/python ] || $root/uv/bin/uv venv --quiet --python /usr/bin/python3 $root/envs/ansible
+exec $root/uv/bin/uv pip install --quiet --python $root/envs/ansible/bin/python $packages
+"""
+
 FILES = {
     "usr/local/lib/cloud-init-ec2/sitecustomize.py": CLOUD_INIT_PATCH,
     "etc/cloud/cloud.cfg.d/99-ec2.cfg": CLOUD_CONFIG,
@@ -59,6 +90,7 @@ FILES = {
     # Python's package clients bring their own CA lists: point them at the system's, and uv at the lab's cache.
     "etc/pip.conf": "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n",
     "etc/uv/uv.toml": 'system-certs = true\ncache-dir = "/var/cache/uv"\nlink-mode = "symlink"\n',
+    "var/tmp/.mamba/bin/micromamba": MICROMAMBA,
     "etc/systemd/journald.conf.d/storage.conf": "[Journal]\nStorage=persistent\n",
 }
 PATCHED_UNITS = ("cloud-init", "cloud-config", "cloud-final")
@@ -125,6 +157,8 @@ def configure(root: Path) -> None:
         file.unlink(missing_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+        if text.startswith("#!"):
+            file.chmod(0o755)
     for unit in PATCHED_UNITS:
         drop_in = root / f"etc/systemd/system/{unit}.service.d/ec2.conf"
         drop_in.parent.mkdir(parents=True, exist_ok=True)

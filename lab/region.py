@@ -412,7 +412,7 @@ def _attach_addresses(region: Region) -> None:
 
 
 def stock() -> tuple[str, str]:
-    """Put the images, their parameters and an administrator into the empty region.
+    """Put the images, their parameters, a gateway of the default VPC and an administrator into the empty region.
 
     Returns:
         The administrator's access key id and secret.
@@ -449,6 +449,13 @@ def stock() -> tuple[str, str]:
                     data_type="aws:ec2:image",
                 )
             )
+    # A region's default VPC leads to the internet; moto's has no gateway.
+    # https://docs.aws.amazon.com/vpc/latest/userguide/default-vpc-components.html
+    default = next(vpc for vpc in ec2.vpcs.values() if vpc.is_default)
+    table = next(t for t in ec2.route_tables.values() if t.vpc_id == default.id)
+    gateway = ec2.create_internet_gateway()
+    ec2.attach_internet_gateway(gateway.id, default.id)
+    ec2.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
     iam = iam_backends[ACCOUNT]["aws"]
     iam.create_user(REGION, "lab-admin")
     everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}

@@ -56,6 +56,12 @@ make_environment() {
   cp "$lock" "$folder/.lock"
 }
 
+# The Infrastructure Manager's server and client, beside the lab; git serves it the collection.
+prepare_im() {
+  install_packages "the Infrastructure Manager" git openssh-client
+  make_environment "$root/.venv-im" '>=3.11,<3.13' "$root/requirements-im.lock" "the Infrastructure Manager"
+}
+
 # The controller's environment: Ansible, boto3, and the lab.
 prepare_environment() {
   install_packages "the controller" openssh-client git

@@ -32,10 +32,17 @@ def _members(group: str, hosts: list[str]) -> list[tuple[int, str]]:
 def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the cluster that an inventory's groups ps, chief, worker and evaluator form.
 
-    A task's index is its place in the list, as TF_CONFIG wants it. Raises AnsibleFilterError when there is
-    no parameter server or not exactly one chief.
+    A task's index is its place in the list, as TF_CONFIG wants it. The Infrastructure Manager calls its hosts by
+    address and number, 198.51.100.7_2; here they have the names that it gives them in the network: worker-2.
+    Raises AnsibleFilterError when there is no parameter server or not exactly one chief.
     """
-    members = {group: _members(group, [str(host) for host in groups.get(group) or []]) for group in GROUPS}
+    names = {
+        str(host): f"{group}-{hostvars[host]['IM_NODE_NUM']}" if "IM_NODE_NUM" in hostvars[host] else str(host)
+        for group in GROUPS
+        for host in groups.get(group) or []
+    }
+    hosts_by_name = {name: host for host, name in names.items()}
+    members = {group: _members(group, [names[str(host)] for host in groups.get(group) or []]) for group in GROUPS}
     if not members["ps"]:
         raise AnsibleFilterError(
             "the inventory has no host in group ps, so nobody can hold the parameters: "
@@ -55,17 +62,19 @@ def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str,
                     f"host {host} is in the groups {hosts[host]['group']} and {group}, but has one part to play: "
                     "leave it in one of them"
                 )
-            variables = hostvars[host]
-            address = variables.get("private_ip_address") or variables.get("ansible_host") or host
+            variables = hostvars[hosts_by_name[host]]
+            keys = ("private_ip_address", "IM_NODE_PRIVATE_IP", "ansible_host")
+            address = next(filter(None, map(variables.get, keys)), host)
             hosts[host] = {"address": str(address), "group": group, "index": index}
 
     namenode = members["ps"][0][1]
-    wanted = hostvars[namenode].get("fleet_groups") or {}
+    wanted = hostvars[hosts_by_name[namenode]].get("fleet_groups") or {}
     evaluator: str | None = members["evaluator"][0][1] if members["evaluator"] else namenode
     if not (wanted.get("evaluator") or {}).get("enabled", True):
         evaluator = None
     return {
         "hosts": hosts,
+        "names": names,
         "namenode": namenode,
         "datanodes": list(hosts),
         "tasks": {kind: [f"{member[1]}:{PORT}" for member in members[kind]] for kind in TASK_TYPES},

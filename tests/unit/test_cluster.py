@@ -32,6 +32,7 @@ def test_three_nodes() -> None:
             "chief-0": {"address": "10.77.0.5", "group": "chief", "index": 0},
             "worker-0": {"address": "10.77.0.6", "group": "worker", "index": 0},
         },
+        "names": {"ps-0": "ps-0", "chief-0": "chief-0", "worker-0": "worker-0"},
         "namenode": "ps-0",
         "datanodes": ["ps-0", "chief-0", "worker-0"],
         "tasks": {"ps": ["ps-0:2222"], "chief": ["chief-0:2222"], "worker": ["worker-0:2222"]},
@@ -55,6 +56,21 @@ def test_hosts_with_names_of_their_own() -> None:
     description = cluster(groups, hostvars)
     assert description["tasks"]["worker"] == ["gamma:2222", "delta:2222"]
     assert description["hosts"]["delta"] == {"address": "delta.example", "group": "worker", "index": 1}
+
+
+def test_hosts_of_the_infrastructure_manager() -> None:
+    groups = {"ps": ["198.51.100.9_0"], "chief": ["198.51.100.1_1"], "worker": ["198.51.100.4_10", "198.51.100.5_2"]}
+    hostvars = {
+        host: {"ansible_host": host.split("_")[0], "IM_NODE_PRIVATE_IP": f"10.0.0.{number}", "IM_NODE_NUM": number}
+        for group in groups.values()
+        for host in group
+        for number in [host.split("_")[1]]
+    }
+    description = cluster(groups, hostvars)
+    assert description["names"]["198.51.100.4_10"] == "worker-10"
+    assert description["tasks"]["worker"] == ["worker-2:2222", "worker-10:2222"]
+    assert description["hosts"]["worker-10"] == {"address": "10.0.0.10", "group": "worker", "index": 10}
+    assert description["namenode"] == "ps-0"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The RADL files: made by playbooks/radl.yml and nothing else, and such as the Infrastructure Manager takes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import ROOT, user_runs
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "infrastructure": {},
+    "cpu": {
+        "fleet_groups": {
+            "ps": {"count": 1, "instance_type": "m5.large"},
+            "chief": {"count": 1, "instance_type": "c5.2xlarge"},
+            "worker": {"count": 3, "instance_type": "c5.2xlarge"},
+        }
+    },
+    "existing-vpc": {"fleet_vpc_id": "vpc-0123456789abcdef0", "fleet_subnet_id": "subnet-0123456789abcdef0"},
+}
+# The Infrastructure Manager's own parser, in its own environment.
+PARSE = """
+import json, sys
+from radl import radl_parse
+radl = radl_parse.parse_radl(sys.argv[1])
+radl.check()
+print(json.dumps({
+    "systems": [s.name for s in radl.systems],
+    "configures": {c.name: c.recipes for c in radl.configures},
+    "items": [[i.system, i.configure, i.num, i.get_ctxt_tool()] for i in radl.contextualize.items.values()],
+    "deploys": {d.id: d.vm_number for d in radl.deploys},
+}))
+"""
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    return dict(json.loads(user_runs(str(ROOT / ".venv-im/bin/python"), "-c", PARSE, str(file)).stdout))
+
+
+@pytest.fixture(params=VARIANTS, scope="module")
+def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A variant's name, and its file as the playbook makes it now."""
+    file = tmp_path_factory.mktemp("radl") / f"{request.param}.radl"
+    extra = {**VARIANTS[request.param], "radl_example": True, "radl_file": str(file)}
+    user_runs(
+        "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
+        "-e", json.dumps(extra),
+    )  # fmt: skip
+    yield request.param, file
+
+
+def test_the_example_is_what_the_playbook_makes(variant: tuple[str, Path]) -> None:
+    name, file = variant
+    assert file.read_text() == (ROOT / f"radl/{name}.radl").read_text(), f"write it anew: see {__file__}"
+
+
+def test_the_infrastructure_manager_takes_it(variant: tuple[str, Path]) -> None:
+    radl, text = parsed(variant[1]), variant[1].read_text()
+    assert set(radl["systems"]) <= {"ps", "chief", "worker", "evaluator"}, "systems are called as our groups"
+    assert radl["deploys"].keys() == set(radl["systems"]) and radl["deploys"]["chief"] == 1
+    listed = re.findall(r"system (\w+) configure (\w+)", text[text.index("contextualize") :])
+    assert len(set(listed)) == len(listed) == len(radl["items"]), "a pair that stands twice loses its first step"
+    assert {configure for _, configure in listed} == set(radl["configures"])
+    assert "ansible.modules." not in text
+    for name, recipe in radl["configures"].items():
+        plays = yaml.safe_load(recipe)
+        if name == "boot":
+            assert "git" in plays["packages"], "ansible-galaxy fetches the collection with it"
+            continue
+        for play in plays:
+            assert not {"hosts", "become", "gather_facts"} & set(play), f"{name}: the server writes these itself"
+    for port in re.findall(r"0\.0\.0\.0/0-(\d+)", text):
+        assert port == "22", "nothing but SSH is open to the world"
+
+
+def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
+    steps = {(system, configure): step for system, configure, step, tool in parsed(variant[1])["items"] if step}
+    last = {configure: max(s for (_, c), s in steps.items() if c == configure) for configure in {c for _, c in steps}}
+    first = {configure: min(s for (_, c), s in steps.items() if c == configure) for configure in last}
+    assert last["credentials"] < first["node"] and last["node"] < first["hdfs"]
+    assert steps["ps", "hdfs"] < min(s for (system, c), s in steps.items() if c == "hdfs" and system != "ps")
+    assert last["hdfs"] < first["tensorflow"] and last["tensorflow"] < first["dataset"]
+    assert last["dataset"] < first["verify"] and last["verify"] < first["training"]
+    assert last["store"] < first["training"]
