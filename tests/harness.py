@@ -138,7 +138,8 @@ def make_vpc(session: boto3.Session, cidr: str) -> tuple[str, str]:
     """Make a VPC with a public subnet, by the API alone; returns the ids of both."""
     ec2 = session.client("ec2")
     vpc = ec2.create_vpc(CidrBlock=cidr)["Vpc"]["VpcId"]
-    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr)["Subnet"]["SubnetId"]
+    # Without a zone EC2 takes one at random, and us-east-1e has neither t3 nor c5.
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
     table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
