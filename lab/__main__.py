@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ from .settings import (
     RUN,
     STATE,
 )  # fmt: skip
-from .shell import LabError, run
+from .shell import LabError, run, said
 
 TOOLS = {
     "mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "nft": "nftables",
@@ -47,12 +46,7 @@ def say(text: str) -> None:
 
 def ready() -> dict[str, Any] | None:
     """What the running region said of itself, or None where none runs."""
-    try:
-        facts: dict[str, Any] = json.loads(READY.read_text())
-        alive = b"lab.region" in Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
-    except (OSError, ValueError, KeyError):
-        return None
-    return facts if alive else None
+    return said(READY, "lab.region")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import boto3
 
 from . import cgroups
 from .settings import API_ADDRESS, CORE_NETNS, RUN, STATE
-from .shell import LabError
+from .shell import LabError, said
 
 CHECKOUT = Path(__file__).parent.parent
 ENVIRONMENT = CHECKOUT / ".venv-im"
@@ -68,16 +68,6 @@ requests.get = get
 """
 
 
-def alive() -> dict[str, Any] | None:
-    """What the running server said of itself, or None where none runs."""
-    try:
-        facts: dict[str, Any] = json.loads(READY.read_text())
-        running = b"im_service" in Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
-    except (OSError, ValueError, KeyError):
-        return None
-    return facts if running else None
-
-
 def up(region: dict[str, Any], say: Callable[[str], None]) -> None:
     """Start the server, and write what its client needs into the checkout.
 
@@ -90,7 +80,7 @@ def up(region: dict[str, Any], say: Callable[[str], None]) -> None:
     """
     if not (ENVIRONMENT / "bin/python").exists():
         raise LabError("the Infrastructure Manager isn't installed: run 'scripts/lab im', which installs it")
-    facts = alive()
+    facts = said(READY, "im_service")
     if facts:
         say("the Infrastructure Manager is up already")
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
+from typing import Any
 
 
 class LabError(Exception):
@@ -20,3 +23,13 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
         why = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise LabError(f"'{' '.join(command)}' failed ({done.returncode}): {why}")
     return done.stdout
+
+
+def said(file: Path, program: str) -> dict[str, Any] | None:
+    """What a daemon wrote of itself into a file, its `pid` among it; None where it doesn't run (any more)."""
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+        alive = program.encode() in Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
+    except (OSError, ValueError, KeyError):
+        return None
+    return facts if alive else None

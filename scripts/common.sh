@@ -58,7 +58,6 @@ make_environment() {
 
 # The Infrastructure Manager's server and client, beside the lab; git serves it the collection.
 prepare_im() {
-  install_packages "the Infrastructure Manager" git openssh-client
   make_environment "$root/.venv-im" '>=3.11,<3.13' "$root/requirements-im.lock" "the Infrastructure Manager"
 }
 

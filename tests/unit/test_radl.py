@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def parsed(file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(params=VARIANTS, scope="module")
-def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A variant's name, and its file as the playbook makes it now."""
     file = tmp_path_factory.mktemp("radl") / f"{request.param}.radl"
     extra = {**VARIANTS[request.param], "radl_example": True, "radl_file": str(file)}
@@ -51,7 +50,7 @@ def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
         "-e", json.dumps(extra),
     )  # fmt: skip
-    yield request.param, file
+    return request.param, file
 
 
 def test_the_example_is_what_the_playbook_makes(variant: tuple[str, Path]) -> None:

@@ -102,13 +102,13 @@ def load(argv: Sequence[str] | None = None) -> TrainConfig:
     defaults = {field.name: _default(field) for field in dataclasses.fields(TrainConfig)}
     for field in dataclasses.fields(TrainConfig):
         default = defaults[field.name]
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default or ""
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             dest=field.name,
             metavar="X",
             nargs="+" if isinstance(default, tuple) else None,
-            help=field.metadata["help"] + (f" (default: {shown})" if shown != "" else ""),
+            help=field.metadata["help"] + (f" (default: {shown})" if shown not in ("", {}) else ""),
         )
     arguments = vars(parser.parse_args(argv))
     path = arguments.pop("config")
