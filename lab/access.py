@@ -1,4 +1,4 @@
-"""What moto leaves out of IAM policies: conditions, patterns as IAM reads them, permissions for one role only.
+"""What moto leaves out of IAM: conditions and patterns as IAM reads them, permissions for one role, tokens' expiry.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
 """
@@ -11,7 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import has_request_context, request
-from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+from moto.core.exceptions import _RESTError
+from moto.core.utils import utcnow
+from moto.iam.access_control import (
+    AssumedRoleAccessKey,
+    CreateAccessKeyFailure,
+    IAMPolicyStatement,
+    IAMRequest,
+    PermissionResult,
+    S3IAMRequest,
+)
+from moto.s3.exceptions import S3ClientError
+from moto.sts.models import sts_backends
 
 from .settings import ACCOUNT
 
@@ -84,7 +95,12 @@ def holds(conditions: dict[str, dict[str, Any]], values: dict[str, str]) -> bool
 
 
 def attach() -> None:
-    """Make moto heed conditions: a statement whose conditions don't hold says nothing."""
+    """Make moto heed conditions, a statement whose conditions don't hold saying nothing, and the expiry of tokens."""
+    _attach_conditions()
+    _attach_expiry()
+
+
+def _attach_conditions() -> None:
     judge = IAMPolicyStatement.is_action_permitted
 
     def judged(
@@ -107,6 +123,36 @@ def attach() -> None:
     setattr(IAMPolicyStatement, "is_action_permitted", judged)  # noqa: B010
     setattr(IAMPolicyStatement, "_check_principal", _trusted)  # noqa: B010
     setattr(IAMPolicyStatement, "_match", staticmethod(_match))  # noqa: B010
+
+
+def _attach_expiry() -> None:
+    find, refuse, refuse_s3 = (
+        AssumedRoleAccessKey.__init__,
+        IAMRequest._raise_invalid_access_key,
+        S3IAMRequest._raise_invalid_access_key,
+    )
+
+    def found(self: Any, account_id: str, partition: str, access_key_id: str, headers: dict[str, str]) -> None:
+        find(self, account_id, partition, access_key_id, headers)
+        for session in sts_backends[account_id][partition].assumed_roles:
+            if session.access_key_id == access_key_id and session.expiration < utcnow():
+                raise CreateAccessKeyFailure(reason="Expired")
+
+    def refused(self: IAMRequest, reason: str) -> None:
+        if reason == "Expired" and self._service == "ec2":
+            raise _RESTError("RequestExpired", "Request has expired.")
+        if reason == "Expired":
+            raise _RESTError("ExpiredToken", "The security token included in the request is expired")
+        refuse(self, reason)
+
+    def refused_s3(self: S3IAMRequest, reason: str) -> None:
+        if reason == "Expired":
+            raise S3ClientError("ExpiredToken", "The provided token has expired.")
+        refuse_s3(self, reason)
+
+    setattr(AssumedRoleAccessKey, "__init__", found)  # noqa: B010
+    setattr(IAMRequest, "_raise_invalid_access_key", refused)  # noqa: B010
+    setattr(S3IAMRequest, "_raise_invalid_access_key", refused_s3)  # noqa: B010
 
 
 def _trusted(self: IAMPolicyStatement, principal: str) -> bool:

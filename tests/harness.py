@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from botocore.config import Config
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -80,6 +81,15 @@ def only_lab() -> None:
     """The lab is one for the machine: a test run must not end somebody's fleet."""
     if user_runs("scripts/lab", "status", check=False).returncode == 0:
         pytest.exit("a lab is running, and the tests need their own: end it with 'scripts/lab down' first", 2)
+
+
+def token(session: boto3.Session, role: str, seconds: int) -> boto3.Session:
+    """A session of a role's that ends after some seconds: AWS's least is 900, the lab gives shorter ones."""
+    sts = session.client("sts", config=Config(parameter_validation=False))
+    made = sts.assume_role(RoleArn=role, RoleSessionName="test", DurationSeconds=seconds)["Credentials"]
+    return boto3.Session(
+        made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"], region_name=session.region_name
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from harness import BY_ROOT, HOST, ROOT, Network, as_root, make_network, only_lab, user_runs, wait_until
+from harness import BY_ROOT, HOST, ROOT, Network, as_root, make_network, only_lab, token, user_runs, wait_until
 
 TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
           "ip link", "ip route", "ps -eo args")  # fmt: skip
@@ -222,6 +222,25 @@ def test_conditions_of_policies_are_heeded(lab: boto3.Session) -> None:
     for options in ({}, {"Prefix": "other/"}):
         with pytest.raises(ClientError, match="AccessDenied"):
             reader.list_objects_v2(Bucket="flotilla-conditions", **options)
+
+
+def test_tokens_expire(lab: boto3.Session) -> None:
+    iam = lab.client("iam")
+    account = lab.client("sts").get_caller_identity()["Account"]
+    trust = {"Effect": "Allow", "Principal": {"AWS": account}, "Action": "sts:AssumeRole"}
+    role = iam.create_role(RoleName="short", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))["Role"]["Arn"]
+    right = {"Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"}
+    iam.put_role_policy(RoleName="short", PolicyName="list", PolicyDocument=json.dumps({"Statement": [right]}))
+    found = token(lab, role, 2)
+    s3 = found.client("s3", endpoint_url=lab.client("s3").meta.endpoint_url)
+    s3.list_buckets()
+    time.sleep(2)
+    with pytest.raises(ClientError, match="ExpiredToken"):
+        s3.list_buckets()
+    for service, code in [("sts", "ExpiredToken"), ("ec2", "RequestExpired")]:
+        asked = found.client(service, endpoint_url=lab.client(service).meta.endpoint_url)  # type: ignore[call-overload]
+        with pytest.raises(ClientError, match=code):
+            asked.get_caller_identity() if service == "sts" else asked.describe_instances()
 
 
 def test_prices_are_listed_for_those_who_may_ask(lab: boto3.Session) -> None:

@@ -78,11 +78,23 @@ def test_the_infrastructure_manager_takes_it(variant: tuple[str, Path]) -> None:
 
 
 def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
-    steps = {(system, configure): step for system, configure, step, tool in parsed(variant[1])["items"] if step}
-    last = {configure: max(s for (_, c), s in steps.items() if c == configure) for configure in {c for _, c in steps}}
-    first = {configure: min(s for (_, c), s in steps.items() if c == configure) for configure in last}
-    assert last["credentials"] < first["node"] and last["node"] < first["hdfs"]
-    assert steps["ps", "hdfs"] < min(s for (system, c), s in steps.items() if c == "hdfs" and system != "ps")
-    assert last["hdfs"] < first["tensorflow"] and last["tensorflow"] < first["dataset"]
-    assert last["dataset"] < first["verify"] and last["verify"] < first["training"]
-    assert last["store"] < first["training"]
+    items = [(system, configure, step) for system, configure, step, tool in parsed(variant[1])["items"] if step]
+    steps: dict[str, list[int]] = {}
+    for _, configure, step in items:
+        steps.setdefault(configure, []).append(step)
+    # Between hosts a step is the only barrier.
+    (namenode,) = [step for system, configure, step in items if (system, configure) == ("ps", "hdfs")]
+    assert all(step > namenode for system, configure, step in items if configure == "hdfs" and system != "ps")
+    for first, then in [("hdfs", "dataset"), ("dataset", "verify"), ("verify", "training"), ("store", "training")]:
+        assert max(steps[first]) < min(steps[then]), f"{first} is done everywhere before {then} begins anywhere"
+    # Where settings have changed, the chief saves a checkpoint before the parameter servers are started again.
+    (chief,) = [step for system, configure, step in items if (system, configure) == ("chief", "training")]
+    assert all(step > chief for system, configure, step in items if configure == "training" and system != "chief")
+    # On a host the blocks of a step run in the order of the file.
+    for host in {system for system, _, _ in items}:
+        mine = sorted(
+            (step, number, configure) for number, (system, configure, step) in enumerate(items) if system == host
+        )
+        order = [configure for _, _, configure in mine]
+        assert order[:2] == ["credentials", "node"], host
+        assert order.index("tensorflow") < order.index("dataset"), host

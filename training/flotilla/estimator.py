@@ -17,7 +17,7 @@ from flotilla import resnet
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.data import DataSet
-from flotilla.hooks import SaverHook
+from flotilla.hooks import EndHook, SaverHook
 
 v1 = tf.compat.v1
 
@@ -105,7 +105,7 @@ def _model_fn(
         train_op=train,
         scaffold=scaffold,
         training_hooks=hooks,
-        training_chief_hooks=[SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold)],
+        training_chief_hooks=[SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()],
     )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import checkpoints
+from flotilla import checkpoints, ending
 from flotilla.progress import Progress
 from flotilla.watchdog import Watchdog
 
 v1 = tf.compat.v1
+SAVE_SECS = 30  # of the 60 that systemd gives a task to end
 _log = logging.getLogger(__name__)
 
 
@@ -107,6 +108,23 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
             if time.monotonic() - self._flushed > 10:
                 self._writer.flush()
                 self._flushed = time.monotonic()
+
+
+class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Ends the training after the present step when the process has been told to.
+
+    It stands after the saver, which saves at the end.
+    """
+
+    def begin(self) -> None:
+        ending.grace(SAVE_SECS)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        if ending.asked.is_set():
+            run_context.request_stop()
+
+    def end(self, session: Any) -> None:
+        ending.grace(0)
 
 
 class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]

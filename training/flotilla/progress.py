@@ -30,8 +30,16 @@ def write_json(path: str | Path, value: object) -> None:
 def read(path: str | Path) -> dict[str, Any] | None:
     """Return a progress file's content; None where there is no file or it isn't one."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse(Path(path).read_bytes())
+    except OSError:
+        return None
+
+
+def parse(content: bytes) -> dict[str, Any] | None:
+    """Return what a progress file's bytes say; None where they are no such thing."""
+    try:
+        value = json.loads(content)
+    except ValueError:
         return None
     return value if isinstance(value, dict) and "phase" in value else None
 

@@ -25,6 +25,7 @@ from flotilla.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
 CHUNK = 4 * 1024**2
 PART = 16 * 1024**2  # a larger object goes in parts, each of them in memory
 _REFUSALS = {"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _log = logging.getLogger(__name__)
 
 
@@ -175,6 +176,13 @@ class Prefix:
     def _explain(self, error: ClientError, path: str) -> Exception:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         verb = error.operation_name
+        if code == "400" and verb == "HeadObject":  # an answer without a body: what is wrong, the list says
+            code = self._listed(path)[1] or code
+        if code in _EXPIRED:
+            return self._refused(
+                f"{self.url(path)}: the AWS credentials of this host have expired ({code}): give it new ones (with the "
+                "Infrastructure Manager: playbooks/radl.yml again, then im_client reconfigure)."
+            )
         if code in ("404", "NoSuchKey"):
             return FileNotFoundError(self.url(path))
         if code == "NoSuchBucket":
@@ -192,12 +200,19 @@ class Prefix:
 
     def _is_absent(self, path: str) -> bool:
         """Ask the list: S3 may refuse to say that an object isn't there."""
+        keys, code = self._listed(path)
+        return not code and self._prefix + path not in keys
+
+    def _listed(self, path: str) -> tuple[list[str], str]:
+        """Return the first key that begins like this object's, if any, and the code of the error, if any."""
         at = self._at(path)
         try:
             found = self.client.list_objects_v2(Bucket=at["Bucket"], Prefix=at["Key"], MaxKeys=1)
-        except (ClientError, BotoCoreError):
-            return False
-        return all(item["Key"] != at["Key"] for item in found.get("Contents", []))
+        except ClientError as error:
+            return [], str(error.response.get("Error", {}).get("Code", "unknown"))
+        except BotoCoreError as error:
+            return [], type(error).__name__
+        return [str(item["Key"]) for item in found.get("Contents", [])], ""
 
 
 def _size_and_crc(answer: dict[str, Any]) -> tuple[int, str | None]:

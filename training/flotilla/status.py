@@ -1,4 +1,4 @@
-"""Prints how far this node's programs are, from their progress files."""
+"""Prints how far the job is, and what this node's own programs do, from their progress files."""
 
 from __future__ import annotations
 
@@ -10,27 +10,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flotilla import progress
+from flotilla import hdfs, progress, publish
+from flotilla.errors import ProgramError
 
 PROGRESS_DIR = "/var/lib/flotilla/progress"
+JOB_FILE = "/etc/flotilla/job.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each phase, or all of it as JSON; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m flotilla.status", description=__doc__)
+    """Print a line for each phase, or all of it as JSON; return the exit status, 1 when HDFS can't be asked."""
+    parser = argparse.ArgumentParser(prog="flotilla-status", description=__doc__)
     parser.add_argument("--dir", default=PROGRESS_DIR, help="folder of the progress files (default: %(default)s)")
+    parser.add_argument("--job", default=JOB_FILE, help="the job's configuration (default: %(default)s)")
+    parser.add_argument("--here", action="store_true", help="only what this node does, HDFS isn't asked")
     parser.add_argument("--json", action="store_true", help="print a JSON object: phase to its progress")
     arguments = parser.parse_args(argv)
-    found = [progress.read(path) for path in sorted(Path(arguments.dir).glob("*.json"))]
-    phases = sorted((phase for phase in found if phase), key=lambda phase: float(phase["updated"]))
+    files = sorted(Path(arguments.dir).glob("*.json"))
+    found = [file.read_bytes() for file in files]
+    error = ""
+    if not arguments.here:
+        try:
+            found += _published(arguments.job)
+        except ProgramError as problem:
+            error = str(problem)
+    phases: dict[str, dict[str, Any]] = {}
+    for phase in sorted(filter(None, map(progress.parse, found)), key=lambda phase: float(phase["updated"])):
+        phases.pop(phase["phase"], None)
+        phases[phase["phase"]] = phase
     if arguments.json:
-        print(json.dumps({phase["phase"]: phase for phase in phases}, indent=2))
-    elif not phases:
-        print("nothing has run here yet")
+        print(json.dumps(phases, indent=2))
+    elif not phases and not error:
+        print("nothing has run here yet" if arguments.here else "no job has run yet")
     else:
-        for phase in phases:
+        for phase in phases.values():
             print(line(phase))
-    return 0
+    if error:
+        print(f"flotilla-status: {error}", file=sys.stderr)
+    return 1 if error else 0
+
+
+def _published(job_file: str) -> list[bytes]:
+    """Return what the job's nodes have told through HDFS; nothing where there is no job."""
+    try:
+        model_dir = json.loads(Path(job_file).read_text(encoding="utf-8"))["model_dir"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    folder = hdfs.join(model_dir, publish.FOLDER)
+    return [
+        content
+        for name in sorted(hdfs.names(folder))
+        if name.endswith(".json") and (content := hdfs.read(hdfs.join(folder, name)))
+    ]
 
 
 def line(phase: dict[str, Any], now: float | None = None) -> str:

@@ -27,6 +27,7 @@ from flotilla.config import read_object
 from flotilla.errors import BadInput, ProgramError, Temporary
 from flotilla.files import Files, open_folder
 from flotilla.progress import Progress, write_json
+from flotilla.publish import Publisher
 from flotilla.s3 import Prefix, parse_url
 
 FORMAT = "flotilla-model/1"
@@ -370,12 +371,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     progress_file = ""
+    publisher = None
     try:
         if args.command == "check":
             outcome = check(Prefix(args.target), args.job)
         elif args.config:
             config = load_config(args.config)
             progress_file = config.progress
+            publisher = Publisher(config.progress, config.model_dir)
             outcome = _run(config)
         else:
             parser.error("give --config FILE, or the command check")
@@ -383,6 +386,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(Temporary(f"{error} is gone."), progress_file)
     except ProgramError as error:
         return _failed(error, progress_file)
+    finally:
+        if publisher:
+            publisher.stop()
     print(json.dumps(outcome))
     return 0
 

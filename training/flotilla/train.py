@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import flotilla
-from flotilla import checkpoints, data, hdfs, manifest, watchdog
+from flotilla import checkpoints, data, ending, hdfs, manifest, publish, watchdog
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the task; return the process's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    progress = None
+    progress = publisher = None
     try:
         config = load(argv)
         if config.task:
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = task_from(os.environ)
         if task.leads:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
+            publisher = publish.Publisher(config.progress, config.model_dir)
         _run(config, task, progress)
     except ProgramError as error:
         _log.error("%s", error)
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         _log.exception("%s failed.", task.name)
         return 1
+    finally:
+        if publisher:
+            publisher.stop()
     return 0
 
 
@@ -158,6 +162,9 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
             _evaluate(config, model, evaluate)
         else:
             tf.estimator.train_and_evaluate(model, train, evaluate)
+        if ending.asked.is_set():
+            _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
+            return
         _log.info("%s has done its part.", task.name)
         if task.leads:
             speed = reports[-1].examples_per_second if reports else None
@@ -326,5 +333,6 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    ending.heed()
     # No orderly end of the interpreter: TensorFlow's server and libhdfs's JVM can hang in it.
     watchdog.leave(main())

@@ -266,6 +266,19 @@ def test_refusals(client: Any, tmp_path: Path, capsys: Any) -> None:
     assert code == 2 and "GetObject is refused" in said
 
 
+def test_expired_credentials(client: Any, capsys: Any) -> None:
+    """HEAD's answer has no body, and so no code but the status."""
+
+    def answer(code: str) -> Any:
+        error = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+        return lambda **_: (type("Answer", (), {"status_code": 400}), error)
+
+    client.meta.events.register("before-call.s3.HeadObject", answer("400"))
+    client.meta.events.register("before-call.s3.ListObjectsV2", answer("ExpiredToken"))
+    code, _, said = call(capsys, "plan", "--source", SOURCE)
+    assert code == 2 and "credentials of this host have expired (ExpiredToken): give it new ones" in said
+
+
 def test_no_namenode() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -220,7 +220,7 @@ def test_an_object_that_was_deleted_comes_back(client: Any, config: Path, capsys
     assert set(objects(client)) == {f"models/cifar10/{path}" for path in STORED | {"manifest.json", ".claim"}}
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "ServiceUnavailable"])
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "ServiceUnavailable"])
 def test_s3_that_refuses_for_a_while(client: Any, config: Path, capsys: Any, code: str) -> None:
     refusal = Refusal(client, "PutObject", code)
     exit_code, _, said = call(capsys, "--config", str(config))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,26 @@ def test_a_cluster_ends_by_itself(tiny: list[str], tmp_path: Path) -> None:
     again = [start([*tiny, "--max-steps", "40"], kind, ports, tmp_path / kind) for kind in kinds]
     assert [task.wait(timeout=180) for task in again] == [0, 0, 0, 0]
     assert "nothing to train" in (tmp_path / "worker").read_text()
+
+
+def test_a_chief_that_is_told_to_end_saves_first(tiny: list[str], tmp_path: Path) -> None:
+    ports = free_ports(3)
+    arguments = [*tiny, "--max-steps", "100000", "--save-checkpoints-steps", "100000"]
+    tasks = [start(arguments, kind, ports, tmp_path / kind) for kind in ("ps", "chief")]
+    try:
+        deadline = time.monotonic() + 180
+        while not re.search(r"step [5-9]\d of", (tmp_path / "chief").read_text()):
+            assert time.monotonic() < deadline and tasks[1].poll() is None, (tmp_path / "chief").read_text()
+            time.sleep(0.2)
+        tasks[1].terminate()
+        assert tasks[1].wait(timeout=30) == 0
+    finally:
+        for task in tasks:
+            task.kill()
+    log = (tmp_path / "chief").read_text()
+    assert "saving a checkpoint first" in log and "goes on from its last checkpoint" in log
+    assert (checkpoints.latest_step(str(tmp_path / "model")) or 0) >= 50
+    assert not (tmp_path / "model" / "result.json").exists()
 
 
 def test_without_a_ps_a_trainer_ends_to_be_started_again(tiny: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Ends the process on SIGTERM, at once or after the grace that it asked for: a chief saves a checkpoint first."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+
+from flotilla import watchdog
+
+asked = threading.Event()  # set when the process has been told to end
+_grace_secs = 0.0
+_log = logging.getLogger(__name__)
+
+
+def heed() -> None:
+    """Wait for SIGTERM from now on. Call it before any thread starts: one of them could take the signal instead.
+
+    A thread waits for it, since a handler would run when the main thread is back from TensorFlow: with a ps that is
+    gone, never.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait, name="ending", daemon=True).start()
+
+
+def grace(seconds: float) -> None:
+    """Have that long between SIGTERM and the end."""
+    global _grace_secs
+    _grace_secs = seconds
+
+
+def _wait() -> None:
+    signal.sigwait({signal.SIGTERM})
+    asked.set()
+    if _grace_secs:
+        _log.info("Told to end: saving a checkpoint first.")
+        time.sleep(_grace_secs)
+        _log.warning("No checkpoint within %.0f s: ending without.", _grace_secs)
+    watchdog.leave(0)
