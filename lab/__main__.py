@@ -142,6 +142,7 @@ def sweep() -> None:
             hosts.keep_packages(folder)
             shutil.rmtree(folder)
     shutil.rmtree(OBJECTS, ignore_errors=True)
+    shutil.rmtree(im.FOLDER, ignore_errors=True)
     for part in IMAGES.glob("*.part"):
         shutil.rmtree(part)
     for leftover in Path("/run/systemd/nspawn").glob("propagate/i-*"):
