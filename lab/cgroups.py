@@ -39,6 +39,14 @@ def create(name: str) -> list[Path]:
     return files
 
 
+def weigh(name: str, cpus: int) -> None:
+    """Give the group a share of the processors, while all of them are wanted, in proportion to so many CPUs."""
+    for hierarchy in hierarchies():
+        for file, value in (("cpu.weight", 50 * cpus), ("cpu.shares", 512 * cpus)):  # v2, v1: 2 CPUs are their default
+            if (hierarchy / CGROUP / name / file).exists():
+                (hierarchy / CGROUP / name / file).write_text(str(value))
+
+
 def joined(name: str, command: list[str]) -> list[str]:
     """The command as one that is in the group from its first instruction on."""
     joins = "".join(f"echo $$ > '{procs}' && " for procs in create(name))

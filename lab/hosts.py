@@ -27,15 +27,17 @@ class Host:
         instance_id: the API's name of it.
         image: root folder of the image.
         default_user: login name that cloud-init makes (`admin`, `ubuntu`).
+        cpus: vCPUs of the instance's type, which its share of the machine's processors is in proportion to.
         ended: called from a thread of its own when the host went down without having been told to from here.
     """
 
     def __init__(
-        self, instance_id: str, image: Path, default_user: str, ended: Callable[[str], None] | None = None
+        self, instance_id: str, image: Path, default_user: str, cpus: int, ended: Callable[[str], None] | None = None
     ) -> None:
         self.instance_id = instance_id
         self.image = image
         self.default_user = default_user
+        self.cpus = cpus
         self.folder = NODES / instance_id
         self.root = self.folder / "root"
         self._ended = ended
@@ -98,6 +100,7 @@ class Host:
                 stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True,
             )  # fmt: skip
+        cgroups.weigh(self.group, self.cpus)
 
     def _watch(self) -> None:
         assert self._process

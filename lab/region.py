@@ -31,6 +31,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models import elastic_ip_addresses as moto_addresses
 from moto.ec2.models import elastic_network_interfaces as moto_interfaces
 from moto.ec2.models.amis import Ami
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
 from moto.ec2.responses.instances import InstanceResponse
 from moto.iam.models import iam_backends
@@ -91,7 +92,8 @@ class Region:
             network.node_up(vpc_id, instance.id, address, ipaddress.ip_network(subnet.cidr_block).prefixlen)
             self.apply_rules(vpc_id)
             user = next((i.default_user for i in CATALOGUE if i.ami == instance.image_id), "admin")
-            host = self.hosts.setdefault(instance.id, Host(instance.id, self.image, user, self.host_ended))
+            cpus = int(INSTANCE_TYPES[instance.instance_type]["VCpuInfo"]["DefaultVCpus"])
+            host = self.hosts.setdefault(instance.id, Host(instance.id, self.image, user, cpus, self.host_ended))
             if instance.state != "pending":  # terminated while its network was made
                 return
             host.start()
