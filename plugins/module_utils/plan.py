@@ -222,6 +222,22 @@ def check_addresses(public: bool, vpc_id: str, sources: list[Any]) -> list[str]:
     ]
 
 
+def check_launcher(name: str, launcher: str, instances: list[dict[str, Any]]) -> list[str]:
+    """A fleet has one launcher: the Infrastructure Manager gives its instances no index."""
+    ours = [one for one in instances if one["index"] is not None]
+    if launcher == "im" and ours:
+        return [
+            f"the fleet {name} is there already, with {len(ours)} instances that site.yml has launched: "
+            "remove it by playbooks/destroy.yml, or set fleet_name to another name."
+        ]
+    if launcher == "ansible" and len(ours) < len(instances):
+        return [
+            f"the fleet {name} is there already, with {len(instances) - len(ours)} instances of the Infrastructure "
+            "Manager's: remove it by im_client destroy, or set fleet_name to another name."
+        ]
+    return []
+
+
 def check_shrink(terminated: list[dict[str, Any]]) -> list[str]:
     """HDFS keeps three copies: of the hosts that run, two may go without loss before it has made new ones."""
     going = [f"{one['group']}-{one['index']}" for one in terminated if one["state"] == "running"]

@@ -33,6 +33,11 @@ options:
     description: Who the fleet belongs to, as a tag; empty means the caller's name.
     type: str
     default: ""
+  launcher:
+    description: Who launches the instances, this collection or the Infrastructure Manager; both can't under one name.
+    type: str
+    choices: [ansible, im]
+    default: ansible
   groups:
     description: Mapping of C(ps), C(chief), C(worker) and C(evaluator) to their count, instance type, and more.
     type: raw
@@ -238,10 +243,14 @@ class Preflight:
             ],
         )
         instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
-        compared = plan.reconcile(self.groups, instances)
-        kept = compared["keep"]
-        self.check(plan.check_swaps(self.groups, kept))
-        self.check(plan.check_shrink(compared["terminate"]))
+        self.check(plan.check_launcher(self.p["name"], self.p["launcher"], instances))
+        if self.p["launcher"] == "im":
+            kept = instances
+        else:
+            compared = plan.reconcile(self.groups, instances)
+            kept = compared["keep"]
+            self.check(plan.check_swaps(self.groups, kept))
+            self.check(plan.check_shrink(compared["terminate"]))
         expires, problems = plan.expiry(
             float(self.p["expiry_hours"]),
             datetime.datetime.now(datetime.timezone.utc),
@@ -596,6 +605,7 @@ def main() -> None:
             **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
+            "launcher": {"type": "str", "choices": ["ansible", "im"], "default": "ansible"},
             "groups": {"type": "raw", "required": True},
             "expiry_hours": {"type": "raw", "required": True},
             "ssh_sources": {"type": "list", "elements": "str", "default": []},

@@ -79,6 +79,7 @@ def variables(image: str) -> dict[str, Any]:
         "region": REGION,
         "profile": "",
         "name": "demo",
+        "launcher": "ansible",
         "owner": "",
         "groups": {"ps": small, "chief": small, "worker": {**small, "count": 2}},
         "expiry_hours": 4,

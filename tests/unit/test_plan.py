@@ -143,6 +143,13 @@ def test_shrinking() -> None:
     one(plan.check_shrink(hosts), "worker-0, worker-1, worker-2", "two at a time")
 
 
+def test_a_fleet_has_one_launcher() -> None:
+    ours, theirs = [{"group": "ps", "index": 0}], [{"group": "ps", "index": None}]
+    for launcher, own, other in [("ansible", ours, theirs), ("im", theirs, ours)]:
+        assert plan.check_launcher("demo", launcher, []) == plan.check_launcher("demo", launcher, own) == []
+        one(plan.check_launcher("demo", launcher, other), "the fleet demo is there already", "fleet_name")
+
+
 def test_types() -> None:
     x86 = {"ProcessorInfo": {"SupportedArchitectures": ["x86_64"]}}
 
