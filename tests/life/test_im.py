@@ -5,6 +5,7 @@ The server fetches the collection by git, so what is tested is what has been com
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,14 +13,21 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from fleet import left, living, manifest, playbook
-from harness import ROOT, user_runs, wait_until
+from harness import ROOT, as_root, token, user_runs, wait_until
 
 SERVED = "git+git://198.18.0.1/flotilla,HEAD"
+OPTIONS = ("-e", f"radl_collection={SERVED}", "-e", "job=im", "-e", "training_max_steps=30")
 
 
 def client(command: str, check: bool = True) -> str:
     """Run im_client as a user would who has .venv-im/bin in his path; returns what it prints."""
     return user_runs("sh", "-c", f'PATH="{ROOT}/.venv-im/bin:$PATH" im_client {command}', check=check).stdout
+
+
+def configured(infrastructure: str) -> bool:
+    """Wait until the server has configured all hosts, or has given up."""
+    done = user_runs(str(ROOT / ".venv-im/bin/im_client"), "wait", infrastructure, "900", seconds=960, check=False)
+    return done.returncode == 0
 
 
 def stored(session: boto3.Session) -> bool:
@@ -30,20 +38,53 @@ def stored(session: boto3.Session) -> bool:
 
 
 @pytest.fixture(scope="module")
-def infrastructure(region: boto3.Session, before: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An infrastructure that the server has configured; its id."""
+def radl(region: boto3.Session, before: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fleet's RADL; its password lies beside it."""
     file = tmp_path_factory.mktemp("radl") / "im.radl"
     user_runs("scripts/lab", "im", seconds=300)
-    playbook(
-        "playbooks/radl.yml", "-e", f"radl_file={file}", "-e", f"radl_collection={SERVED}",
-        "-e", "job=im", "-e", "training_max_steps=30",
-    )  # fmt: skip
-    assert "AKIA" not in file.read_text() and "ASIA" not in file.read_text()
-    made = client(f"create {file} < {file.with_suffix('.password')}")
-    (found,) = re.findall(r"with ID: (\S+)", made)
-    if user_runs(str(ROOT / ".venv-im/bin/im_client"), "wait", found, "900", check=False).returncode:
-        pytest.fail(client(f"getcontmsg {found}", check=False)[-6000:], pytrace=False)
+    playbook("playbooks/radl.yml", "-e", f"radl_file={file}", *OPTIONS)
+    return file
+
+
+@pytest.fixture(scope="module")
+def infrastructure(region: boto3.Session, radl: Path) -> str:
+    """An infrastructure whose credentials have expired before it was created; its id."""
+    role = region.client("iam").get_role(RoleName="flotilla-test-us-east-1")["Role"]["Arn"]
+    old = token(region, role, 1).get_credentials()
+    assert old
+    keys = {"access_key": old.access_key, "secret_key": old.secret_key, "session_token": old.token}
+    session = {"sts_creds": {**keys, "expiration": "2026-01-01T00:00:00Z"}}
+    playbook("playbooks/radl.yml", "-e", f"radl_file={radl}", *OPTIONS, "-e", json.dumps({"__radl_session": session}))
+    (found,) = re.findall(r"with ID: (\S+)", client(f"create {radl} < {radl.with_suffix('.password')}"))
     return found
+
+
+def test_secrets_are_nobody_elses(radl: Path) -> None:
+    assert "AKIA" not in radl.read_text() and "ASIA" not in radl.read_text()
+    assert {f.stat().st_mode & 0o077 for f in radl.parent.iterdir()} == {0}
+
+
+def test_expired_credentials_are_refused_in_a_sentence(infrastructure: str) -> None:
+    assert not configured(infrastructure)
+    said = client(f"getcontmsg {infrastructure}")
+    assert "have expired at 2026-01-01T00:00:00Z: give it new ones" in said
+    assert "Install Java" not in said, "before anything is installed"
+
+
+def test_a_killed_server_goes_on_when_it_is_told_to(infrastructure: str, radl: Path) -> None:
+    playbook("playbooks/radl.yml", "-e", f"radl_file={radl}", *OPTIONS)
+    told = f"reconfigure {infrastructure} {radl} < {radl.with_suffix('.password')}"
+    client(told)
+    wait_until(lambda: "flotilla.kit.hdfs" in client(f"getcontmsg {infrastructure}"), 180, "HDFS is set up")
+    as_root("kill", "-KILL", str(json.loads(as_root("cat", "/run/flotilla-lab/im.json"))["pid"]))
+    user_runs("scripts/lab", "im")
+    client(told)
+    if not configured(infrastructure):
+        pytest.fail(client(f"getcontmsg {infrastructure}", check=False)[-6000:], pytrace=False)
+
+
+def test_any_node_says_how_far_the_job_is(infrastructure: str) -> None:
+    assert re.search(r"train: \w+, \d+ of 30 steps", client(f"ssh {infrastructure} 0 flotilla-status"))
 
 
 def test_the_model_is_stored(region: boto3.Session, infrastructure: str) -> None:
@@ -57,10 +98,3 @@ def test_nothing_is_left(region: boto3.Session, before: list[str], infrastructur
     wait_until(lambda: not living(region), 60, "no instances")
     playbook("playbooks/destroy.yml")
     assert left(region) == before
-
-
-def test_the_password_file_is_nobody_elses(tmp_path: Path, region: boto3.Session) -> None:
-    file = tmp_path / "im.radl"
-    playbook("playbooks/radl.yml", "-e", f"radl_file={file}", "-e", f"radl_collection={SERVED}", "-e", "job=im")
-    assert {f.stat().st_mode & 0o077 for f in tmp_path.iterdir()} == {0}
-    playbook("playbooks/destroy.yml")

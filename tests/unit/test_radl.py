@@ -77,6 +77,11 @@ def test_the_infrastructure_manager_takes_it(variant: tuple[str, Path]) -> None:
         assert port == "22", "nothing but SSH is open to the world"
 
 
+def test_one_worker_more() -> None:
+    radl = parsed(ROOT / "radl/worker.radl")
+    assert (radl["systems"], radl["deploys"]) == (["worker"], {"worker": 1})
+
+
 def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
     items = [(system, configure, step) for system, configure, step, tool in parsed(variant[1])["items"] if step]
     steps: dict[str, list[int]] = {}
