@@ -31,7 +31,7 @@ radl.check()
 print(json.dumps({
     "systems": [s.name for s in radl.systems],
     "configures": {c.name: c.recipes for c in radl.configures},
-    "items": [[i.system, i.configure, i.num, i.get_ctxt_tool()] for i in radl.contextualize.items.values()],
+    "items": [[i.system, i.configure, i.num, i.get_ctxt_tool()] for i in (radl.contextualize.items or {}).values()],
     "deploys": {d.id: d.vm_number for d in radl.deploys},
 }))
 """
