@@ -210,14 +210,14 @@ def name_of(instance: dict[str, Any]) -> str:
 
 
 def find(name: str) -> dict[str, Any]:
-    """The instance with an id, a Name tag, or the end of a Name tag (`ps-0`).
+    """The instance with an id, a Name tag, or an end of a Name tag: `ps-0`; `ps`, as the Infrastructure Manager names.
 
     Raises:
         LabError: there is none, or more than one.
     """
     every = instances()
     exact = [i for i in every if name in (i["InstanceId"], name_of(i))]
-    found = exact or [i for i in every if name_of(i).endswith(f"-{name}")]
+    found = exact or [i for i in every if name_of(i).endswith(f"-{name}") or name_of(i).startswith(f"{name}-")]
     if len(found) != 1:
         names = ", ".join(name_of(i) for i in (found or every)) or "none"
         raise LabError(f"{'more than one' if found else 'no'} instance called '{name}': there is {names}")
