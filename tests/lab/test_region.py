@@ -225,12 +225,15 @@ def test_conditions_of_policies_are_heeded(lab: boto3.Session) -> None:
 
 
 def test_tokens_expire(lab: boto3.Session) -> None:
+    def policy(statement: dict[str, Any]) -> str:
+        return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
+
     iam = lab.client("iam")
     account = lab.client("sts").get_caller_identity()["Account"]
-    trust = {"Effect": "Allow", "Principal": {"AWS": account}, "Action": "sts:AssumeRole"}
-    role = iam.create_role(RoleName="short", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))["Role"]["Arn"]
-    right = {"Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"}
-    iam.put_role_policy(RoleName="short", PolicyName="list", PolicyDocument=json.dumps({"Statement": [right]}))
+    trust = policy({"Principal": {"AWS": account}, "Action": "sts:AssumeRole"})
+    role = iam.create_role(RoleName="short", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    right = policy({"Action": "s3:ListAllMyBuckets", "Resource": "*"})
+    iam.put_role_policy(RoleName="short", PolicyName="list", PolicyDocument=right)
     found = token(lab, role, 2)
     s3 = found.client("s3", endpoint_url=lab.client("s3").meta.endpoint_url)
     s3.list_buckets()
