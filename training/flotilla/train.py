@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = task_from(os.environ)
         if task.leads:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
-            publisher = publish.Publisher(config.progress, config.model_dir)
+            if task.type == "chief":  # a process on its own has no other nodes to tell
+                publisher = publish.Publisher(config.progress, config.model_dir)
         _run(config, task, progress)
     except ProgramError as error:
         _log.error("%s", error)
