@@ -1,4 +1,4 @@
-"""The Infrastructure Manager's way in: the real server and client raise a fleet, which trains and stores its model.
+"""The Infrastructure Manager's way in: the real server and client raise a fleet, change it and end it.
 
 The server fetches the collection by git, so what is tested is what has been committed.
 """
@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from fleet import left, living, manifest, playbook
+from fleet import BUCKET, left, living, manifest, playbook
 from harness import ROOT, as_root, token, user_runs, wait_until
 
 SERVED = "git+git://198.18.0.1/flotilla,HEAD"
-OPTIONS = ("-e", f"radl_collection={SERVED}", "-e", "job=im", "-e", "training_max_steps=30")
+# The parameter server's host is the server's master, too. The others train all the time; a worker that comes later has
+# as much to itself as it would have on AWS.
+GROUPS = {
+    "ps": {"count": 1, "instance_type": "c5.4xlarge"},
+    "chief": {"count": 1, "instance_type": "t3.large"},
+    "worker": {"count": 1, "instance_type": "t3.large"},
+}
+OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "im", "training_max_steps": 100_000}))
 
 
 def client(command: str, check: bool = True) -> str:
@@ -24,17 +32,46 @@ def client(command: str, check: bool = True) -> str:
     return user_runs("sh", "-c", f'PATH="{ROOT}/.venv-im/bin:$PATH" im_client {command}', check=check).stdout
 
 
-def configured(infrastructure: str) -> bool:
-    """Wait until the server has configured all hosts, or has given up."""
+def write(radl: Path, *options: str) -> None:
+    """Write the RADL, with new credentials for the hosts."""
+    playbook("playbooks/radl.yml", "-e", f"radl_file={radl}", "-e", f"radl_collection={SERVED}", *OPTIONS, *options)
+
+
+def create(radl: Path) -> str:
+    """Create an infrastructure; returns its id."""
+    (found,) = re.findall(r"with ID: (\S+)", client(f"create {radl} < {radl.with_suffix('.password')}"))
+    return found
+
+
+def reconfigure(infrastructure: str, radl: Path) -> None:
+    client(f"reconfigure {infrastructure} {radl} < {radl.with_suffix('.password')}")
+
+
+def configured(infrastructure: str) -> None:
+    """Wait until the server has configured all hosts; fail with what it says where it has given up."""
     done = user_runs(str(ROOT / ".venv-im/bin/im_client"), "wait", infrastructure, "900", seconds=960, check=False)
-    return done.returncode == 0
+    if done.returncode != 0:
+        pytest.fail(client(f"getcontmsg {infrastructure}", check=False)[-6000:], pytrace=False)
 
 
-def stored(session: boto3.Session) -> bool:
-    try:
-        return bool(manifest(session, "models/im/manifest.json")["files"])
-    except ClientError:
-        return False
+def says(infrastructure: str, what: str, seconds: float) -> None:
+    wait_until(lambda: what in client(f"getcontmsg {infrastructure}"), seconds, f"the server says {what!r}")
+
+
+def on(infrastructure: str, machine: int, command: str, check: bool = True) -> str:
+    """Run a command on one of its virtual machines: 0 the parameter server's host, 1 the chief's, 2 and 3 workers'."""
+    return client(f"ssh {infrastructure} {machine} {command}", check=check)
+
+
+def status(infrastructure: str) -> dict[str, dict[str, object]]:
+    """How far the job is, as the parameter server's host says it."""
+    output = on(infrastructure, 0, "flotilla-status --json", check=False)
+    return dict(json.loads(output[output.index("{") : output.rindex("}") + 1])) if "{" in output else {}
+
+
+def step(infrastructure: str) -> int:
+    """The global step that the chief told last."""
+    return int(str(status(infrastructure).get("train", {}).get("done", 0)))
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +79,25 @@ def radl(region: boto3.Session, before: list[str], tmp_path_factory: pytest.Temp
     """The fleet's RADL; its password lies beside it."""
     file = tmp_path_factory.mktemp("radl") / "im.radl"
     user_runs("scripts/lab", "im", seconds=300)
-    playbook("playbooks/radl.yml", "-e", f"radl_file={file}", *OPTIONS)
+    write(file)
     return file
 
 
 @pytest.fixture(scope="module")
-def infrastructure(region: boto3.Session, radl: Path) -> str:
-    """An infrastructure whose credentials have expired before it was created; its id."""
+def expired(region: boto3.Session, radl: Path) -> dict[str, str]:
+    """Credentials of the hosts' role that have come to their end."""
     role = region.client("iam").get_role(RoleName="flotilla-test-us-east-1")["Role"]["Arn"]
     old = token(region, role, 1).get_credentials()
-    assert old
-    keys = {"access_key": old.access_key, "secret_key": old.secret_key, "session_token": old.token}
-    session = {"sts_creds": {**keys, "expiration": "2026-01-01T00:00:00Z"}}
-    playbook("playbooks/radl.yml", "-e", f"radl_file={radl}", *OPTIONS, "-e", json.dumps({"__radl_session": session}))
-    (found,) = re.findall(r"with ID: (\S+)", client(f"create {radl} < {radl.with_suffix('.password')}"))
-    return found
+    assert old and old.token
+    return {"access_key": old.access_key, "secret_key": old.secret_key, "session_token": old.token}
+
+
+@pytest.fixture(scope="module")
+def infrastructure(radl: Path, expired: dict[str, str]) -> str:
+    """An infrastructure whose credentials have expired before it was created; its id."""
+    session = {"sts_creds": {**expired, "expiration": "2026-01-01T00:00:00Z"}}
+    write(radl, "-e", json.dumps({"__radl_session": session}))
+    return create(radl)
 
 
 def test_secrets_are_nobody_elses(radl: Path) -> None:
@@ -64,35 +105,96 @@ def test_secrets_are_nobody_elses(radl: Path) -> None:
     assert {f.stat().st_mode & 0o077 for f in radl.parent.iterdir()} == {0}
 
 
+def test_a_version_that_git_does_not_have_is_refused(radl: Path) -> None:
+    wrong = SERVED.replace("HEAD", "v99")
+    output = playbook("playbooks/radl.yml", *OPTIONS, "-e", f"radl_collection={wrong}", check=False)
+    assert "git finds no v99 at git://198.18.0.1/flotilla" in output
+    assert not (ROOT / "radl/test.radl").exists()
+
+
 def test_expired_credentials_are_refused_in_a_sentence(infrastructure: str) -> None:
-    sentence = "have expired at 2026-01-01T00:00:00Z: give it new ones"
-    wait_until(lambda: sentence in client(f"getcontmsg {infrastructure}"), 300, "the server passes on what is wrong")
+    says(infrastructure, "have expired at 2026-01-01T00:00:00Z: give it new ones", 300)
+
+
+def test_a_bucket_that_is_missing_is_told_in_a_sentence(infrastructure: str, radl: Path) -> None:
+    write(radl)
+    right = radl.read_text()
+    radl.write_text(right.replace(f"s3://{BUCKET}/cifar10", "s3://flotilla-gone/cifar10"))
+    reconfigure(infrastructure, radl)
+    radl.write_text(right)
+    says(infrastructure, "flotilla-gone", 300)
 
 
 def test_a_killed_server_goes_on_when_it_is_told_to(infrastructure: str, radl: Path) -> None:
-    playbook("playbooks/radl.yml", "-e", f"radl_file={radl}", *OPTIONS)
-    told = f"reconfigure {infrastructure} {radl} < {radl.with_suffix('.password')}"
-    client(told)
-    wait_until(lambda: "flotilla.kit.hdfs" in client(f"getcontmsg {infrastructure}"), 180, "HDFS is set up")
     as_root("kill", "-KILL", str(json.loads(as_root("cat", "/run/flotilla-lab/im.json"))["pid"]))
     user_runs("scripts/lab", "im")
-    client(told)
-    if not configured(infrastructure):
-        pytest.fail(client(f"getcontmsg {infrastructure}", check=False)[-6000:], pytrace=False)
+    reconfigure(infrastructure, radl)
+    configured(infrastructure)
+    assert re.search(r"train: \w+, \d+ of 100,000 steps", on(infrastructure, 0, "flotilla-status"))
 
 
-def test_any_node_says_how_far_the_job_is(infrastructure: str) -> None:
-    assert re.search(r"train: \w+, \d+ of 30 steps", client(f"ssh {infrastructure} 0 flotilla-status"))
+def test_a_worker_more_joins_hdfs_and_the_training(infrastructure: str) -> None:
+    client(f"addresource {infrastructure} radl/worker.radl")
+    configured(infrastructure)
+    assert "Live datanodes (4)" in on(infrastructure, 0, "sudo -u hdfs hdfs dfsadmin -report -live")
+    wait_until(lambda: "global_step" in on(infrastructure, 3, "journalctl --unit training@worker-1"), 120, "it trains")
 
 
-def test_the_model_is_stored(region: boto3.Session, infrastructure: str) -> None:
-    assert "in state: configured" in client(f"getstate {infrastructure}")
-    wait_until(lambda: stored(region), 300, "a model in S3")
-    assert manifest(region, "models/im/manifest.json")["global_step"] >= 30
+def test_a_worker_less_loses_no_block_and_training_goes_on(infrastructure: str) -> None:
+    client(f"removeresource {infrastructure} 3")
+    begin = step(infrastructure)
+    wait_until(lambda: "is HEALTHY" in on(infrastructure, 0, "sudo -u hdfs hdfs fsck /"), 120, "HDFS is healthy")
+    wait_until(lambda: step(infrastructure) > begin, 120, "training goes on")
+    configured(infrastructure)
 
 
-def test_nothing_is_left(region: boto3.Session, before: list[str], infrastructure: str) -> None:
+def test_after_a_stop_and_a_start_everything_comes_back(region: boto3.Session, infrastructure: str) -> None:
+    begin = step(infrastructure)
+    client(f"stop {infrastructure}")
+    wait_until(lambda: states(region) == {"stopped"}, 120, "all are stopped")
+    client(f"start {infrastructure}")
+    wait_until(lambda: states(region) == {"running"}, 120, "all run")
+    wait_until(lambda: step(infrastructure) > begin, 180, "training goes on")
+
+
+def states(region: boto3.Session) -> set[str]:
+    found = region.client("ec2").describe_instances(InstanceIds=living(region))["Reservations"]
+    return {i["State"]["Name"] for r in found for i in r["Instances"]}
+
+
+def test_credentials_that_expire_before_the_model_is_stored(
+    region: boto3.Session, infrastructure: str, radl: Path, expired: dict[str, str]
+) -> None:
+    steps = ("-e", f"training_max_steps={step(infrastructure) + 200}")
+    write(radl, *steps)
+    reconfigure(infrastructure, radl)
+    configured(infrastructure)
+    names = {"ACCESS_KEY_ID": "access_key", "SECRET_ACCESS_KEY": "secret_key", "SESSION_TOKEN": "session_token"}
+    for name, key in names.items():
+        setting = f"s|^AWS_{name}=.*|AWS_{name}={expired[key]}|"
+        on(infrastructure, 1, f"\"sudo sed -i '{setting}' /etc/flotilla/credentials.env\"")
+    assert status(infrastructure)["train"]["state"] == "running"
+    told = "credentials have expired"
+    wait_until(lambda: told in on(infrastructure, 0, "flotilla-status", check=False), 400, "the status says so")
+    with pytest.raises(ClientError):
+        manifest(region, "models/im/manifest.json")
+    write(radl, *steps)
+    reconfigure(infrastructure, radl)
+    configured(infrastructure)
+    wait_until(lambda: status(infrastructure)["store"]["state"] == "done", 60, "the model is stored")
+    assert manifest(region, "models/im/manifest.json")["files"]
+
+
+def test_reconfigure_changes_nothing_where_nothing_has_changed(infrastructure: str) -> None:
+    """Of the last one, for which only the credentials were new."""
+    changed = set(re.findall(r"^changed: ", client(f"getcontmsg {infrastructure}"), re.MULTILINE))
+    assert changed == set()
+
+
+def test_destroy_leaves_nothing(region: boto3.Session, before: list[str], infrastructure: str) -> None:
+    begin = time.monotonic()
     client(f"destroy {infrastructure} --yes")
     wait_until(lambda: not living(region), 60, "no instances")
+    assert time.monotonic() - begin < 60
     playbook("playbooks/destroy.yml")
     assert left(region) == before
