@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def says(infrastructure: str, what: str, seconds: float) -> None:
 
 def on(infrastructure: str, machine: int, command: str, check: bool = True) -> str:
     """Run a command on one of its virtual machines: 0 the parameter server's host, 1 the chief's, 2 and 3 workers'."""
-    return client(f"ssh {infrastructure} {machine} {command}", check=check)
+    return client(f"sshvm {infrastructure} {machine} 0 {shlex.quote(command)}", check=check)
 
 
 def status(infrastructure: str) -> dict[str, dict[str, object]]:
@@ -130,7 +131,7 @@ def test_a_killed_server_goes_on_when_it_is_told_to(infrastructure: str, radl: P
     user_runs("scripts/lab", "im")
     reconfigure(infrastructure, radl)
     configured(infrastructure)
-    assert re.search(r"train: \w+, \d+ of 100,000 steps", on(infrastructure, 0, "flotilla-status"))
+    assert re.search(r"train: \w+, \d+ of 100000 steps", on(infrastructure, 0, "flotilla-status"))
 
 
 def test_a_worker_more_joins_hdfs_and_the_training(infrastructure: str) -> None:
@@ -172,7 +173,7 @@ def test_credentials_that_expire_before_the_model_is_stored(
     names = {"ACCESS_KEY_ID": "access_key", "SECRET_ACCESS_KEY": "secret_key", "SESSION_TOKEN": "session_token"}
     for name, key in names.items():
         setting = f"s|^AWS_{name}=.*|AWS_{name}={expired[key]}|"
-        on(infrastructure, 1, f"\"sudo sed -i '{setting}' /etc/flotilla/credentials.env\"")
+        on(infrastructure, 1, f"sudo sed -i '{setting}' /etc/flotilla/credentials.env")
     assert status(infrastructure)["train"]["state"] == "running"
     told = "credentials have expired"
     wait_until(lambda: told in on(infrastructure, 0, "flotilla-status", check=False), 400, "the status says so")
