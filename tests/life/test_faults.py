@@ -18,7 +18,7 @@ import pytest
 from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables
 from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
-STEPS = 150
+STEPS = 100
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "faults", "training_max_steps": STEPS}))
 HOSTS = ["test-chief-0", "test-evaluator-0", "test-ps-0", "test-worker-0"]
