@@ -75,6 +75,11 @@ BAD = {
     ),
     "steps not a number": ({"training_max_steps": "60k"}, "60k"),
     "no batch": ({"training_batch_size": 0}, "training_batch_size"),
+    "no such scheme": ({"training_scheme": "horovod"}, "horovod"),
+    "nobody to be in step with": (
+        {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large"} for g in ("ps", "chief")}}
+        | {"training_sync": True}, "trains alone",
+    ),
     "bad job name": ({"job": "my job!"}, "my job!"),
     "no such distribution": ({"hdfs_distribution": "slimm"}, "slimm"),
     "VPC without subnet": ({"fleet_vpc_id": "vpc-0123456789abcdef0"}, "fleet_subnet_id"),

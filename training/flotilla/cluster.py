@@ -31,6 +31,16 @@ class Task:
         return self.type in ("local", "chief")
 
     @property
+    def trainers(self) -> int:
+        """How many train: the chief does, too."""
+        return 1 + len(self.cluster.get("worker", []))
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as a cluster's device; nothing for a process on its own."""
+        return f"/job:{self.type}/task:{self.index}" if self.cluster else ""
+
+    @property
     def device_filters(self) -> list[str]:
         """The devices it needs: with others in its view, it would wait for every missing worker."""
         own = {"chief": "/job:chief", "worker": f"/job:worker/task:{self.index}"}.get(self.type)

@@ -13,6 +13,8 @@ from typing import Any
 
 from flotilla.errors import BadInput
 
+SCHEMES = ("estimator", "session")
+
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
     metadata = {"help": text, "low": low}
@@ -26,15 +28,18 @@ class TrainConfig:
     """A training run. The learning rate and its schedule are the thesis's, in epochs of the train split;
     only the warm-up is ours: a network this deep learns little in its first hundreds of steps at 0.1.
 
-    In asynchronous training a global step is one batch of one worker, whatever the number of workers, so
-    the schedule's boundaries are not divided by it (the thesis did).
+    In asynchronous training a global step is one batch of one trainer, whatever their number, so the schedule's
+    boundaries are not divided by it (the thesis did). In synchronous training a global step is one batch of every
+    trainer: there they are.
     """
 
     name: str = _key("job", "the job's name")
     data_dir: str = _key("", "where the TFRecord files and manifest.json are: a folder or hdfs://host:port/path")
     model_dir: str = _key("", "where checkpoints, events and the result go: a folder or hdfs://host:port/path")
     max_steps: int = _key(60_000, "the global step to stop at, counted over all workers", 1)
-    batch_size: int = _key(128, "examples a step", 1)
+    batch_size: int = _key(128, "examples a step of one trainer", 1)
+    scheme: str = _key("estimator", "estimator, or session: the way before there were Estimators")
+    sync: bool = _key(False, "whether a step waits for a batch of every trainer, true or false")
     resnet_size: int = _key(44, "layers of the network, 6n + 2", 8)
     train_split: str = _key("train", "the split to train on")
     validation_split: str = _key("validation", "the split that is evaluated while training")
@@ -80,6 +85,10 @@ class TrainConfig:
                 raise BadInput(f"{key} is missing: give a folder or hdfs://host:port/path.")
             if "://" in value and not re.fullmatch(r"hdfs://[^/]+/.+", value):
                 raise BadInput(f"{key} is '{value}': give a folder or hdfs://host:port/path.")
+        if self.scheme not in SCHEMES:
+            raise BadInput(f"scheme is '{self.scheme}': give one of {', '.join(SCHEMES)}.")
+        if self.cluster:
+            self.check_trainers(1 + len(self.cluster.get("worker", [])))
         if (self.resnet_size - 2) % 6:
             raise BadInput(f"resnet_size is {self.resnet_size}: give 6n + 2, such as 20, 32, 44 or 56.")
         if len(self.learning_rate_factors) != len(self.learning_rate_epochs) + 1:
@@ -89,6 +98,11 @@ class TrainConfig:
             )
         if list(self.learning_rate_epochs) != sorted(set(self.learning_rate_epochs)):
             raise BadInput(f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers.")
+
+    def check_trainers(self, trainers: int) -> None:
+        """Raise BadInput where synchronous training has nobody to wait for."""
+        if self.sync and trainers < 2:
+            raise BadInput("sync is true, but the chief trains alone: add a worker, or leave sync out.")
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold of it."""
@@ -160,6 +174,10 @@ def _cast(key: str, value: Any, default: Any, source: str) -> Any:
         if not isinstance(value, str):
             raise BadInput(f"{key} is {value!r} in {source}: give a text.")
         return value
+    if isinstance(default, bool):
+        if str(value).lower() not in ("true", "false"):
+            raise BadInput(f"{key} is {value!r} in {source}: give true or false.")
+        return str(value).lower() == "true"
     kind, noun = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):

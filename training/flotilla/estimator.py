@@ -1,13 +1,14 @@
-"""The model as a tf.estimator.Estimator, trained asynchronously around parameter servers.
+"""The model as a tf.estimator.Estimator, trained around parameter servers (between-graph replication).
 
-Every trainer computes gradients of its own batches and applies them to the variables on the parameter
-servers at once (between-graph replication); a global step is one batch of one trainer. No distribution
-strategy is involved.
+Every trainer computes gradients of its own batches. Asynchronously it applies them to the variables on the parameter
+servers at once, and a global step is one batch of one trainer; synchronously the mean of one batch of every trainer is
+applied (SyncReplicasOptimizer). No distribution strategy is involved.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,25 +18,27 @@ from flotilla import resnet
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.data import DataSet
-from flotilla.hooks import EndHook, SaverHook
+from flotilla.hooks import EndHook, ReleaseHook, SaverHook
 
 v1 = tf.compat.v1
 
 RECOVERY_WAIT_SECS = 2
+STOP_GRACE_SECS = 5
 
 # Makes the hooks of a training from the tensors to report.
 MakeHooks = Callable[[dict[str, Any]], list[Any]]
 
 
-def schedule(config: TrainConfig, records: int) -> tuple[list[int], list[float]]:
+def schedule(config: TrainConfig, records: int, trainers: int) -> tuple[list[int], list[float]]:
     """Return the global steps after which the learning rate changes, and the rates (one more)."""
-    boundaries = [round(epoch * records / config.batch_size) for epoch in config.learning_rate_epochs]
+    examples = config.batch_size * (trainers if config.sync else 1)  # a global step
+    boundaries = [round(epoch * records / examples) for epoch in config.learning_rate_epochs]
     return boundaries, [config.learning_rate * factor for factor in config.learning_rate_factors]
 
 
-def learning_rate(config: TrainConfig, records: int, step: Any) -> Any:
+def learning_rate(config: TrainConfig, records: int, trainers: int, step: Any) -> Any:
     """Return the rate of a step (a tensor), with a linear warm-up where the configuration asks for one."""
-    boundaries, rates = schedule(config, records)
+    boundaries, rates = schedule(config, records, trainers)
     rate = v1.train.piecewise_constant(step, [tf.constant(b, step.dtype) for b in boundaries], rates)
     if config.warmup_steps:
         rate *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / config.warmup_steps)
@@ -44,23 +47,59 @@ def learning_rate(config: TrainConfig, records: int, step: Any) -> Any:
 
 def build(config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks: MakeHooks | None = None) -> Any:
     """Return the Estimator; make_hooks is called while the training graph is built."""
-    _shorten_recovery_wait()
-    session = v1.ConfigProto(allow_soft_placement=True, device_filters=task.device_filters)
-    session.gpu_options.allow_growth = True
-    session.graph_options.rewrite_options.meta_optimizer_iterations = 1  # as Estimator's own default
+    shorten_waits()
     run_config = tf.estimator.RunConfig(
         model_dir=config.model_dir,
         tf_random_seed=seed,
-        session_config=session,
+        session_config=session_config(task),
+        device_fn=placement(task),
         save_checkpoints_steps=config.save_checkpoints_steps,
         keep_checkpoint_max=config.keep_checkpoints,
         save_summary_steps=None,
         log_step_count_steps=None,
         experimental_max_worker_delay_secs=1,
     )
-    model_fn = functools.partial(_model_fn, config=config, data=data, make_hooks=make_hooks)
     # Estimator asks for these names.
-    return tf.estimator.Estimator(lambda features, labels, mode: model_fn(features, labels, mode), config=run_config)
+    return tf.estimator.Estimator(
+        lambda features, labels, mode: model_fn(features, labels, mode, config, data, task, make_hooks),
+        config=run_config,
+    )
+
+
+def session_config(task: Task) -> Any:
+    """Return the settings of a task's sessions, a ConfigProto."""
+    session = v1.ConfigProto(allow_soft_placement=True, device_filters=task.device_filters)
+    session.gpu_options.allow_growth = True
+    session.graph_options.rewrite_options.meta_optimizer_iterations = 1  # as Estimator's own default
+    return session
+
+
+def placement(task: Task) -> Callable[[Any], str] | None:
+    """Return the device function of a trainer: variables on the parameter servers, all else with the trainer."""
+    if not task.cluster.get("ps") or task.type not in ("chief", "worker"):
+        return None
+    setter: Callable[[Any], str] = v1.train.replica_device_setter(
+        ps_tasks=len(task.cluster["ps"]), worker_device=task.device, ps_strategy=ByLoad(len(task.cluster["ps"]))
+    )
+    return setter
+
+
+class ByLoad:
+    """Puts the next variable to the parameter server that holds the fewest bytes, as every trainer does.
+
+    After tf.contrib.training.GreedyLoadBalancingStrategy, which went with TensorFlow 1; the default goes round, and
+    leaves one server with most of the work where sizes differ.
+    """
+
+    def __init__(self, servers: int) -> None:
+        self._bytes = [0] * servers
+
+    def __call__(self, variable: Any) -> int:
+        server = self._bytes.index(min(self._bytes))
+        shape = variable.get_attr("shape")
+        elements = math.prod(dimension.size for dimension in shape.dim)
+        self._bytes[server] += elements * tf.as_dtype(variable.get_attr("dtype")).size
+        return server
 
 
 def serving_input(data: DataSet) -> Any:
@@ -69,16 +108,19 @@ def serving_input(data: DataSet) -> Any:
     return tf.estimator.export.ServingInputReceiver({"image": image}, {"image": image})
 
 
-def _model_fn(
+def model_fn(
     features: dict[str, Any],
     labels: Any,
     mode: str,
     config: TrainConfig,
     data: DataSet,
+    task: Task,
     make_hooks: MakeHooks | None,
 ) -> Any:
+    """Build the graph of a mode around its input; return an EstimatorSpec."""
     training = mode == tf.estimator.ModeKeys.TRAIN
-    logits = resnet.network(features["image"], config.resnet_size, data.classes, training)
+    trainers = task.trainers if training else 0
+    logits = resnet.network(features["image"], config.resnet_size, data.classes, trainers)
     classes = tf.argmax(logits, axis=1)
     if mode == tf.estimator.ModeKeys.PREDICT:
         predictions = {"class": classes, "probabilities": tf.nn.softmax(logits), "logits": logits}
@@ -91,28 +133,41 @@ def _model_fn(
         metrics = {"accuracy": v1.metrics.accuracy(labels, classes)}
         return tf.estimator.EstimatorSpec(mode, loss=loss, eval_metric_ops=metrics)
     step = v1.train.get_or_create_global_step()
-    rate = learning_rate(config, data.records[config.train_split], step)
+    rate = learning_rate(config, data.records[config.train_split], task.trainers, step)
+    optimizer = v1.train.MomentumOptimizer(rate, config.momentum)
+    if config.sync:
+        optimizer = v1.train.SyncReplicasOptimizer(optimizer, task.trainers, task.trainers)
     with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
-        train = v1.train.MomentumOptimizer(rate, config.momentum).minimize(loss, global_step=step)
+        train = optimizer.minimize(loss, global_step=step)
     # Unsharded, built after minimize(): the chief alone reads and writes, a ps needs no shared files.
     saver = v1.train.Saver(sharded=False, max_to_keep=config.keep_checkpoints, save_relative_paths=True)
     scaffold = v1.train.Scaffold(saver=saver)
     accuracy = tf.reduce_mean(tf.cast(tf.equal(labels, classes), tf.float32))
     hooks = make_hooks({"loss": loss, "accuracy": accuracy, "learning_rate": rate}) if make_hooks else []
+    chief_hooks = [SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()]
+    if config.sync:
+        hooks.append(optimizer.make_session_run_hook(task.leads))
+        chief_hooks.append(ReleaseHook(optimizer.get_init_tokens_op(task.trainers)))
     return tf.estimator.EstimatorSpec(
         mode,
         loss=loss,
         train_op=train,
         scaffold=scaffold,
         training_hooks=hooks,
-        training_chief_hooks=[SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()],
+        training_chief_hooks=chief_hooks,
     )
 
 
 @functools.lru_cache(maxsize=1)
-def _shorten_recovery_wait() -> None:
-    """Let trainers notice a late chief or a restarted ps after 2 s, not 30; Estimator has no key for it."""
-    from tensorflow.python.training import session_manager
+def shorten_waits() -> None:
+    """Change what Estimator has no keys for.
+
+    Trainers notice a late chief or a restarted ps after 2 s, not 30. At the end nobody waits 120 s for the chief's
+    thread that hands out SyncReplicasOptimizer's tokens: it waits for gradients, and none come any more.
+    """
+    from tensorflow.python.training import session_manager, training
 
     manager = session_manager.SessionManager
     manager.__init__ = functools.partialmethod(manager.__init__, recovery_wait_secs=RECOVERY_WAIT_SECS)
+    session = training.MonitoredTrainingSession
+    training.MonitoredTrainingSession = functools.partial(session, stop_grace_period_secs=STOP_GRACE_SECS)

@@ -127,6 +127,16 @@ class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         ending.grace(0)
 
 
+class ReleaseHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Lets the workers of a synchronous training go at its end: they wait for tokens that only the chief hands out."""
+
+    def __init__(self, tokens: Any) -> None:
+        self._tokens = tokens
+
+    def end(self, session: Any) -> None:
+        session.run(self._tokens)
+
+
 class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
     """Saves checkpoints, but not over the ones that a session should have restored and didn't.
 

@@ -106,6 +106,7 @@ def _wait_for_end(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    config.check_trainers(task.trainers)
     hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
     dataset = data.load(config.data_dir)
     data.check_splits(dataset, *_splits(config, task))
@@ -114,7 +115,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
         import tensorflow_io  # noqa: F401 - registers hdfs://
     tf.get_logger().addFilter(_worth_logging)
-    from flotilla import estimator, hooks
+    from flotilla import estimator, hooks, session
 
     began = time.time()
     if task.leads:
@@ -161,6 +162,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         if task.type == "evaluator":
             _say_evaluating(config, True)
             _evaluate(config, model, evaluate)
+        elif config.scheme == "session":
+            session.train(config, dataset, task, seed, make_hooks)
         else:
             tf.estimator.train_and_evaluate(model, train, evaluate)
         if ending.asked.is_set():

@@ -16,14 +16,28 @@ CONFIG = TrainConfig(data_dir="/d", model_dir="/m", warmup_steps=0)
 
 
 def test_schedule_of_the_thesis_without_division_by_workers() -> None:
-    boundaries, rates = estimator.schedule(CONFIG, 40_000)
+    boundaries, rates = estimator.schedule(CONFIG, 40_000, 3)
     assert boundaries == [25_625, 38_438, 93_750]  # 82, 123 and 300 epochs of 312.5 steps
     assert rates == pytest.approx([0.1, 0.01, 0.001, 0.0002])
 
 
+def test_schedule_of_synchronous_training() -> None:
+    boundaries, _ = estimator.schedule(dataclasses.replace(CONFIG, sync=True), 40_000, 4)
+    assert boundaries == [6_406, 9_609, 23_438]  # a step is 4 batches
+
+
+def test_variables_are_spread_by_load() -> None:
+    task = Task("worker", 0, {"ps": ["a:1", "b:1"], "chief": ["c:1"], "worker": ["d:1"]})
+    with tf.Graph().as_default(), tf.compat.v1.device(estimator.placement(task)):
+        sizes = [100, 10, 20, 60, 20]
+        made = [tf.compat.v1.get_variable(f"v{n}", [size]) for n, size in enumerate(sizes)]
+        assert [v.device[:16] for v in made] == [f"/job:ps/task:{n}" for n in (0, 1, 1, 1, 1)]
+        assert tf.add(made[0], 1).device == "/job:worker/task:0"
+
+
 def rate_at(config: TrainConfig, step: int) -> float:
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        tensor = estimator.learning_rate(config, 40_000, tf.constant(step, tf.int64))
+        tensor = estimator.learning_rate(config, 40_000, 3, tf.constant(step, tf.int64))
         return float(session.run(tensor))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -83,6 +84,30 @@ def test_a_finished_job_trains_nothing_but_a_longer_one_goes_on(tiny: list[str],
     assert checkpoints.latest_step(str(tmp_path / "model")) == 15
 
 
+@pytest.mark.parametrize("sync", ["false", "true"])
+@pytest.mark.parametrize("scheme", ["estimator", "session"])
+def test_both_schemes_train_a_cluster_both_ways(tiny: list[str], tmp_path: Path, scheme: str, sync: str) -> None:
+    """With two parameter servers; a chief that is killed goes on from its checkpoint."""
+    cluster = addresses(ps=2, chief=1, worker=2)
+    arguments = [*tiny, "--max-steps", "60", "--scheme", scheme, "--sync", sync]
+    log = tmp_path / "chief-0"
+    tasks = {name: start(arguments, cluster, name, tmp_path) for name in ("ps-0", "ps-1", "worker-0", "worker-1")}
+    chief = start(arguments, cluster, "chief-0", tmp_path)
+    try:
+        wait_for_line(r"step [2-5]\d of", chief, log)
+        chief.kill()
+        chief = start(arguments, cluster, "chief-0", tmp_path)
+        began = time.monotonic()
+        assert chief.wait(timeout=200) == 0, log.read_text()
+        codes = {name: task.wait(timeout=100) for name, task in tasks.items()}
+    finally:
+        for task in (chief, *tasks.values()):
+            task.kill()
+    assert codes == dict.fromkeys(tasks, 0)
+    assert time.monotonic() - began < 110, "nobody waits 120 s at the end"
+    assert result(tmp_path)["global_step"] >= 60 and result(tmp_path)["metrics"]["accuracy"] > 0.7
+
+
 def test_another_model_in_the_folder_is_refused(
     tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,27 +140,36 @@ def test_wrong_input_is_said_and_told(tiny: list[str], tmp_path: Path, caplog: p
     assert "max_steps is -1" in caplog.text
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+def addresses(**tasks: int) -> dict[str, list[str]]:
+    """A cluster on loopback, of that many tasks of each type."""
+    with contextlib.ExitStack() as stack:
+        cluster: dict[str, list[str]] = {}
+        for kind, count in tasks.items():
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            cluster[kind] = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    return cluster
 
 
-def start(arguments: list[str], kind: str, ports: list[int], log: Path) -> subprocess.Popen[bytes]:
-    hosts = [[f"127.0.0.1:{port}"] for port in ports]
-    cluster = dict(zip(("ps", "chief", "worker"), hosts, strict=True))
+def start(arguments: list[str], cluster: dict[str, list[str]], name: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a task, which logs into the file of its name."""
+    kind, index = name.rsplit("-", 1)
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": 0}}),
+        "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": int(index)}}),
     }
     command = [sys.executable, "-m", "flotilla.train", *arguments]
-    with log.open("wb") as file:
+    with (folder / name).open("wb") as file:
         return subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_line(pattern: str, task: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while not re.search(pattern, log.read_text()):
+        assert time.monotonic() < deadline and task.poll() is None, log.read_text()
+        time.sleep(0.2)
 
 
 def last_step(folder: Path) -> int:
@@ -147,10 +181,10 @@ def last_step(folder: Path) -> int:
 
 
 def test_a_cluster_ends_by_itself(tiny: list[str], tmp_path: Path) -> None:
-    ports = free_ports(3)
-    kinds = ("ps", "chief", "worker", "evaluator")
+    cluster = addresses(ps=1, chief=1, worker=1)
+    kinds = ("ps-0", "chief-0", "worker-0", "evaluator-0")
     arguments = [*tiny, "--max-steps", "40", "--eval-interval-secs", "600"]
-    tasks = {kind: start(arguments, kind, ports, tmp_path / kind) for kind in kinds}
+    tasks = {kind: start(arguments, cluster, kind, tmp_path) for kind in kinds}
     try:
         codes = {kind: task.wait(timeout=300) for kind, task in tasks.items()}
     finally:
@@ -163,37 +197,35 @@ def test_a_cluster_ends_by_itself(tiny: list[str], tmp_path: Path) -> None:
     assert last_step(tmp_path / "model" / "eval_validation") >= 40, "the evaluator didn't wait for its interval"
     assert json.loads((tmp_path / "model" / "evaluator.json").read_text()) == {"evaluating": False}
     # All of them started again: each sees that the job is done.
-    again = [start([*tiny, "--max-steps", "40"], kind, ports, tmp_path / kind) for kind in kinds]
+    again = [start([*tiny, "--max-steps", "40"], cluster, kind, tmp_path) for kind in kinds]
     assert [task.wait(timeout=180) for task in again] == [0, 0, 0, 0]
-    assert "nothing to train" in (tmp_path / "worker").read_text()
+    assert "nothing to train" in (tmp_path / "worker-0").read_text()
 
 
 def test_a_chief_that_is_told_to_end_saves_first(tiny: list[str], tmp_path: Path) -> None:
-    ports = free_ports(3)
+    cluster = addresses(ps=1, chief=1, worker=1)
     arguments = [*tiny, "--max-steps", "100000", "--save-checkpoints-steps", "100000"]
-    tasks = [start(arguments, kind, ports, tmp_path / kind) for kind in ("ps", "chief")]
+    tasks = [start(arguments, cluster, name, tmp_path) for name in ("ps-0", "chief-0")]
     try:
-        deadline = time.monotonic() + 180
-        while not re.search(r"step [5-9]\d of", (tmp_path / "chief").read_text()):
-            assert time.monotonic() < deadline and tasks[1].poll() is None, (tmp_path / "chief").read_text()
-            time.sleep(0.2)
+        wait_for_line(r"step [5-9]\d of", tasks[1], tmp_path / "chief-0")
         tasks[1].terminate()
         assert tasks[1].wait(timeout=30) == 0
     finally:
         for task in tasks:
             task.kill()
-    log = (tmp_path / "chief").read_text()
+    log = (tmp_path / "chief-0").read_text()
     assert "saving a checkpoint first" in log and "goes on from its last checkpoint" in log
     assert (checkpoints.latest_step(str(tmp_path / "model")) or 0) >= 50
     assert not (tmp_path / "model" / "result.json").exists()
 
 
 def test_without_a_ps_a_trainer_ends_to_be_started_again(tiny: list[str], tmp_path: Path) -> None:
-    chief = start([*tiny, "--watchdog-start-secs", "6"], "chief", free_ports(3), tmp_path / "log")
+    cluster = addresses(ps=1, chief=1)
+    chief = start([*tiny, "--watchdog-start-secs", "6"], cluster, "chief-0", tmp_path)
     try:
-        assert chief.wait(timeout=180) == 75, (tmp_path / "log").read_text()
+        assert chief.wait(timeout=180) == 75, (tmp_path / "chief-0").read_text()
     finally:
         chief.kill()
-    assert "is a ps gone" in (tmp_path / "log").read_text()
+    assert "is a ps gone" in (tmp_path / "chief-0").read_text()
     told = progress.read(tmp_path / "progress" / "train.json")
     assert told is not None and told["state"] == "running"
