@@ -99,6 +99,10 @@ class TrainConfig:
         if list(self.learning_rate_epochs) != sorted(set(self.learning_rate_epochs)):
             raise BadInput(f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers.")
 
+    def examples_a_step(self, trainers: int) -> int:
+        """Return how many examples a global step takes: a batch, in synchronous training one of every trainer."""
+        return self.batch_size * (trainers if self.sync else 1)
+
     def check_trainers(self, trainers: int) -> None:
         """Raise BadInput where synchronous training has nobody to wait for."""
         if self.sync and trainers < 2:

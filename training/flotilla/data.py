@@ -55,6 +55,15 @@ def check_splits(data: DataSet, *splits: str) -> None:
             raise BadInput(f"The data set {data.name} has no split '{split}': there are {there}.")
 
 
+def check_batch(data: DataSet, split: str, batch_size: int) -> None:
+    """Raise BadInput where a batch would hold an example twice."""
+    if batch_size > data.records[split]:
+        raise BadInput(
+            f"batch_size is {batch_size}, but the split '{split}' has {data.records[split]} examples: "
+            "take smaller batches."
+        )
+
+
 def training_batches(data: DataSet, split: str, batch_size: int, shuffle_buffer: int, seed: int) -> Any:
     """Return a tf.data.Dataset without end of ({"image": uint8 [batch, h, w, c]}, label int64 [batch]).
 

@@ -31,7 +31,7 @@ MakeHooks = Callable[[dict[str, Any]], list[Any]]
 
 def schedule(config: TrainConfig, records: int, trainers: int) -> tuple[list[int], list[float]]:
     """Return the global steps after which the learning rate changes, and the rates (one more)."""
-    examples = config.batch_size * (trainers if config.sync else 1)  # a global step
+    examples = config.examples_a_step(trainers)
     boundaries = [round(epoch * records / examples) for epoch in config.learning_rate_epochs]
     return boundaries, [config.learning_rate * factor for factor in config.learning_rate_factors]
 

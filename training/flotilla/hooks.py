@@ -48,12 +48,12 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self,
         tensors: dict[str, Any],
         max_steps: int,
-        batch_size: int,
+        examples_a_step: int,
         every_steps: int,
         progress: Progress | None = None,
         summary_dir: str | None = None,
     ) -> None:
-        self._tensors, self._max_steps, self._batch_size = tensors, max_steps, batch_size
+        self._tensors, self._max_steps, self._examples = tensors, max_steps, examples_a_step
         self._every, self._progress, self._summary_dir = every_steps, progress, summary_dir
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
@@ -64,7 +64,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         """The mean from this process's first report to its last one."""
         if self._first is None or self._last[1] <= self._first[1]:
             return None
-        return (self._last[1] - self._first[1]) * self._batch_size / (self._last[0] - self._first[0])
+        return (self._last[1] - self._first[1]) * self._examples / (self._last[0] - self._first[0])
 
     def begin(self) -> None:
         self._step = v1.train.get_global_step()
@@ -87,7 +87,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._report(step, steps_per_second, {name: float(value) for name, value in values.items()})
 
     def _report(self, step: int, steps_per_second: float, values: dict[str, float]) -> None:
-        rate = steps_per_second * self._batch_size
+        rate = steps_per_second * self._examples
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         _log.info("step %d of %d, %.0f examples/s, %s", step, self._max_steps, rate, shown)
         if self._progress:

@@ -110,6 +110,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
     dataset = data.load(config.data_dir)
     data.check_splits(dataset, *_splits(config, task))
+    if task.type != "evaluator":
+        data.check_batch(dataset, config.train_split, config.batch_size)
     import tensorflow as tf
 
     if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
@@ -136,7 +138,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
             hooks.ReportHook(
                 tensors,
                 config.max_steps,
-                config.batch_size,
+                config.examples_a_step(task.trainers),
                 config.log_every_steps,
                 progress,
                 config.model_dir if task.leads else None,

@@ -136,6 +136,8 @@ def test_wrong_input_is_said_and_told(tiny: list[str], tmp_path: Path, caplog: p
     told = progress.read(tmp_path / "progress" / "train.json")
     assert told is not None and told["state"] == "failed"
     assert told["message"].endswith("stage the data set first, its manifest is written last.")
+    assert train.main([*tiny, "--batch-size", "121"]) == 2
+    assert "batch_size is 121, but the split 'train' has 120 examples" in caplog.text
     assert train.main([*tiny, "--max-steps", "-1"]) == 2
     assert "max_steps is -1" in caplog.text
 

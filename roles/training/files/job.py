@@ -1,4 +1,4 @@
-"""Read a job from stdin, say in one sentence what is wrong with it, and print whether it is open or done.
+"""Read a job from stdin, say in one sentence what is wrong with it or its data, and print whether it is open or done.
 
 "done, unmarked" is one whose mark isn't on this host.
 """
@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 try:
-    from flotilla import config, errors, hdfs
+    from flotilla import config, data, errors, hdfs
 except ModuleNotFoundError:
     sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
     job = config.load(["--config", "/dev/stdin"])
     if not hdfs.job_result(job.model_dir, job.max_steps):
+        dataset = data.load(job.data_dir)
+        data.check_splits(dataset, job.train_split, job.eval_split)
+        data.check_batch(dataset, job.train_split, job.batch_size)
         print("open")
     else:
         print("done" if Path(job.done_file).exists() else "done, unmarked")
