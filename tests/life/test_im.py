@@ -169,7 +169,7 @@ def test_a_worker_less_loses_no_block_and_training_goes_on(infrastructure: str) 
 def test_credentials_that_expire_before_the_model_is_stored(
     region: boto3.Session, infrastructure: str, radl: Path, expired: dict[str, str]
 ) -> None:
-    steps = ("-e", f"training_max_steps={step(infrastructure) + 500}")
+    steps = ("-e", f"training_max_steps={step(infrastructure) + 250}")
     write(radl, *steps)
     reconfigure(infrastructure, radl)
     says(infrastructure, "Task store_chief finished successfully", 600)  # soon the training ends by its new setting
