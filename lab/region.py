@@ -69,6 +69,7 @@ class Region:
         self.credentials: dict[str, tuple[str, float, str]] = {}
         self.tokens: dict[str, Any] = {}
         self.launch_lock = threading.Lock()
+        self.run_lock = threading.Lock()
 
     # ------------------------------------------------------------ an instance's life
 
@@ -358,17 +359,19 @@ def _attach_launch(region: Region) -> None:
 
     def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
         token = kwargs.get("client_token")
-        if token and token in region.tokens:
-            earlier = region.tokens[token]
-            # moto's caller will associate the profile with the first instance once more
-            self.iam_instance_profile_associations.pop(earlier.instances[0].id, None)
-            return earlier
-        if kwargs.get("key_name"):
-            self.describe_key_pairs(key_names=[kwargs["key_name"]])
-        self.describe_images(ami_ids=[image_id])
-        reservation = run_instances(self, image_id, count, *args, **kwargs)
-        if token and token != "ABCDE":  # moto's stand-in for "none given"
-            region.tokens[token] = reservation
+        # One at a time: moto takes addresses from a generator, and no token may be used twice at once.
+        with region.run_lock:
+            if token and token in region.tokens:
+                earlier = region.tokens[token]
+                # moto's caller will associate the profile with the first instance once more
+                self.iam_instance_profile_associations.pop(earlier.instances[0].id, None)
+                return earlier
+            if kwargs.get("key_name"):
+                self.describe_key_pairs(key_names=[kwargs["key_name"]])
+            self.describe_images(ami_ids=[image_id])
+            reservation = run_instances(self, image_id, count, *args, **kwargs)
+            if token and token != "ABCDE":  # moto's stand-in for "none given"
+                region.tokens[token] = reservation
         profile = {
             f"iam_instance_profile_{k}": kwargs[f"iam_instance_profile_{k}"]
             for k in ("name", "arn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Pre
 from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources
 from botocore.exceptions import ClientError
 from moto import mock_aws
+from moto.ec2.models.instances import InstanceBackend
 
 REGION = "us-east-1"
 TRUST = json.dumps(
@@ -46,6 +48,14 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "Session",
         lambda profile_name=None, **more: session(profile_name=profile_name, **more) if profile_name else shared,
     )
+    # moto hands out a subnet's addresses from a generator, which two launches at once break; the lab has the same lock.
+    lock, run_instances = threading.Lock(), InstanceBackend.run_instances
+
+    def one_at_a_time(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            return run_instances(*arguments, **options)
+
+    monkeypatch.setattr(InstanceBackend, "run_instances", one_at_a_time)
     with mock_aws():
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="data")
