@@ -37,8 +37,8 @@ class Task:
 
     @property
     def device(self) -> str:
-        """Where it computes, as a cluster's device; nothing for a process on its own."""
-        return f"/job:{self.type}/task:{self.index}" if self.cluster else ""
+        """Where it computes, as a cluster's device."""
+        return f"/job:{self.type}/task:{self.index}"
 
     @property
     def device_filters(self) -> list[str]:

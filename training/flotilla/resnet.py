@@ -17,7 +17,7 @@ BATCH_NORM_DECAY = 0.997
 BATCH_NORM_EPSILON = 1e-5
 
 
-def network(images: Any, size: int, classes: int, trainers: int = 0) -> Any:
+def network(images: Any, size: int, classes: int, trainers: int) -> Any:
     """Return logits [batch, classes] of images [batch, height, width, channels] with values 0 to 255.
 
     So many trainers train the same variables; with none the graph is one that evaluates or predicts. Adds every
