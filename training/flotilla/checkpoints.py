@@ -8,7 +8,10 @@ import time
 from typing import Any
 
 from flotilla import hdfs
+from flotilla.config import TrainConfig
 from flotilla.errors import BadInput, Temporary
+
+AGREE_SECS = 60  # a chief that is being restarted with another program needs about 10
 
 _log = logging.getLogger(__name__)
 
@@ -24,23 +27,53 @@ def latest_step(model_dir: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def begin(model_dir: str, model: dict[str, Any]) -> float:
-    """Return when the job first began (Unix time), noted beside a description of the model.
+def finished(config: TrainConfig) -> dict[str, Any] | None:
+    """Return what job-done.json says where the job has made all its steps, else None; raise hdfs.Unreachable.
+
+    How many steps a program makes, its arguments say.
+    """
+    done = hdfs.read_json(hdfs.join(config.model_dir, "job-done.json"))
+    if done is None:
+        return None
+    if config.program:
+        return done if done.get("arguments") == config.program_arguments() else None
+    return done if int(done.get("global_step", -1)) >= config.max_steps else None
+
+
+def begin(model_dir: str, model: dict[str, Any], version: str) -> float:
+    """Return when the job first began (Unix time), noted beside a description of the model and the program's version.
 
     Raises BadInput where model_dir holds another model, whose checkpoints could not be restored.
     """
     path = hdfs.join(model_dir, "model.json")
     found = hdfs.read_json(path)
-    if found is None:
-        found = {**model, "began": time.time()}
-        hdfs.write_json(path, found)
+    new = {**(found or {"began": time.time()}), **model, "version": version}
     for key, value in model.items():
-        if found.get(key) != value:
+        if found is not None and found.get(key) != value:
             raise BadInput(
                 f"{model_dir} holds a model whose {key} is {found.get(key)}, not {value}: "
                 "give the job another name or folder, or remove that one."
             )
-    return float(found.get("began", time.time()))
+    if new != found:
+        hdfs.write_json(path, new)
+    return float(new.get("began", time.time()))
+
+
+def agree(model_dir: str, name: str, version: str, seconds: float = AGREE_SECS) -> None:
+    """Wait for the chief to say which version of the program it runs; raise BadInput where it stays another one."""
+    end = None
+    while True:
+        model = hdfs.read_json(hdfs.join(model_dir, "model.json"))
+        if model is not None:
+            if (chiefs := model.get("version")) == version:
+                return
+            end = end or time.monotonic() + seconds
+            if time.monotonic() >= end:
+                raise BadInput(
+                    f"{name} has version {version} of the program, the chief {chiefs}: give all hosts the same "
+                    "(playbooks/train.yml)."
+                )
+        time.sleep(1)
 
 
 def prepare(model_dir: str) -> None:

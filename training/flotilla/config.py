@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class TrainConfig:
     batch_size: int = _key(128, "examples a step of one trainer", 1)
     scheme: str = _key("estimator", "estimator, or session: the way before there were Estimators")
     sync: bool = _key(False, "whether a step waits for a batch of every trainer, true or false")
+    program: str = _key("", "the program to run instead of the built-in network, a Python file; see docs/programs.md")
+    arguments: tuple[str, ...] = _key((), "its arguments; {data_dir}, {model_dir}, {max_steps} … stand for these keys")
     resnet_size: int = _key(44, "layers of the network, 6n + 2", 8)
     train_split: str = _key("train", "the split to train on")
     validation_split: str = _key("validation", "the split that is evaluated while training")
@@ -99,6 +102,12 @@ class TrainConfig:
         if list(self.learning_rate_epochs) != sorted(set(self.learning_rate_epochs)):
             raise BadInput(f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers.")
 
+    def program_arguments(self) -> list[str]:
+        """Return the program's arguments, with the keys' values where they name a key in braces."""
+        values = {f"{{{field.name}}}": str(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        known = re.compile("|".join(map(re.escape, values)))
+        return [known.sub(lambda found: values[found[0]], argument) for argument in self.arguments]
+
     def examples_a_step(self, trainers: int) -> int:
         """Return how many examples a global step takes: a batch, in synchronous training one of every trainer."""
         return self.batch_size * (trainers if self.sync else 1)
@@ -125,7 +134,7 @@ def load(argv: Sequence[str] | None = None) -> TrainConfig:
             f"--{field.name.replace('_', '-')}",
             dest=field.name,
             metavar="X",
-            nargs="+" if isinstance(default, tuple) else None,
+            nargs="+" if isinstance(default, tuple) and default else None,
             help=field.metadata["help"] + (f" (default: {shown})" if shown not in ("", {}) else ""),
         )
     arguments = vars(parser.parse_args(argv))
@@ -162,6 +171,11 @@ def read_object(path: str) -> dict[str, Any]:
 
 def _cast(key: str, value: Any, default: Any, source: str) -> Any:
     """Return value in the default's type; text may hold a number, but a truth value is none."""
+    if key == "arguments":
+        words = shlex.split(value) if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)) or not all(isinstance(w, (str, int, float)) for w in words):
+            raise BadInput(f"{key} is {value!r} in {source}: give a list of words.")
+        return tuple(map(str, words))
     if isinstance(default, tuple):
         if not isinstance(value, (list, tuple)):
             raise BadInput(f"{key} is {value!r} in {source}: give a list of numbers.")

@@ -128,12 +128,6 @@ def wait_until_readable(path: str, seconds: float) -> None:
         time.sleep(1)
 
 
-def job_result(model_dir: str, max_steps: int) -> dict[str, Any] | None:
-    """Return what job-done.json says where the job has made all its steps, else None."""
-    done = read_json(join(model_dir, "job-done.json"))
-    return done if done and int(done.get("global_step", -1)) >= max_steps else None
-
-
 def _split(url: str) -> tuple[str, str]:
     match = re.fullmatch(r"(hdfs://[^/]+)(/.*)", url)
     if match is None:

@@ -41,14 +41,15 @@ class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
 class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """Logs loss, accuracy and speed every few steps; the leading trainer also writes summaries and progress.
 
-    Speed is the global step's, so in a cluster it is that of all trainers together.
+    Speed is the global step's, so in a cluster it is that of all trainers together; in steps where nobody knows how
+    many examples one takes.
     """
 
     def __init__(
         self,
         tensors: dict[str, Any],
         max_steps: int,
-        examples_a_step: int,
+        examples_a_step: int | None,
         every_steps: int,
         progress: Progress | None = None,
         summary_dir: str | None = None,
@@ -62,13 +63,15 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     @property
     def examples_per_second(self) -> float | None:
         """The mean from this process's first report to its last one."""
-        if self._first is None or self._last[1] <= self._first[1]:
+        if self._examples is None or self._first is None or self._last[1] <= self._first[1]:
             return None
         return (self._last[1] - self._first[1]) * self._examples / (self._last[0] - self._first[0])
 
     def begin(self) -> None:
         self._step = v1.train.get_global_step()
         self._writer = v1.summary.FileWriterCache.get(self._summary_dir) if self._summary_dir else None
+        if self._progress:
+            self._progress.expect(self._max_steps)
 
     def before_run(self, run_context: Any) -> Any:
         return v1.train.SessionRunArgs([self._step, self._tensors])
@@ -87,20 +90,24 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._report(step, steps_per_second, {name: float(value) for name, value in values.items()})
 
     def _report(self, step: int, steps_per_second: float, values: dict[str, float]) -> None:
-        rate = steps_per_second * self._examples
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        _log.info("step %d of %d, %.0f examples/s, %s", step, self._max_steps, rate, shown)
+        rate, unit = steps_per_second, "steps/s"
+        if self._examples is not None:
+            rate, unit = rate * self._examples, "examples/s"
+        shown = ", ".join([f"{rate:.4g} {unit}", *(f"{name} {value:.4g}" for name, value in values.items())])
+        _log.info("step %d of %d, %s", step, self._max_steps, shown)
         if self._progress:
             self._progress.update(
                 step,
                 rate=round(rate, 1),
-                rate_unit="examples/s",
+                rate_unit=unit,
                 message="",
                 **{name: round(value, 5) for name, value in values.items()},
                 steps_per_second=round(steps_per_second, 3),
             )
         if self._writer:
-            values = {**values, "examples_per_second": rate, "global_step_per_second": steps_per_second}
+            values = {**values, "global_step_per_second": steps_per_second}
+            if self._examples is not None:
+                values["examples_per_second"] = rate
             self._writer.add_summary(
                 v1.Summary(value=[v1.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]),
                 step,
@@ -143,8 +150,8 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
     Leaves the graph out of them: it is in the event file, and 3 MB more a checkpoint are 3 MB more on HDFS.
     """
 
-    def __init__(self, model_dir: str, save_steps: int, scaffold: Any) -> None:
-        super().__init__(model_dir, save_steps=save_steps, scaffold=scaffold, save_graph_def=False)
+    def __init__(self, model_dir: str, save_steps: int | None, scaffold: Any, save_secs: int | None = None) -> None:
+        super().__init__(model_dir, save_secs, save_steps, scaffold=scaffold, save_graph_def=False)
         self._model_dir = model_dir
 
     def after_create_session(self, session: Any, coord: Any) -> None:

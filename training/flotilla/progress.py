@@ -87,6 +87,17 @@ class Progress:
             self._content["detail"].update(detail)
             self._write()
 
+    def expect(self, total: float) -> None:
+        """Say how much there is to do, where it wasn't known at first."""
+        with self._lock:
+            self._content["total"] = total
+
+    def say(self, message: str) -> None:
+        """Say in words what happens; how much is done stays as it was told."""
+        with self._lock:
+            self._content["message"] = message
+            self._write()
+
     def finish(self, message: str = "", **detail: Any) -> None:
         """Say that the phase ended well; the rate told last stays."""
         with self._lock:

@@ -26,6 +26,7 @@ import flotilla
 from flotilla.config import read_object
 from flotilla.errors import BadInput, ProgramError, Temporary
 from flotilla.files import Files, open_folder
+from flotilla.program import EVALUATION
 from flotilla.progress import Progress, write_json
 from flotilla.publish import Publisher
 from flotilla.s3 import Prefix, parse_url
@@ -98,6 +99,7 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
     result = _result(source, config.job)
     progress = Progress(config.progress, "store", 0, "objects")
     _settle(source, progress)
+    result["metrics"] = result["metrics"] or _evaluation(source)
     items = collect(source, result)
     manifest = {
         "format": FORMAT,
@@ -168,13 +170,13 @@ def _is_events(path: str) -> bool:
 
 
 def collect(source: Files, result: dict[str, Any]) -> list[Item]:
-    """Return the objects of a model: saved_model/, checkpoint/, events/ and result.json."""
+    """Return the objects of a model: saved_model/ (a program may have none), checkpoint/, events/ and result.json."""
     sizes = source.sizes()
-    export = result["saved_model"].strip("/") + "/"
-    if export + "saved_model.pb" not in sizes:
+    export = result.get("saved_model", "").strip("/") or _last_export(sizes)
+    if export and f"{export}/saved_model.pb" not in sizes:
         raise BadInput(f"{source.url(export)} has no saved_model.pb, though result.json names it: train again.")
     checkpoint = _last_checkpoint(source, sizes)
-    names = {path: "saved_model/" + path[len(export) :] for path in sizes if path.startswith(export)}
+    names = {path: "saved_model" + path[len(export) :] for path in sizes if export and path.startswith(f"{export}/")}
     names |= {path: "checkpoint/" + path for path in sizes if path.startswith(checkpoint + ".")}
     names |= {path: "events/" + path for path in sizes if _is_events(path)}
     names["result.json"] = "result.json"
@@ -189,7 +191,7 @@ def collect(source: Files, result: dict[str, Any]) -> list[Item]:
 def _result(source: Files, job: str) -> dict[str, Any]:
     try:
         result = json.loads(b"".join(source.read("result.json")))
-        if not isinstance(result["saved_model"], str) or not isinstance(result["metrics"], dict):
+        if not isinstance(result.get("saved_model", ""), str) or not isinstance(result["metrics"], dict):
             raise TypeError
         int(result["global_step"])
     except FileNotFoundError as error:
@@ -197,6 +199,23 @@ def _result(source: Files, job: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{source.url('result.json')} isn't a result of training: train again.") from error
     return dict(result)
+
+
+def _evaluation(source: Files) -> dict[str, Any]:
+    """Return the metrics of a program's last evaluation; the evaluator may make it after the chief's end."""
+    try:
+        return dict(json.loads(b"".join(source.read(EVALUATION)))["metrics"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _last_export(sizes: dict[str, int]) -> str:
+    """Return the folder of the last SavedModel that a program exported, by the time in its name; empty without one."""
+    folders = [
+        PurePosixPath(path).parent for path in sizes if path.startswith("export/") and path.endswith("/saved_model.pb")
+    ]
+    finished = [folder for folder in folders if folder.name.isdigit()]
+    return str(max(finished, key=lambda folder: int(folder.name))) if finished else ""
 
 
 def _last_checkpoint(source: Files, sizes: dict[str, int]) -> str:

@@ -15,13 +15,13 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import flotilla
-from flotilla import checkpoints, data, ending, hdfs, manifest, publish, watchdog
+from flotilla import checkpoints, ending, hdfs, network, program, publish, watchdog
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
@@ -29,9 +29,22 @@ from flotilla.progress import Progress, write_json
 
 DONE_POLL_SECS = 3
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
-EVALUATION_BATCH = 250
 
 _log = logging.getLogger("flotilla")
+
+
+class Work(Protocol):
+    """What is trained: the kit's own network, or somebody's program."""
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What has to be the same for a checkpoint to be restored."""
+
+    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any]) -> None:
+        """Do this task's part; make_hooks takes the tensors to report, the last step and a step's examples."""
+
+    def finish(self, life: Callable[[], Any]) -> dict[str, Any]:
+        """Return what result.json says of the model: global_step, metrics, and saved_model if there is one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What a restart may cure is not yet a failure.
         if progress and isinstance(error, BadInput):
             progress.fail(str(error))
+        elif progress:
+            progress.say(str(error))
         return error.code
     except Exception:
         _log.exception("%s failed.", task.name)
@@ -66,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
-    done = hdfs.job_result(config.model_dir, config.max_steps)
+    done = checkpoints.finished(config)
     if done:
         _log.info("The job %s is done (%d steps): nothing to train.", config.name, done["global_step"])
         if progress:
@@ -95,7 +110,7 @@ def _wait_for_end(config: TrainConfig) -> None:
     said = False
     while True:
         try:
-            if hdfs.job_result(config.model_dir, config.max_steps):
+            if checkpoints.finished(config):
                 return
             said = False
         except hdfs.Unreachable as error:
@@ -106,26 +121,21 @@ def _wait_for_end(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
-    config.check_trainers(task.trainers)
-    hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
-    dataset = data.load(config.data_dir)
-    data.check_splits(dataset, *_splits(config, task))
-    if task.type != "evaluator":
-        data.check_batch(dataset, config.train_split, config.batch_size)
+    version = program.version(config.program) if task.cluster else ""
+    if not task.leads:
+        threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
+        checkpoints.agree(config.model_dir, task.name, version)
+    work: Work = program.Program(config, task) if config.program else network.Network(config, task)
     import tensorflow as tf
 
     if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
         import tensorflow_io  # noqa: F401 - registers hdfs://
-    tf.get_logger().addFilter(_worth_logging)
-    from flotilla import estimator, hooks, session
+    from flotilla import hooks
 
     began = time.time()
     if task.leads:
-        shape = {"image": list(dataset.shape), "classes": dataset.classes, "resnet_size": config.resnet_size}
-        began = checkpoints.begin(config.model_dir, shape)
+        began = checkpoints.begin(config.model_dir, work.model, version)
         checkpoints.prepare(config.model_dir)
-    else:
-        threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
     watch = watchdog.Watchdog(
         config.watchdog_secs, config.watchdog_start_secs, lambda message: _stalled(config, message)
     )
@@ -133,41 +143,17 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         watch.start()
     reports: list[Any] = []
 
-    def make_hooks(tensors: dict[str, Any]) -> list[Any]:
+    def make_hooks(tensors: dict[str, Any], max_steps: int, examples_a_step: int | None) -> list[Any]:
+        summary_dir = config.model_dir if task.leads else None
         reports.append(
-            hooks.ReportHook(
-                tensors,
-                config.max_steps,
-                config.examples_a_step(task.trainers),
-                config.log_every_steps,
-                progress,
-                config.model_dir if task.leads else None,
-            )
+            hooks.ReportHook(tensors, max_steps, examples_a_step, config.log_every_steps, progress, summary_dir)
         )
         return [hooks.LifeHook(watch, "step"), reports[-1]]
 
-    seed = _seed(config, task)
-    model = estimator.build(config, dataset, task, seed, make_hooks)
-    train = tf.estimator.TrainSpec(
-        lambda: data.training_batches(dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed),
-        max_steps=config.max_steps,
-    )
-    evaluate = tf.estimator.EvalSpec(
-        lambda: data.evaluation_batches(dataset, config.validation_split, EVALUATION_BATCH),
-        steps=None,
-        name=config.validation_split,
-        hooks=[hooks.LifeHook(watch, "batch")],
-        start_delay_secs=0,
-        throttle_secs=config.eval_interval_secs,
-    )
     try:
         if task.type == "evaluator":
             _say_evaluating(config, True)
-            _evaluate(config, model, evaluate)
-        elif config.scheme == "session":
-            session.train(config, dataset, task, seed, make_hooks)
-        else:
-            tf.estimator.train_and_evaluate(model, train, evaluate)
+        work.run(_seed(config, task), make_hooks, lambda: hooks.LifeHook(watch, "batch"))
         if ending.asked.is_set():
             _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
             return
@@ -175,8 +161,9 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         if task.leads:
             speed = reports[-1].examples_per_second if reports else None
             if progress:
-                progress.update(config.max_steps, speed, "examples/s", "exporting and evaluating the model")
-            _finish(config, dataset, watch, time.time() - began, speed, progress)
+                progress.say("exporting and evaluating the model")
+            result = _result(config, work, time.time() - began, speed, lambda: hooks.LifeHook(watch, "batch"))
+            _say_done(config, result, progress)
     finally:
         watch.stop()
         # Only closed event files are whole on HDFS.
@@ -190,46 +177,6 @@ def _say_evaluating(config: TrainConfig, running: bool) -> None:
     hdfs.write_json(hdfs.join(config.model_dir, "evaluator.json"), {"evaluating": running})
 
 
-def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
-    """Evaluate a new checkpoint in every interval, and the job's last one at once.
-
-    train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
-    """
-    import tensorflow as tf
-
-    seen = None
-    while True:
-        began = time.monotonic()
-        checkpoint = tf.train.latest_checkpoint(config.model_dir)
-        if checkpoint not in (None, seen):
-            metrics = model.evaluate(
-                evaluate.input_fn, hooks=evaluate.hooks, checkpoint_path=checkpoint, name=evaluate.name
-            )
-            if metrics["global_step"] >= config.max_steps:
-                return
-            seen = checkpoint
-        time.sleep(DONE_POLL_SECS)
-        while time.monotonic() < began + config.eval_interval_secs:
-            if (checkpoints.latest_step(config.model_dir) or 0) >= config.max_steps:
-                break
-            time.sleep(DONE_POLL_SECS)
-
-
-def _worth_logging(record: logging.LogRecord) -> bool:
-    """Of TensorFlow's messages keep warnings and lost sessions; that Estimator is deprecated is no news."""
-    text = record.getMessage()
-    if "error was raised" in text:
-        record.msg, record.args = "A parameter server doesn't answer: making a new session.", ()
-        return True
-    return "deprecated" not in text and record.levelno >= logging.WARNING
-
-
-def _splits(config: TrainConfig, task: Task) -> list[str]:
-    """Return the splits that a task reads; beside a cluster's chief, the evaluator reads the validation split."""
-    chief, evaluator = [config.train_split, config.eval_split], [config.validation_split]
-    return {"chief": chief, "worker": chief[:1], "evaluator": evaluator}.get(task.type, chief + evaluator)
-
-
 def _seed(config: TrainConfig, task: Task) -> int:
     """Another order for every trainer, and another one after a restart than what was already seen."""
     start = checkpoints.latest_step(config.model_dir) or 0
@@ -239,7 +186,7 @@ def _seed(config: TrainConfig, task: Task) -> int:
 
 def _stalled(config: TrainConfig, message: str) -> None:
     try:
-        over = hdfs.job_result(config.model_dir, config.max_steps) is not None
+        over = checkpoints.finished(config) is not None
     except hdfs.Unreachable:
         over = False
     _log.error("%s %s", message, "The job is done." if over else "Ending, to be started again.")
@@ -259,68 +206,43 @@ def _leave_after_end(config: TrainConfig, task: Task) -> None:
     watchdog.leave(0)
 
 
-def _finish(
-    config: TrainConfig,
-    dataset: data.DataSet,
-    watch: watchdog.Watchdog,
-    seconds: float,
-    speed: float | None,
-    progress: Progress | None,
-) -> None:
-    """Export and evaluate the last checkpoint, write result.json, and say that the job is done."""
-    result_file = hdfs.join(config.model_dir, "result.json")
-    result = hdfs.read_json(result_file)
-    if not result or result["global_step"] < config.max_steps:
-        result = _result(config, dataset, watch, seconds, speed)
-        hdfs.write_json(result_file, result)
-    done = {"name": config.name, "model_dir": config.model_dir, "global_step": result["global_step"]}
-    if config.done_file:
-        write_json(config.done_file, done)
-    hdfs.write_json(hdfs.join(config.model_dir, "job-done.json"), done)
-    metrics = result["metrics"]
-    text = f"trained {result['global_step']} steps"
-    text += f", accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on {config.eval_split}"
-    _log.info("%s: %s", config.name, text)
-    if progress:
-        progress.finish(text, **metrics)
-
-
 def _result(
-    config: TrainConfig, dataset: data.DataSet, watch: watchdog.Watchdog, seconds: float, speed: float | None
+    config: TrainConfig, work: Work, seconds: float, speed: float | None, life: Callable[[], Any]
 ) -> dict[str, Any]:
-    import tensorflow as tf
-
-    from flotilla import estimator, hooks
-
-    # As a task of the cluster, Estimator would look for the variables on the parameter servers.
-    os.environ.pop("TF_CONFIG", None)
-    model = estimator.build(config, dataset, Task(), config.seed)
-    checkpoint = tf.train.latest_checkpoint(config.model_dir)
-    if checkpoint is None:
-        raise hdfs.Unreachable(f"{config.model_dir} shows no checkpoint after the training.")
-    exported = model.export_saved_model(
-        hdfs.join(config.model_dir, "export"),
-        lambda: estimator.serving_input(dataset),
-        checkpoint_path=checkpoint,
-    )
-    metrics = model.evaluate(
-        lambda: data.evaluation_batches(dataset, config.eval_split, EVALUATION_BATCH),
-        name=config.eval_split,
-        checkpoint_path=checkpoint,
-        hooks=[hooks.LifeHook(watch, "batch")],
-    )
-    tf.compat.v1.summary.FileWriterCache.clear()
-    return {
+    """Finish the model and write result.json, unless an earlier process did so."""
+    file = hdfs.join(config.model_dir, "result.json")
+    result = hdfs.read_json(file)
+    if result and result["global_step"] == checkpoints.latest_step(config.model_dir):
+        return result
+    result = {
         "name": config.name,
-        "data": dataset.name,
-        "global_step": int(metrics["global_step"]),
-        "metrics": {"accuracy": float(metrics["accuracy"]), "loss": float(metrics["loss"])},
+        **work.finish(life),
         "examples_per_second": round(speed, 1) if speed else None,
         "seconds": round(seconds, 1),
         "versions": _versions(),
         "config": dataclasses.asdict(config),
-        "saved_model": "export/" + exported.decode().rstrip("/").rsplit("/", 1)[-1],
     }
+    hdfs.write_json(file, result)
+    return result
+
+
+def _say_done(config: TrainConfig, result: dict[str, Any], progress: Progress | None) -> None:
+    """Say that the job is done: to the store's unit, to the other tasks, to whoever follows."""
+    done = {
+        "name": config.name,
+        "model_dir": config.model_dir,
+        "global_step": result["global_step"],
+        "arguments": config.program_arguments(),
+    }
+    if config.done_file:
+        write_json(config.done_file, done)
+    hdfs.write_json(hdfs.join(config.model_dir, "job-done.json"), done)
+    metrics = result["metrics"]
+    shown = [f"trained {result['global_step']} steps", *(f"{name} {value:.4f}" for name, value in metrics.items())]
+    text = ", ".join(shown) + (f" on {config.eval_split}" if metrics else "")
+    _log.info("%s: %s", config.name, text)
+    if progress:
+        progress.finish(text, **metrics)
 
 
 def _versions() -> dict[str, str]:

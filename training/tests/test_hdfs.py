@@ -32,19 +32,12 @@ def test_local_files_that_can_not_be_used(tmp_path: Path) -> None:
         hdfs.write(str(tmp_path / "file" / "x"), b"")
 
 
-def test_job_result(tmp_path: Path) -> None:
-    assert hdfs.job_result(str(tmp_path), 10) is None
-    hdfs.write_json(str(tmp_path / "job-done.json"), {"global_step": 11})
-    assert hdfs.job_result(str(tmp_path), 10) == {"global_step": 11}
-    assert hdfs.job_result(str(tmp_path), 12) is None
-
-
 def test_nobody_answers() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"hdfs://127.0.0.1:{listener.getsockname()[1]}/jobs/x"
         begin = time.monotonic()
-        for question in (hdfs.read, hdfs.names, lambda path: hdfs.job_result(path, 1)):
+        for question in (hdfs.read, hdfs.names):
             with pytest.raises(hdfs.Unreachable, match=r"^hdfs://127\.0\.0\.1:\d+ doesn't answer \(.*refused"):
                 question(url)
         with pytest.raises(hdfs.Unreachable):

@@ -112,7 +112,9 @@ def test_another_model_in_the_folder_is_refused(
     tiny: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.json").write_text('{"resnet_size": 44, "classes": 4, "image": [16, 16, 3]}')
+    (tmp_path / "model" / "model.json").write_text(
+        '{"program": "built-in", "resnet_size": 44, "classes": 4, "image": [16, 16, 3]}'
+    )
     assert train.main(tiny) == 2
     assert "holds a model whose resnet_size is 44, not 8" in caplog.text
 

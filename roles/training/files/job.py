@@ -7,17 +7,20 @@ import sys
 from pathlib import Path
 
 try:
-    from flotilla import config, data, errors, hdfs
+    from flotilla import checkpoints, config, data, errors, program
 except ModuleNotFoundError:
     sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
     job = config.load(["--config", "/dev/stdin"])
-    if not hdfs.job_result(job.model_dir, job.max_steps):
-        dataset = data.load(job.data_dir)
-        data.check_splits(dataset, job.train_split, job.eval_split)
-        data.check_batch(dataset, job.train_split, job.batch_size)
-        print("open")
-    else:
+    if job.program:
+        program.check(job.program)
+    if checkpoints.finished(job):
         print("done" if Path(job.done_file).exists() else "done, unmarked")
+    else:
+        if not job.program:
+            dataset = data.load(job.data_dir)
+            data.check_splits(dataset, job.train_split, job.eval_split)
+            data.check_batch(dataset, job.train_split, job.batch_size)
+        print("open")
 except errors.ProgramError as error:
     sys.exit(str(error))

@@ -1,0 +1,150 @@
+"""The kit's own program: a ResNet that learns to tell images apart, as an Estimator or without one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flotilla import checkpoints, data, hdfs, manifest
+from flotilla.cluster import Task
+from flotilla.config import TrainConfig
+
+EVALUATION_BATCH = 250
+POLL_SECS = 3
+
+
+class Network:
+    """The network and its data set.
+
+    Raises:
+        BadInput: the data set can't be trained on as the job says.
+        hdfs.Unreachable: HDFS doesn't answer.
+    """
+
+    def __init__(self, config: TrainConfig, task: Task) -> None:
+        self._config, self._task = config, task
+        config.check_trainers(task.trainers)
+        hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
+        self._data = data.load(config.data_dir)
+        data.check_splits(self._data, *_splits(config, task))
+        if task.type != "evaluator":
+            data.check_batch(self._data, config.train_split, config.batch_size)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What has to be the same for a checkpoint to be restored."""
+        shape, size = list(self._data.shape), self._config.resnet_size
+        return {"program": "built-in", "image": shape, "classes": self._data.classes, "resnet_size": size}
+
+    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any]) -> None:
+        """Train, or evaluate, until max_steps or until the process is told to end."""
+        import tensorflow as tf
+
+        from flotilla import estimator, session
+
+        config, task, dataset = self._config, self._task, self._data
+        examples = config.examples_a_step(task.trainers)
+        tf.get_logger().addFilter(_worth_logging)
+
+        def hooks(tensors: dict[str, Any]) -> list[Any]:
+            return make_hooks(tensors, config.max_steps, examples)
+
+        model = estimator.build(config, dataset, task, seed, hooks)
+        train = tf.estimator.TrainSpec(
+            lambda: data.training_batches(dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed),
+            max_steps=config.max_steps,
+        )
+        evaluate = tf.estimator.EvalSpec(
+            lambda: data.evaluation_batches(dataset, config.validation_split, EVALUATION_BATCH),
+            steps=None,
+            name=config.validation_split,
+            hooks=[life()],
+            start_delay_secs=0,
+            throttle_secs=config.eval_interval_secs,
+        )
+        if task.type == "evaluator":
+            _evaluate(config, model, evaluate)
+        elif config.scheme == "session":
+            session.train(config, dataset, task, seed, hooks)
+        else:
+            tf.estimator.train_and_evaluate(model, train, evaluate)
+
+    def finish(self, life: Callable[[], Any]) -> dict[str, Any]:
+        """Export and evaluate the last checkpoint; return what result.json says of it."""
+        import tensorflow as tf
+
+        from flotilla import estimator
+
+        config, dataset = self._config, self._data
+        # As a task of the cluster, Estimator would look for the variables on the parameter servers.
+        os.environ.pop("TF_CONFIG", None)
+        model = estimator.build(config, dataset, Task(), config.seed)
+        checkpoint = tf.train.latest_checkpoint(config.model_dir)
+        if checkpoint is None:
+            raise hdfs.Unreachable(f"{config.model_dir} shows no checkpoint after the training.")
+        exported = model.export_saved_model(
+            hdfs.join(config.model_dir, "export"),
+            lambda: estimator.serving_input(dataset),
+            checkpoint_path=checkpoint,
+        )
+        metrics = model.evaluate(
+            lambda: data.evaluation_batches(dataset, config.eval_split, EVALUATION_BATCH),
+            name=config.eval_split,
+            checkpoint_path=checkpoint,
+            hooks=[life()],
+        )
+        tf.compat.v1.summary.FileWriterCache.clear()
+        return {
+            "data": dataset.name,
+            "global_step": int(metrics["global_step"]),
+            "metrics": {"accuracy": float(metrics["accuracy"]), "loss": float(metrics["loss"])},
+            "saved_model": "export/" + exported.decode().rstrip("/").rsplit("/", 1)[-1],
+        }
+
+
+def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
+    """Evaluate a new checkpoint in every interval, and the job's last one at once.
+
+    train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
+    """
+    import tensorflow as tf
+
+    seen = None
+    while True:
+        began = time.monotonic()
+        checkpoint = tf.train.latest_checkpoint(config.model_dir)
+        if checkpoint not in (None, seen):
+            try:
+                metrics = model.evaluate(
+                    evaluate.input_fn, hooks=evaluate.hooks, checkpoint_path=checkpoint, name=evaluate.name
+                )
+            except (ValueError, tf.errors.NotFoundError):
+                if tf.train.checkpoint_exists(checkpoint):
+                    raise
+                continue  # the chief has deleted it meanwhile: there are newer ones
+            if metrics["global_step"] >= config.max_steps:
+                return
+            seen = checkpoint
+        time.sleep(POLL_SECS)
+        while time.monotonic() < began + config.eval_interval_secs:
+            if (checkpoints.latest_step(config.model_dir) or 0) >= config.max_steps:
+                break
+            time.sleep(POLL_SECS)
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Of TensorFlow's messages keep warnings and lost sessions; that Estimator is deprecated is no news."""
+    text = record.getMessage()
+    if "error was raised" in text:
+        record.msg, record.args = "A parameter server doesn't answer: making a new session.", ()
+        return True
+    return "deprecated" not in text and record.levelno >= logging.WARNING
+
+
+def _splits(config: TrainConfig, task: Task) -> list[str]:
+    """Return the splits that a task reads; beside a cluster's chief, the evaluator reads the validation split."""
+    chief, evaluator = [config.train_split, config.eval_split], [config.validation_split]
+    return {"chief": chief, "worker": chief[:1], "evaluator": evaluator}.get(task.type, chief + evaluator)

@@ -1,0 +1,338 @@
+"""Runs somebody's own training program as a task of the job: docs/programs.md is its contract.
+
+The program is a script that trains with tf.estimator.train_and_evaluate or tf.compat.v1.train.MonitoredTrainingSession
+and reads TF_CONFIG, as TensorFlow's own examples do. What the kit adds is put in where these two begin to train.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import logging
+import runpy
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flotilla
+from flotilla import checkpoints, hdfs
+from flotilla.cluster import Task
+from flotilla.config import TrainConfig
+from flotilla.errors import BadInput, ProgramError
+
+EVALUATION = "evaluation.json"  # in the model directory: what the program's last evaluation gave
+DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
+SAVE_SECS = 60  # ours then: no fault costs more
+MISSING_LOADER = "import {name}, which isn't installed: list it in a requirements.txt beside the program"
+
+_log = logging.getLogger("flotilla")
+
+
+def files(entry: str) -> list[Path]:
+    """Return the Python files that lie in the program's folder and below."""
+    folder = Path(entry).parent
+    found = (file for file in folder.rglob("*.py") if not file.relative_to(folder).as_posix().startswith("."))
+    return sorted(found)
+
+
+def check(entry: str) -> None:
+    """Raise BadInput, with file and line, for what can be seen without running the program."""
+    path = Path(entry)
+    if not path.is_file():
+        raise BadInput(f"The program has no {path.name}: training_entry names the file to run.")
+    trees = {}
+    for file in files(entry):
+        try:
+            trees[file] = ast.parse(file.read_bytes(), str(file))
+        except (SyntaxError, ValueError) as error:
+            line = getattr(error, "lineno", None) or 1
+            raise BadInput(
+                f"The program's {_name(file, path)}, line {line}: {getattr(error, 'msg', error)}."
+            ) from error
+    own = {file.stem for file in trees} | {file.parent.name for file in trees}
+    for name, line in _imports(trees[path]):
+        if name not in own and name not in sys.builtin_module_names and importlib.util.find_spec(name) is None:
+            raise BadInput(f"The program's {path.name}, line {line}: {MISSING_LOADER.format(name=name)}.")
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield the packages, and lines, that a module can't begin without: what is tried isn't needed."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0], node.lineno
+
+
+def _name(file: Path, entry: Path) -> str:
+    return file.relative_to(entry.parent).as_posix()
+
+
+def version(entry: str) -> str:
+    """Return what tells this state of the kit and of the program from any other, 12 hex digits."""
+    digest = hashlib.sha256()
+    package = Path(flotilla.__file__)
+    for root, found in ((package, files(str(package))), (Path(entry), files(entry) if entry else [])):
+        for file in found:
+            digest.update(f"{_name(file, root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Program:
+    """Somebody's training program."""
+
+    def __init__(self, config: TrainConfig, task: Task) -> None:
+        self._config, self._task, self._entry = config, task, Path(config.program)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What has to be the same for a checkpoint to be restored."""
+        return {"program": self._entry.name}
+
+    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any]) -> None:
+        """Run the program to its end, as `python PROGRAM ARGUMENTS` would.
+
+        Raises:
+            ProgramError: with the line of the program that failed.
+        """
+        entry, arguments = self._entry, self._config.program_arguments()
+        _log.info("Running %s", shlex.join([entry.name, *arguments]))
+        with _Adapter(self._config, self._task, seed, make_hooks, life).put_in(), _as_main(entry, arguments):
+            try:
+                runpy.run_path(str(entry), run_name="__main__")
+            except SystemExit as error:
+                if error.code not in (None, 0):
+                    raise ProgramError(f"{entry.name} ended with {error.code}.") from None
+            except ProgramError:
+                raise
+            except Exception as error:
+                _log.exception("%s failed.", entry.name)
+                raise ProgramError(_where(error, entry)) from error
+
+    def finish(self, life: Callable[[], Any]) -> dict[str, Any]:
+        """Return what result.json says of the model; raise BadInput where the program left no checkpoint."""
+        step = checkpoints.latest_step(self._config.model_dir)
+        if step is None:
+            raise BadInput(
+                f"{self._entry.name} has ended, but {self._config.model_dir} has no checkpoint: it has to train with "
+                "tf.estimator.train_and_evaluate or tf.compat.v1.train.MonitoredTrainingSession."
+            )
+        return {"program": self._entry.name, "global_step": step, "metrics": {}}
+
+
+@contextlib.contextmanager
+def _as_main(entry: Path, arguments: list[str]) -> Iterator[None]:
+    argv, path = sys.argv, list(sys.path)
+    sys.argv, sys.path[:0] = [str(entry), *arguments], [str(entry.parent)]
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = argv, path
+
+
+def _where(error: BaseException, entry: Path) -> str:
+    """Say in a sentence what went wrong, and in which line of the program."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(entry.parent)]
+    text = (str(error) or repr(error)).strip().splitlines()[0]
+    place = f"{_name(Path(frames[-1].filename), entry)}, line {frames[-1].lineno}" if frames else entry.name
+    return f"{place}: {type(error).__name__}: {text}"
+
+
+class _Adapter:
+    """Puts into a program what a task of the kit has: where to save, hooks, device filters, unsharded checkpoints."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        seed: int,
+        make_hooks: Callable[..., list[Any]],
+        life: Callable[[], Any],
+    ) -> None:
+        self._config, self._task, self._seed = config, task, seed
+        self._make_hooks, self._life = make_hooks, life
+        self._max_steps = config.max_steps
+
+    @contextlib.contextmanager
+    def put_in(self) -> Iterator[None]:
+        """Have Estimators and monitored sessions that are made meanwhile train as this task."""
+        import tensorflow as tf
+
+        from flotilla import estimator
+
+        estimator.shorten_waits()
+        tf.get_logger().addFilter(lambda record: "deprecated" not in record.getMessage())
+        base = tf.compat.v1.estimator.Estimator  # of all Estimators
+        places = [
+            (base, "__init__", self._init),
+            (base, "train", self._train),
+            (base, "_train_with_estimator_spec", self._train_with_spec),
+            (base, "evaluate", self._evaluate),
+        ]
+        session = tf.compat.v1.train.MonitoredTrainingSession
+        with contextlib.ExitStack() as stack:
+            for owner, name, replacement in places:
+                original = getattr(owner, name)
+                stack.callback(setattr, owner, name, original)
+                setattr(owner, name, functools.wraps(original)(_method(replacement, original)))
+            stack.callback(setattr, tf.compat.v1.train, "MonitoredTrainingSession", session)
+            tf.compat.v1.train.MonitoredTrainingSession = functools.partial(self._session, session)
+            yield
+
+    def _init(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> None:
+        """Make an Estimator, and then settle where it saves and how it runs."""
+        original(estimator, *arguments, **options)
+        from flotilla.estimator import placement, session_config
+
+        theirs = estimator._config
+        if theirs.model_dir != self._config.model_dir:
+            _log.info("The program's model_dir is %s; the job's is %s.", theirs.model_dir, self._config.model_dir)
+        session = session_config(self._task)
+        if theirs.session_config is not None:
+            session.MergeFrom(theirs.session_config)
+            session.ClearField("device_filters")
+            session.device_filters.extend(self._task.device_filters)
+        # deepcopied by replace; only what differs from what a program would want anyway
+        config = theirs.replace(
+            model_dir=self._config.model_dir,
+            session_config=session,
+            tf_random_seed=self._seed
+            if theirs.tf_random_seed is None
+            else (theirs.tf_random_seed + self._seed) % 2**31,
+            experimental_max_worker_delay_secs=1,
+            device_fn=theirs.device_fn or placement(self._task),
+        )
+        estimator._config, estimator._model_dir = config, config.model_dir
+        estimator._session_config, estimator._device_fn = session, config.device_fn
+
+    def _train(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> Any:
+        names = ("input_fn", "hooks", "steps", "max_steps", "saving_listeners")
+        given = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
+        self._max_steps = int(given.get("max_steps") or given.get("steps") or 0)
+        return original(estimator, *arguments, **options)
+
+    def _train_with_spec(self, original: Any, estimator: Any, spec: Any, worker_hooks: Any, *others: Any) -> Any:
+        hooks, chief_hooks, scaffold = self._beside(
+            {"loss": spec.loss},
+            spec.scaffold,
+            estimator.config.keep_checkpoint_max,
+            estimator.config.save_checkpoints_steps,
+            estimator.config.save_checkpoints_secs,
+        )
+        theirs = [hook for hook in spec.training_chief_hooks if not _saves(hook)]
+        spec = spec._replace(
+            scaffold=scaffold,
+            training_hooks=[*(hook for hook in spec.training_hooks if not _saves(hook)), *hooks],
+            training_chief_hooks=[*theirs, *chief_hooks],
+        )
+        return original(estimator, spec, [hook for hook in worker_hooks if not _saves(hook)], *others)
+
+    def _evaluate(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> Any:
+        import tensorflow as tf
+
+        options["hooks"] = [*(options.get("hooks") or []), self._life()]
+        while True:
+            try:
+                found = original(estimator, *arguments, **options)
+                break
+            except (ValueError, tf.errors.NotFoundError):
+                # The chief may have deleted this checkpoint meanwhile: a fast training makes many.
+                path, newest = options.get("checkpoint_path"), estimator.latest_checkpoint()
+                if newest in (None, path) or (path and tf.train.checkpoint_exists(path)):
+                    raise
+                options["checkpoint_path"] = newest
+        metrics = {name: float(value) for name, value in found.items() if name != "global_step" and _is_number(value)}
+        content = {"global_step": int(found["global_step"]), "metrics": metrics}
+        hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), content)
+        return found
+
+    def _session(self, original: Any, *arguments: Any, **options: Any) -> Any:
+        import tensorflow as tf
+
+        names = (
+            "master",
+            "is_chief",
+            "checkpoint_dir",
+            "scaffold",
+            "hooks",
+            "chief_only_hooks",
+            "save_checkpoint_secs",
+        )
+        options = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
+        from flotilla.estimator import STOP_GRACE_SECS, session_config
+
+        losses = tf.compat.v1.losses.get_losses()
+        hooks = list(options.get("hooks") or [])
+        self._max_steps = max([getattr(hook, "_last_step", None) or 0 for hook in hooks] or [0])
+        beside, chief_hooks, scaffold = self._beside(
+            {"loss": tf.add_n(losses)} if losses else {},
+            options.get("scaffold"),
+            self._config.keep_checkpoints,
+            options.get("save_checkpoint_steps") if isinstance(options.get("save_checkpoint_steps"), int) else None,
+            options.get("save_checkpoint_secs") if isinstance(options.get("save_checkpoint_secs"), int) else None,
+        )
+        session = session_config(self._task)
+        session.MergeFrom(options.get("config") or tf.compat.v1.ConfigProto())
+        session.ClearField("device_filters")
+        session.device_filters.extend(self._task.device_filters)
+        return original(
+            **{
+                "stop_grace_period_secs": STOP_GRACE_SECS,
+                "save_summaries_steps": None,
+                "save_summaries_secs": None,
+                "log_step_count_steps": None,
+                **options,
+                "checkpoint_dir": self._config.model_dir,
+                "save_checkpoint_secs": None,
+                "save_checkpoint_steps": None,
+                "scaffold": scaffold,
+                "hooks": [*(hook for hook in hooks if not _saves(hook)), *beside],
+                "chief_only_hooks": [*(options.get("chief_only_hooks") or []), *chief_hooks],
+                "config": session,
+            }
+        )
+
+    def _beside(
+        self, tensors: dict[str, Any], scaffold: Any, keep: int | None, steps: int | None, secs: int | None
+    ) -> tuple[list[Any], list[Any], Any]:
+        """Return hooks of every trainer, hooks of the chief, and the scaffold, with a saver that isn't sharded."""
+        import tensorflow as tf
+
+        from flotilla.hooks import EndHook, SaverHook
+
+        v1 = tf.compat.v1
+        if scaffold is None or scaffold.saver is None or scaffold.saver._sharded:
+            saver = v1.train.Saver(sharded=False, max_to_keep=keep, save_relative_paths=True, allow_empty=True)
+            scaffold = v1.train.Scaffold(saver=saver, copy_from_scaffold=scaffold)
+        if secs in (None, DEFAULT_SAVE_SECS):
+            secs = SAVE_SECS
+        saving = SaverHook(self._config.model_dir, steps, scaffold, None if steps else secs)
+        return self._make_hooks(tensors, self._max_steps, None), [saving, EndHook()], scaffold
+
+
+def _method(replacement: Any, original: Any) -> Any:
+    def method(self: Any, *arguments: Any, **options: Any) -> Any:
+        return replacement(original, self, *arguments, **options)
+
+    return method
+
+
+def _saves(hook: Any) -> bool:
+    """Whether it is a saver of the program's own: one of ours, which doesn't forget a checkpoint, stands for it."""
+    import tensorflow as tf
+
+    return isinstance(hook, tf.estimator.CheckpointSaverHook)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

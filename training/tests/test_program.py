@@ -1,0 +1,191 @@
+"""Programs that know nothing of the kit: the two that it brings, as clusters, and what programs can do wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_train import addresses, start, wait_for_line
+
+from flotilla import checkpoints, config, program, progress, train
+from flotilla.errors import BadInput
+
+PROGRAMS = Path(__file__).parents[1] / "programs"
+ARGUMENTS = "--data-dir {data_dir} --model-dir {model_dir} --max-steps {max_steps} --batch-size 20"
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST's shape, 200 images of each split: a digit is a bright row of its own."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("digits")
+    rng = np.random.default_rng(0)
+    for split in ("train", "eval"):
+        with tf.io.TFRecordWriter(str(folder / f"{split}-00000-of-00001.tfrecord")) as writer:
+            for number in range(200):
+                pixels = rng.integers(0, 100, (28, 28), np.uint8)
+                pixels[4 + 2 * (number % 10)] += 155
+                feature = {
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels.tobytes()])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[number % 10])),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                writer.write(example.SerializeToString())
+    return folder
+
+
+def job(entry: Path, tmp_path: Path, data: Path | str = "none", arguments: str = "", *more: str) -> list[str]:
+    keys = {
+        "program": entry,
+        "arguments": arguments,
+        "data-dir": data,
+        "model-dir": tmp_path / "model",
+        "progress": tmp_path / "progress" / "train.json",
+        "done-file": tmp_path / "done",
+        "max-steps": 60,
+        "save-checkpoints-steps": 10,
+        "log-every-steps": 5,
+    }
+    return [*(f"--{key}={value}" for key, value in keys.items()), *more]
+
+
+def written(tmp_path: Path, name: str) -> Any:
+    return json.loads((tmp_path / "model" / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["digits.py", "mnist.py"])
+def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name: str) -> None:
+    """With two parameter servers, an evaluator, and a chief that is killed and goes on from its checkpoint."""
+    cluster = addresses(ps=2, chief=1, worker=1)
+    arguments = job(PROGRAMS / name, tmp_path, digits, ARGUMENTS, "--max-steps=400")
+    others = ("ps-0", "ps-1", "worker-0", "evaluator-0")
+    tasks = {task: start(arguments, cluster, task, tmp_path) for task in others}
+    tasks["chief-0"] = start(arguments, cluster, "chief-0", tmp_path)
+    log = tmp_path / "chief-0"
+    try:
+        wait_for_line(r"step 1\d\d of 400", tasks["chief-0"], log)
+        tasks["chief-0"].kill()
+        tasks["chief-0"].wait()
+        begun = checkpoints.latest_step(str(tmp_path / "model"))
+        tasks["chief-0"] = start(arguments, cluster, "chief-0", tmp_path)
+        codes = {task: process.wait(timeout=240) for task, process in tasks.items()}
+    finally:
+        for process in tasks.values():
+            process.kill()
+    assert codes == dict.fromkeys(tasks, 0), log.read_text()
+    assert begun is not None and (begun >= 100 or name == "mnist.py"), "digits.py saves every 100 steps"
+    assert f"Restoring parameters from {tmp_path}/model/model.ckpt-" in log.read_text()
+    assert (checkpoints.latest_step(str(tmp_path / "model")) or 0) >= 400
+    assert list((tmp_path / "model").glob("model.ckpt-*.data-00000-of-00001")), "unsharded"
+    assert written(tmp_path, "result.json")["program"] == name
+    assert written(tmp_path, "evaluator.json") == {"evaluating": False}
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None
+    assert (told["state"], told["total"], told["rate_unit"]) == ("done", 400, "steps/s")
+    if name == "digits.py":
+        assert written(tmp_path, "evaluation.json")["metrics"]["accuracy"] > 0.9
+        assert list((tmp_path / "model" / "export" / "digits").glob("*/saved_model.pb"))
+    else:
+        assert "accuracy" in log.read_text()
+
+
+def test_a_program_alone_and_again_and_for_longer(
+    digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = PROGRAMS / "mnist.py"
+    assert train.main(job(entry, tmp_path, digits, ARGUMENTS)) == 0
+    assert train.main(job(entry, tmp_path, digits, ARGUMENTS)) == 0
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and told["message"] == "already trained, 60 steps"
+    assert train.main(job(entry, tmp_path, digits, ARGUMENTS, "--max-steps=80")) == 0
+    assert checkpoints.latest_step(str(tmp_path / "model")) == 80
+
+    assert train.main(job(PROGRAMS / "digits.py", tmp_path, digits, ARGUMENTS)) == 2
+    assert "holds a model whose program is mnist.py, not digits.py" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("import json\n\njson.loads('{')\n", 1, r"p\.py, line 3: JSONDecodeError: Expecting property name"),
+        ("import sys\nsys.exit(3)\n", 1, r"p\.py ended with 3"),
+        ("print('nothing')\n", 2, r"has no checkpoint: it has to train with tf\.estimator"),
+    ],
+)
+def test_a_program_that_fails_says_where(tmp_path: Path, text: str, code: int, words: str) -> None:
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "p.py").write_text(text)
+    assert train.main(job(tmp_path / "program" / "p.py", tmp_path)) == code
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None
+    assert re.search(words, told["message"]), told
+    assert told["state"] == ("failed" if code == 2 else "running")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"other.py": ""}, "has no main.py: training_entry names the file to run"),
+        ({"main.py": "x = 1\nif x:\n"}, r"main\.py, line 2: expected an indented block"),
+        ({"main.py": "", "lib/a.py": "def f(:\n"}, r"lib/a\.py, line 1: invalid syntax"),
+        (
+            {"main.py": "import os\nfrom nowhere.b import c\n"},
+            r"main\.py, line 2: import nowhere, which isn't installed",
+        ),
+    ],
+)
+def test_what_is_seen_without_running_a_program(tmp_path: Path, files: dict[str, str], words: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=words):
+        program.check(str(tmp_path / "main.py"))
+
+
+def test_a_good_program_is_let_through(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "helper.py").write_text("")
+    (tmp_path / "near.py").write_text("")
+    (tmp_path / "main.py").write_text(
+        "import sys, os.path\nimport near\nfrom lib import helper\n"
+        "try:\n    import nowhere\nexcept ImportError:\n    pass\n"
+    )
+    program.check(str(tmp_path / "main.py"))
+    for shipped in PROGRAMS.glob("*.py"):
+        program.check(str(shipped))
+
+
+def test_a_task_with_another_version_of_the_program_is_refused_and_named(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    entry = tmp_path / "p" / "main.py"
+    entry.write_text("a = 1\n")
+    old = program.version(str(entry))
+    assert old == program.version(str(entry)) != program.version("")
+    entry.write_text("a = 2\n")
+    new = program.version(str(entry))
+    assert new != old
+    model = str(tmp_path / "model")
+    checkpoints.begin(model, {"program": "main.py"}, old)
+    checkpoints.agree(model, "worker-1", old, seconds=0)
+    with pytest.raises(BadInput, match=f"worker-1 has version {new} of the program, the chief {old}"):
+        checkpoints.agree(model, "worker-1", new, seconds=0)
+    checkpoints.begin(model, {"program": "main.py"}, new)
+    checkpoints.agree(model, "worker-1", new, seconds=0)
+
+
+def test_arguments(tmp_path: Path) -> None:
+    keys = ["--data-dir", "D", "--model-dir", "M", "--max-steps", "7"]
+    told = config.load([*keys, "--program", "p.py", "--arguments=--steps {max_steps} --x='{\"a\": 1}' {model_dir}/{b}"])
+    assert told.program_arguments() == ["--steps", "7", '--x={"a": 1}', "M/{b}"]
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps({"arguments": ["--rate", 0.5], "data_dir": "D", "model_dir": "M"}))
+    assert config.load(["--config", os.fspath(file)]).program_arguments() == ["--rate", "0.5"]
+    file.write_text(json.dumps({"arguments": [["x"]], "data_dir": "D", "model_dir": "M"}))
+    with pytest.raises(BadInput, match=r"arguments is .* give a list of words"):
+        config.load(["--config", os.fspath(file)])
