@@ -104,7 +104,7 @@ def main() -> None:
     rows.append(("3 instances requested → ssh-ready, cloud-init done", f"{taken:.1f} s", "5 s"))
     rows.append(("resident memory of a node before HDFS", f"{memory} MB", "150 MB"))
     user_runs(
-        "python", "scripts/cifar10.py", "upload", "s3://flotilla-test/cifar10/",
+        "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
         "--profile", "flotilla-lab", "--create-bucket",
     )  # fmt: skip
     first, whole, summary = site()

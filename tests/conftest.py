@@ -46,7 +46,7 @@ def lab() -> Iterator[boto3.Session]:
 def dataset(lab: boto3.Session) -> boto3.Session:
     """Real CIFAR-10 in the lab's S3, where the tests' inventory expects it."""
     user_runs(
-        "python", "scripts/cifar10.py", "upload", "s3://flotilla-test/cifar10/",
+        "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
         "--profile", "flotilla-lab", "--create-bucket",
     )  # fmt: skip
     return lab

@@ -37,7 +37,7 @@ def load(source: Prefix) -> Manifest:
     except FileNotFoundError as error:
         raise BadInput(
             f"{source.url()} has no {manifest.NAME}: name a prefix with a prepared data set "
-            "(scripts/cifar10.py uploads one)."
+            "(scripts/dataset.py uploads one)."
         ) from error
     return manifest.parse(raw, source.url(manifest.NAME))
 

