@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.flotilla.kit.plugins.module_utils.plan import whole
 
 TASK_TYPES = ("ps", "chief", "worker")
 GROUPS = (*TASK_TYPES, "evaluator")
@@ -29,11 +30,23 @@ def _members(group: str, hosts: list[str]) -> list[tuple[int, str]]:
     return sorted((index, host) for host, index in indices.items() if index is not None)
 
 
-def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str, Any]:
+def _trainers(host: str, fleet_tasks: Any) -> int:
+    """Return how many tasks a host of chief or worker holds, from its variable fleet_tasks or its group's settings."""
+    tasks = 1 if fleet_tasks is None else whole(fleet_tasks)
+    if tasks is None or tasks < 1:
+        raise AnsibleFilterError(f"fleet_tasks of {host} is '{fleet_tasks}': set it to a whole number of at least 1")
+    return tasks
+
+
+def cluster(
+    groups: Mapping[str, Any], hostvars: Mapping[str, Any], fleet_groups: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe the cluster that an inventory's groups ps, chief, worker and evaluator form.
 
-    A task's index is its place in the list, as TF_CONFIG wants it. The Infrastructure Manager calls its hosts by
-    address and number, 198.51.100.7_2; here they have the names that it gives them in the network: worker-2.
+    A task's index is its place in the list, as TF_CONFIG wants it. Where hosts hold several, the first on the chief's
+    host is the chief, and all others are workers, host by host: those of the chief's host first. The Infrastructure
+    Manager calls its hosts by address and number, 198.51.100.7_2; here they have the names that it gives them in the
+    network: worker-2. ``fleet_groups`` are the groups' settings; without them the hosts' variable is read.
     Raises AnsibleFilterError when there is no parameter server or not exactly one chief.
     """
     names = {
@@ -65,10 +78,17 @@ def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str,
             variables = hostvars[hosts_by_name[host]]
             keys = ("private_ip_address", "IM_NODE_PRIVATE_IP", "ansible_host")
             address = next(filter(None, map(variables.get, keys)), host)
-            hosts[host] = {"address": str(address), "group": group, "index": index}
+            hosts[host] = {"address": str(address), "group": group, "index": index, "tasks": 1}
 
     namenode = members["ps"][0][1]
-    wanted = hostvars[hosts_by_name[namenode]].get("fleet_groups") or {}
+    wanted = fleet_groups or hostvars[hosts_by_name[namenode]].get("fleet_groups") or {}
+    trainers = []
+    for group in ("chief", "worker"):
+        for _, host in members[group]:
+            # What the fleet was made with counts, not what its variables say by now.
+            tasks = hostvars[hosts_by_name[host]].get("fleet_tasks", (wanted.get(group) or {}).get("tasks"))
+            hosts[host]["tasks"] = _trainers(host, tasks)
+            trainers += [f"{host}:{PORT + slot}" for slot in range(hosts[host]["tasks"])]
     evaluator: str | None = members["evaluator"][0][1] if members["evaluator"] else namenode
     if not (wanted.get("evaluator") or {}).get("enabled", True):
         evaluator = None
@@ -77,7 +97,11 @@ def cluster(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> dict[str,
         "names": names,
         "namenode": namenode,
         "datanodes": list(hosts),
-        "tasks": {kind: [f"{member[1]}:{PORT}" for member in members[kind]] for kind in TASK_TYPES},
+        "tasks": {
+            "ps": [f"{host}:{PORT}" for _, host in members["ps"]],
+            "chief": trainers[:1],
+            "worker": trainers[1:],
+        },
         "evaluator": evaluator,
     }
 

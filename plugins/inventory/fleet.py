@@ -135,4 +135,5 @@ class InventoryModule(BaseInventoryPlugin):
             "instance_state": one["state"],
             "launch_time": one["launched"].strftime("%Y-%m-%dT%H:%M:%SZ"),
             "fleet_expires": one["tags"].get("flotilla-expires", ""),
+            "fleet_tasks": plan.whole(one["tags"].get("flotilla-tasks")) or 1,
         }

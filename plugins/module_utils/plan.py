@@ -17,7 +17,9 @@ import re
 from typing import Any
 
 GROUPS = ("ps", "chief", "worker", "evaluator")
+TRAINERS = ("chief", "worker")
 GROUP_KEYS = {"count", "image", "instance_type", "ssh_user", "volume_size"}
+MORE_KEYS = {"chief": {"tasks"}, "worker": {"tasks"}, "evaluator": {"enabled"}}
 LIVE = ("pending", "running", "stopping", "stopped")
 MAX_EXPIRY_HOURS = 168
 GIB = 2**30
@@ -82,9 +84,14 @@ def check_groups(groups: Any) -> list[str]:
         if not isinstance(group, dict):
             problems.append(f"fleet_groups.{name} must have a count and an instance_type.")
             continue
-        known = GROUP_KEYS | ({"enabled"} if name == "evaluator" else set())
+        known = GROUP_KEYS | MORE_KEYS.get(name, set())
         for key in group:
-            if key not in known:
+            if key == "tasks" and name not in TRAINERS:
+                problems.append(
+                    f"fleet_groups.{name}.tasks is set, but only hosts of chief and worker hold several tasks: "
+                    "leave it out."
+                )
+            elif key not in known:
                 problems.append(
                     f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(known))}."
                 )
@@ -129,6 +136,12 @@ def _check_group(name: str, group: dict[str, Any]) -> list[str]:
         problems.append(
             f"fleet_groups.{name}.volume_size is '{size}': set it to whole GiB, 1 to 16384, or leave it out."
         )
+    tasks = group.get("tasks")
+    if tasks is not None and name in TRAINERS and (whole(tasks) or 0) < 1:
+        problems.append(
+            f"fleet_groups.{name}.tasks is '{tasks}': set it to a whole number of at least 1, "
+            "or leave it out for one task a GPU."
+        )
     return problems
 
 
@@ -148,6 +161,7 @@ def wanted_groups(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 "image": str(group.get("image") or ""),
                 "ssh_user": str(group.get("ssh_user") or ""),
                 "volume_size": whole(group.get("volume_size")) or 0,
+                "tasks": whole(group.get("tasks")) or 0,
             }
     return wanted
 
@@ -277,7 +291,7 @@ def check_s3(url: str, variable: str) -> list[str]:
 
 def check_accelerator(accelerator: str, gpus: dict[str, int]) -> list[str]:
     """``gpu`` needs a GPU in every group that trains; gpus counts them per host of a group."""
-    without = [group for group in ("chief", "worker") if group in gpus and not gpus[group]]
+    without = [group for group in TRAINERS if group in gpus and not gpus[group]]
     if accelerator == "gpu" and without:
         return [
             f"fleet_accelerator is gpu, but the instance type of {' and '.join(without)} has no GPU: "
@@ -318,6 +332,21 @@ def gpus_of(info: dict[str, Any]) -> tuple[int, str]:
     """Return number and name of an instance type's GPUs."""
     gpus = info.get("GpuInfo", {}).get("Gpus", [])
     return sum(gpu.get("Count", 0) for gpu in gpus), gpus[0].get("Name", "") if gpus else ""
+
+
+def pick_tasks(group: str, wanted: int, name: str, info: dict[str, Any], accelerator: str) -> tuple[int, list[str]]:
+    """Choose how many training tasks a host holds: as many as wanted, else one a GPU, else one.
+
+    Each needs a GPU of its own, or where training doesn't use GPUs a vCPU.
+    """
+    gpus = gpus_of(info)[0] if group in TRAINERS and accelerator != "cpu" else 0
+    most, unit = (gpus, "GPUs") if gpus else (int(info["VCpuInfo"]["DefaultVCpus"]), "vCPUs")
+    if wanted > most:
+        return 0, [
+            f"fleet_groups.{group}.tasks is {wanted}, but {name} has {most} {unit}, and each task needs one: "
+            f"set it to at most {most}, or take a larger instance type."
+        ]
+    return wanted or gpus or 1, []
 
 
 def image_kind(gpu: str, accelerator: str) -> str:

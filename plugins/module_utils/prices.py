@@ -73,19 +73,19 @@ def table(
 
     ``hourly`` is the price of a group's host, ``left`` the time until the expiry, ``running`` how many hosts are there.
     """
-    rows = [("group", "hosts", "instance type", "GPUs", "volume", "$/h")]
+    rows = [("group", "hosts", "instance type", "GPUs", "tasks", "volume", "$/h")]
     total: float | None = 0.0
     for name, group in groups.items():
         price = hourly[name]
         cost = None if price is None else price * group["count"]
         total = None if cost is None or total is None else total + cost
         gpus = f"{group['gpus']} {group['gpu']}" if group["gpus"] else "-"
-        volume = f"{group['volume_size']} GB"
-        rows.append((name, str(group["count"]), group["instance_type"], gpus, volume, _dollars(cost)))
-    rows.append(("in all", str(sum(group["count"] for group in groups.values())), "", "", "", _dollars(total)))
+        count, tasks, volume = str(group["count"]), str(group["tasks"]), f"{group['volume_size']} GB"
+        rows.append((name, count, group["instance_type"], gpus, tasks, volume, _dollars(cost)))
+    rows.append(("in all", str(sum(group["count"] for group in groups.values())), "", "", "", "", _dollars(total)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "  ".join(f"{cell:{'<><<>>'[column]}{widths[column]}}" for column, cell in enumerate(row)).rstrip()
+        "  ".join(f"{cell:{'<><<>>>'[column]}{widths[column]}}" for column, cell in enumerate(row)).rstrip()
         for row in rows
     ]
     hours = left.total_seconds() / 3600

@@ -37,8 +37,8 @@ options:
     type: dict
     required: true
   tags:
-    description: Tags of every instance, volume and network interface beside C(Name), C(flotilla-group) and
-      C(flotilla-index).
+    description: Tags of every instance, volume and network interface beside C(Name), C(flotilla-group),
+      C(flotilla-index), C(flotilla-ssh-user) and C(flotilla-tasks).
     type: dict
     required: true
   subnet_id:
@@ -163,6 +163,7 @@ class Fleet:
             "flotilla-group": group,
             "flotilla-index": str(index),
             "flotilla-ssh-user": self.groups[group]["ssh_user"],
+            "flotilla-tasks": str(self.groups[group]["tasks"]),
         }
 
     def launch(self, group: str, index: int, known: list[dict[str, Any]]) -> str:

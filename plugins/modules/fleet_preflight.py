@@ -158,7 +158,8 @@ ssh_sources:
   type: list
   elements: str
 groups:
-  description: The groups with count, instance_type, image_id, root_device, ssh_user, volume_size, gpus and gpu each.
+  description: The groups with count, instance_type, image_id, root_device, ssh_user, volume_size, gpus, gpu, and tasks
+    (how many training tasks a host holds) each.
   returned: success
   type: dict
 hosts:
@@ -346,16 +347,21 @@ class Preflight:
             self.check(plan.check_type(name, wanted, infos[wanted]))
             group["gpus"], group["gpu"] = plan.gpus_of(infos[wanted])
             group["local_disk"] = infos[wanted].get("InstanceStorageInfo", {}).get("TotalSizeInGB", 0)
-            if group["gpus"] > 1:
+            group["tasks"], problems = plan.pick_tasks(
+                name, group["tasks"], wanted, infos[wanted], self.p["accelerator"]
+            )
+            self.check(problems)
+            if name in plan.TRAINERS and self.p["accelerator"] != "cpu" and group["tasks"] < group["gpus"]:
                 self.warnings.append(
-                    f"fleet_groups.{name}.instance_type {wanted} has {group['gpus']} GPUs, of which training uses one: "
-                    "take more hosts with one GPU each."
+                    f"fleet_groups.{name}.instance_type {wanted} has {group['gpus']} GPUs, of which training uses "
+                    f"{group['tasks']}: leave tasks out to use all."
                 )
             memory = infos[wanted].get("MemoryInfo", {}).get("SizeInMiB", 0)
-            if memory < 2048:
+            if memory < 1024 * (1 + group["tasks"]):
+                tasks = "TensorFlow" if group["tasks"] == 1 else f"{group['tasks']} tasks of TensorFlow"
                 self.warnings.append(
                     f"fleet_groups.{name}.instance_type {wanted} has {memory} MiB of memory, "
-                    "too little for HDFS and TensorFlow together: 4 GiB or more do."
+                    f"too little for HDFS and {tasks} together: {2 + 2 * group['tasks']} GiB or more do."
                 )
         if self.problems:
             return

@@ -28,9 +28,9 @@ def fleet(*hosts: str, **fleet_groups: Any) -> tuple[dict[str, list[str]], dict[
 def test_three_nodes() -> None:
     assert cluster(*fleet("ps-0", "chief-0", "worker-0")) == {
         "hosts": {
-            "ps-0": {"address": "10.77.0.4", "group": "ps", "index": 0},
-            "chief-0": {"address": "10.77.0.5", "group": "chief", "index": 0},
-            "worker-0": {"address": "10.77.0.6", "group": "worker", "index": 0},
+            "ps-0": {"address": "10.77.0.4", "group": "ps", "index": 0, "tasks": 1},
+            "chief-0": {"address": "10.77.0.5", "group": "chief", "index": 0, "tasks": 1},
+            "worker-0": {"address": "10.77.0.6", "group": "worker", "index": 0, "tasks": 1},
         },
         "names": {"ps-0": "ps-0", "chief-0": "chief-0", "worker-0": "worker-0"},
         "namenode": "ps-0",
@@ -55,7 +55,7 @@ def test_hosts_with_names_of_their_own() -> None:
     hostvars = {host: {"ansible_host": f"{host}.example"} for group in groups.values() for host in group}
     description = cluster(groups, hostvars)
     assert description["tasks"]["worker"] == ["gamma:2222", "delta:2222"]
-    assert description["hosts"]["delta"] == {"address": "delta.example", "group": "worker", "index": 1}
+    assert description["hosts"]["delta"] == {"address": "delta.example", "group": "worker", "index": 1, "tasks": 1}
 
 
 def test_hosts_of_the_infrastructure_manager() -> None:
@@ -69,8 +69,12 @@ def test_hosts_of_the_infrastructure_manager() -> None:
     description = cluster(groups, hostvars)
     assert description["names"]["198.51.100.4_10"] == "worker-10"
     assert description["tasks"]["worker"] == ["worker-2:2222", "worker-10:2222"]
-    assert description["hosts"]["worker-10"] == {"address": "10.0.0.10", "group": "worker", "index": 10}
+    assert description["hosts"]["worker-10"] == {"address": "10.0.0.10", "group": "worker", "index": 10, "tasks": 1}
     assert description["namenode"] == "ps-0"
+    # Its inventory knows no tags: the play does.
+    description = cluster(groups, hostvars, {"chief": {"tasks": 1}, "worker": {"tasks": 2}})
+    assert description["tasks"]["worker"] == ["worker-2:2222", "worker-2:2223", "worker-10:2222", "worker-10:2223"]
+    assert [task["name"] for task in host_tasks(description, "worker-10")] == ["worker-2", "worker-3"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,43 @@ def test_host_tasks() -> None:
         {"type": "evaluator", "index": 0, "name": "evaluator-0", "port": None},
     ]
     assert host_tasks(description, "worker-0") == [{"type": "worker", "index": 0, "name": "worker-0", "port": 2222}]
+
+
+def test_hosts_with_several_tasks() -> None:
+    groups, hostvars = fleet("ps-0", "chief-0", "worker-0", "worker-2")
+    for host, tasks in {"ps-0": 4, "chief-0": 2, "worker-0": 3, "worker-2": "1"}.items():
+        hostvars[host]["fleet_tasks"] = tasks
+    description = cluster(groups, hostvars)
+    assert description["tasks"] == {
+        "ps": ["ps-0:2222"],
+        "chief": ["chief-0:2222"],
+        "worker": ["chief-0:2223", "worker-0:2222", "worker-0:2223", "worker-0:2224", "worker-2:2222"],
+    }
+    assert [host["tasks"] for host in description["hosts"].values()] == [1, 2, 3, 1]
+    assert host_tasks(description, "chief-0") == [
+        {"type": "chief", "index": 0, "name": "chief-0", "port": 2222},
+        {"type": "worker", "index": 0, "name": "worker-0", "port": 2223},
+    ]
+    assert [(task["name"], task["port"]) for task in host_tasks(description, "worker-0")] == [
+        ("worker-1", 2222),
+        ("worker-2", 2223),
+        ("worker-3", 2224),
+    ]
+    names = [task["name"] for host in description["hosts"] for task in host_tasks(description, host)]
+    assert sorted(names) == ["chief-0", "evaluator-0", "ps-0", *(f"worker-{index}" for index in range(5))]
+
+
+def test_a_host_that_runs_counts_more_than_the_settings() -> None:
+    groups, hostvars = fleet("ps-0", "chief-0", "worker-0", chief={"tasks": 2}, worker={"tasks": 2})
+    assert len(cluster(groups, hostvars)["tasks"]["worker"]) == 3
+    hostvars["worker-0"]["fleet_tasks"] = 1
+    assert cluster(groups, hostvars)["tasks"]["worker"] == ["chief-0:2223", "worker-0:2222"]
+
+
+@pytest.mark.parametrize("tasks", [0, -1, "two", 1.5, ""])
+def test_tasks_that_are_no_number(tasks: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match=f"fleet_tasks of worker-0 is '{tasks}': set it to a whole number"):
+        cluster(*fleet("ps-0", "chief-0", "worker-0", worker={"tasks": tasks}))
 
 
 @pytest.mark.parametrize(

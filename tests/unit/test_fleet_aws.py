@@ -137,6 +137,7 @@ def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], imag
         "volume_size": 20,
         "gpus": 0,
         "gpu": "",
+        "tasks": 1,
     }
     assert result["plan"][-2].split() == ["in", "all", "4", "0.362"]
     assert boto3.client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 0
@@ -189,6 +190,38 @@ def test_preflight_refuses_types(variables: dict[str, Any], kind: str, words: st
     variables["groups"]["worker"] = {"count": 1, "instance_type": kind}
     found = problems(variables)
     assert len(found) == 1 and words in found[0], found
+
+
+def test_preflight_gives_each_gpu_a_task(variables: dict[str, Any]) -> None:
+    variables["groups"] = {
+        "ps": {"count": 1, "instance_type": "g4dn.12xlarge"},
+        "chief": {"count": 1, "instance_type": "g4dn.12xlarge", "tasks": 2},
+        "worker": {"count": 1, "instance_type": "g4dn.12xlarge"},
+    }
+    preflight = Preflight(variables)
+    preflight.run()
+    assert preflight.problems == []
+    assert {name: group["tasks"] for name, group in preflight.result["groups"].items()} == {
+        "ps": 1,
+        "chief": 2,
+        "worker": 4,
+    }
+    (warning,) = [text for text in preflight.warnings if "GPUs" in text]
+    assert "fleet_groups.chief" in warning and "4 GPUs, of which training uses 2" in warning
+    variables["groups"]["chief"]["tasks"] = 5
+    assert "tasks is 5, but g4dn.12xlarge has 4 GPUs" in problems(variables)[0]
+
+
+def test_preflight_warns_of_tasks_without_memory(variables: dict[str, Any]) -> None:
+    variables["groups"]["worker"] = {"count": 1, "instance_type": "c5.2xlarge", "tasks": 8}
+    preflight = Preflight(variables)
+    preflight.run()
+    assert preflight.problems == [] and preflight.warnings == []
+    variables["groups"]["worker"] = {"count": 1, "instance_type": "t3.small", "tasks": 2}
+    preflight = Preflight(variables)
+    preflight.run()
+    assert preflight.problems == []
+    assert "2048 MiB of memory, too little for HDFS and 2 tasks of TensorFlow" in preflight.warnings[0]
 
 
 def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:
@@ -541,6 +574,16 @@ def test_inventory(raised: Raised, tmp_path: Path) -> None:
     assert found["ansible_ssh_private_key_file"] == f"{os.environ['HOME']}/key"
     assert f"HostKeyAlias={found['instance_id']}" in found["ansible_ssh_common_args"]
     assert found["fleet_expires"].endswith("Z")
+
+
+def test_another_number_of_tasks_reaches_the_hosts_that_run(raised: Raised, tmp_path: Path) -> None:
+    raised.up()
+    raised.variables["groups"]["worker"]["tasks"] = 2
+    assert raised.up(dry=True)["retagged"] == raised.up()["retagged"] == ["worker-0", "worker-1"]
+    assert not raised.up()["changed"]
+    data = inventory_of(tmp_path, fleet_name="demo", fleet_region=REGION)
+    tasks = {name: host.vars["fleet_tasks"] for name, host in data.hosts.items()}
+    assert tasks == {"ps-0": 1, "chief-0": 1, "worker-0": 2, "worker-1": 2}
 
 
 def test_inventory_of_no_fleet_is_empty(cloud: None, tmp_path: Path) -> None:

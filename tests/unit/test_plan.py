@@ -55,6 +55,11 @@ def test_bad_names(name: str) -> None:
         (groups(worker={**SMALL, "type": "x"}), ["'type'"]),
         (groups(worker={**SMALL, "volume_size": "big"}), ["volume_size", "'big'"]),
         (groups(evaluator={**SMALL, "count": 2}), ["at most one evaluator"]),
+        (groups(worker={**SMALL, "tasks": 0}), ["worker.tasks is '0'", "at least 1"]),
+        (groups(chief={**SMALL, "tasks": "many"}), ["chief.tasks is 'many'"]),
+        (groups(worker={**SMALL, "tasks": 1.5}), ["worker.tasks is '1.5'"]),
+        (groups(ps={**SMALL, "tasks": 2}), ["ps.tasks", "only hosts of chief and worker"]),
+        (groups(evaluator={**SMALL, "tasks": 2}), ["evaluator.tasks", "only hosts of chief and worker"]),
         ([1], ["mapping"]),
     ],
 )
@@ -174,6 +179,23 @@ def test_types() -> None:
         "cpu",
         "gpu_plain",
     ]
+
+
+def test_tasks() -> None:
+    cpu: dict[str, Any] = {"VCpuInfo": {"DefaultVCpus": 8}}
+    gpu = {**cpu, "GpuInfo": {"Gpus": [{"Manufacturer": "NVIDIA", "Name": "T4", "Count": 4}]}}
+    for group, wanted, info, accelerator, tasks in [
+        ("worker", 0, cpu, "auto", 1),
+        ("worker", 8, cpu, "auto", 8),
+        ("chief", 0, gpu, "auto", 4),
+        ("chief", 1, gpu, "gpu", 1),
+        ("chief", 0, gpu, "cpu", 1),
+        ("chief", 8, gpu, "cpu", 8),
+        ("ps", 0, gpu, "auto", 1),
+    ]:
+        assert plan.pick_tasks(group, wanted, "x", info, accelerator) == (tasks, [])
+    one(plan.pick_tasks("worker", 5, "g4dn.12xlarge", gpu, "auto")[1], "tasks is 5", "g4dn.12xlarge has 4 GPUs")
+    one(plan.pick_tasks("worker", 9, "c5.2xlarge", cpu, "auto")[1], "tasks is 9", "c5.2xlarge has 8 vCPUs")
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def test_on_demand_takes_the_first_price(products: list[str], price: float | Non
 
 
 GROUPS: dict[str, dict[str, Any]] = {
-    "ps": {"count": 1, "instance_type": "m5.large", "gpus": 0, "gpu": "", "volume_size": 20},
-    "worker": {"count": 2, "instance_type": "g4dn.12xlarge", "gpus": 4, "gpu": "T4", "volume_size": 100},
+    "ps": {"count": 1, "instance_type": "m5.large", "gpus": 0, "gpu": "", "tasks": 1, "volume_size": 20},
+    "worker": {"count": 2, "instance_type": "g4dn.12xlarge", "gpus": 4, "gpu": "T4", "tasks": 4, "volume_size": 100},
 }
 
 
@@ -69,10 +69,10 @@ def test_table() -> None:
     known = {"m5.large": 0.1, "g4dn.12xlarge": 3.9, "GB": 0.0001, "address": 0.005}
     hourly = {name: prices.host_price(group, known, public=True) for name, group in GROUPS.items()}
     assert prices.table(GROUPS, hourly, datetime.timedelta(hours=2), 0) == [
-        "group   hosts  instance type  GPUs  volume    $/h",
-        "ps          1  m5.large       -      20 GB  0.107",
-        "worker      2  g4dn.12xlarge  4 T4  100 GB  7.830",
-        "in all      3                               7.937",
+        "group   hosts  instance type  GPUs  tasks  volume    $/h",
+        "ps          1  m5.large       -         1   20 GB  0.107",
+        "worker      2  g4dn.12xlarge  4 T4      4  100 GB  7.830",
+        "in all      3                                      7.937",
         "Every host powers itself off in 2.0 h at the latest; until then it's $15.87 on demand, without taxes, traffic "
         "and what lies in S3.",
     ]

@@ -20,6 +20,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "worker": {"count": 3, "instance_type": "c5.2xlarge"},
         }
     },
+    "gpus": {
+        "fleet_groups": {
+            "ps": {"count": 1, "instance_type": "m5.large"},
+            "chief": {"count": 1, "instance_type": "g4dn.12xlarge", "tasks": 4},
+            "worker": {"count": 2, "instance_type": "g4dn.12xlarge", "tasks": 4},
+        }
+    },
     "existing-vpc": {"fleet_vpc_id": "vpc-0123456789abcdef0", "fleet_subnet_id": "subnet-0123456789abcdef0"},
 }
 # The Infrastructure Manager's own parser, in its own environment.

@@ -36,6 +36,16 @@ class Task:
         return 1 + len(self.cluster.get("worker", []))
 
     @property
+    def slot(self) -> tuple[int, int]:
+        """Its place among the trainers of its host, and how many these are; (0, 1) where it shares with none."""
+        if self.type not in ("chief", "worker"):
+            return 0, 1
+        own = self.cluster[self.type][self.index]
+        trainers = [*self.cluster.get("chief", []), *self.cluster.get("worker", [])]
+        here = [address for address in trainers if address.rsplit(":", 1)[0] == own.rsplit(":", 1)[0]]
+        return here.index(own), len(here)
+
+    @property
     def device(self) -> str:
         """Where it computes, as a cluster's device."""
         return f"/job:{self.type}/task:{self.index}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flotilla
-from flotilla import checkpoints, ending, hdfs, network, program, publish, watchdog
+from flotilla import checkpoints, ending, hdfs, network, program, publish, share, watchdog
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.task:
             os.environ["TF_CONFIG"] = tf_config(config.cluster, config.task)  # where Estimator looks, too
         task = task_from(os.environ)
+        share.take(task)
         if task.leads:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
             if task.type == "chief":  # a process on its own has no other nodes to tell
