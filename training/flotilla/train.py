@@ -122,6 +122,10 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     began = time.time()
     if task.leads:
         shape = {"image": list(dataset.shape), "classes": dataset.classes, "resnet_size": config.resnet_size}
+        if config.mirror:
+            from flotilla import mirror
+
+            mirror.restore(config.mirror, config.model_dir, shape, config.reach_secs)
         began = checkpoints.begin(config.model_dir, shape)
         checkpoints.prepare(config.model_dir)
     else:
