@@ -140,8 +140,8 @@ def _restore(target: Prefix, model_dir: str, model: dict[str, Any]) -> int | Non
                 )
         try:
             _fetch(target, slot, open_folder(model_dir))
-        except (FileNotFoundError, Mismatch) as error:
-            torn.append(f"{error}".rstrip("."))
+        except Mismatch as error:
+            torn.append(str(error).rstrip("."))
             continue
         step = slot.global_step
         _log.warning(
@@ -177,12 +177,15 @@ def _fetch(target: Prefix, slot: Slot, folder: Files) -> None:
 
 
 def _verified(item: Item, url: str) -> Iterator[bytes]:
-    """Yield an object's bytes; raise Mismatch at their end where they aren't the manifest's."""
+    """Yield an object's bytes; raise Mismatch where they aren't the manifest's."""
     size, digest = 0, hashlib.sha256()
-    for chunk in item.read():
-        size += len(chunk)
-        digest.update(chunk)
-        yield chunk
+    try:
+        for chunk in item.read():
+            size += len(chunk)
+            digest.update(chunk)
+            yield chunk
+    except FileNotFoundError as error:
+        raise Mismatch(f"{url} isn't there.") from error
     if (size, digest.hexdigest()) != (item.size, item.sha256):
         raise Mismatch(f"{url} isn't what the manifest says.")
 
