@@ -102,13 +102,13 @@ def restore(url: str, model_dir: str, model: dict[str, Any], wait: float = 0.0) 
     if "checkpoint" in names or any(re.fullmatch(r"model\.ckpt-\d+\.index", name) for name in names):
         return None
     target = Prefix(url, refused=Temporary)  # the permission may come, hours of training wouldn't come back
-    end = time.monotonic() + wait
+    deadline = time.monotonic() + wait
     said = False
     while True:
         try:
             return _restore(target, model_dir, model)
         except Temporary as error:
-            if time.monotonic() >= end:
+            if time.monotonic() >= deadline:
                 raise
             if not said:
                 _log.warning("%s Asking again, for up to %d s.", error, wait)
