@@ -68,6 +68,7 @@ class TrainConfig:
     reach_secs: int = _key(120, "how long to wait for HDFS at the start", 0)
     progress: str = _key("", "file to which the chief writes its progress")
     done_file: str = _key("", "file that the chief writes when the model is complete")
+    mirror: str = _key("", "s3://bucket/prefix/, the job's mirror: a chief without any checkpoint goes on from it")
     cluster: Mapping[str, Any] = _key({}, "TF_CONFIG's cluster: lists of host:port for ps, chief and worker")
     task: str = _key("", "which of the cluster's tasks this is, as chief-0; without it TF_CONFIG says so")
 
@@ -88,6 +89,8 @@ class TrainConfig:
                 raise BadInput(f"{key} is missing: give a folder or hdfs://host:port/path.")
             if "://" in value and not re.fullmatch(r"hdfs://[^/]+/.+", value):
                 raise BadInput(f"{key} is '{value}': give a folder or hdfs://host:port/path.")
+        if self.mirror and not re.fullmatch(r"s3://[^/]+/.+", self.mirror):
+            raise BadInput(f"mirror is '{self.mirror}': give s3://bucket/prefix/, or leave it out.")
         if self.scheme not in SCHEMES:
             raise BadInput(f"scheme is '{self.scheme}': give one of {', '.join(SCHEMES)}.")
         if self.cluster:

@@ -10,22 +10,21 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import google_crc32c
-
 import flotilla
+from flotilla import mirror
 from flotilla.config import read_object
 from flotilla.errors import BadInput, ProgramError, Temporary
 from flotilla.files import Files, open_folder
+from flotilla.objects import Item, compare, from_file, hashed, upload
 from flotilla.program import EVALUATION
 from flotilla.progress import Progress, write_json
 from flotilla.publish import Publisher
@@ -52,21 +51,9 @@ class StoreConfig:
     trained_file: str = dataclasses.field(
         default="", metadata={"help": "the chief's done file: older than done_file, nothing is new to store"}
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One object of a model: where its bytes come from, and their size and checksums."""
-
-    path: str
-    size: int
-    sha256: str
-    crc32c: str
-    read: Callable[[], Iterator[bytes]]
-
-    def entry(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
-        return {"path": self.path, "size": self.size, "sha256": self.sha256}
+    mirror: str = dataclasses.field(
+        default="", metadata={"help": "s3://bucket/prefix/, the job's mirror, of no more use with a stored model"}
+    )
 
 
 def load_config(path: str) -> StoreConfig:
@@ -83,7 +70,8 @@ def load_config(path: str) -> StoreConfig:
             raise BadInput(f"{name} is missing in {path}.")
     config = StoreConfig(**content)
     check_job(config.job)
-    parse_url(config.target)
+    for url in filter(None, (config.target, config.mirror)):
+        parse_url(url)
     return config
 
 
@@ -119,10 +107,10 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
     progress = Progress(config.progress, "store", 2 * len(items), "objects")
     for done, item in enumerate(items):
         progress.update(done, message=f"uploading {item.path}")
-        _upload(target, f"{name}/{item.path}", item)
+        upload(target, f"{name}/{item.path}", item)
     for done, item in enumerate(items, len(items)):
         progress.update(done, message=f"reading back {item.path}")
-        _compare(target, f"{name}/{item.path}", item)
+        compare(target, f"{name}/{item.path}", item)
     raw = json.dumps(manifest, indent=2).encode() + b"\n"
     target.put(f"{name}/manifest.json", raw, if_absent=old is None)
     if target.read(f"{name}/manifest.json") != raw:
@@ -180,11 +168,11 @@ def collect(source: Files, result: dict[str, Any]) -> list[Item]:
     names |= {path: "checkpoint/" + path for path in sizes if path.startswith(checkpoint + ".")}
     names |= {path: "events/" + path for path in sizes if _is_events(path)}
     names["result.json"] = "result.json"
-    items = [_item(to, source, path) for path, to in names.items()]
+    items = [from_file(to, source, path) for path, to in names.items()]
     items = [item for item in items if item.size or not _is_events(item.path)]
     # So that the folder can be given to tf.train.latest_checkpoint; the job's own state names older ones too.
     state = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
-    items.append(_hashed("checkpoint/checkpoint", lambda: iter([state])))
+    items.append(hashed("checkpoint/checkpoint", lambda: iter([state])))
     return sorted(items, key=lambda item: item.path)
 
 
@@ -229,21 +217,6 @@ def _last_checkpoint(source: Files, sizes: dict[str, int]) -> str:
     if f"{prefix}.index" not in sizes:
         raise BadInput(f"{source.url()} names the checkpoint '{prefix}', whose files aren't there: train again.")
     return prefix
-
-
-def _item(to: str, source: Files, path: str) -> Item:
-    whole = _hashed(to, lambda: source.read(path))
-    # Event files may still grow: what is stored is what was hashed.
-    return dataclasses.replace(whole, read=lambda: source.read(path, whole.size))
-
-
-def _hashed(path: str, read: Callable[[], Iterator[bytes]]) -> Item:
-    size, sha256, crc = 0, hashlib.sha256(), 0
-    for chunk in read():
-        size += len(chunk)
-        sha256.update(chunk)
-        crc = google_crc32c.extend(crc, chunk)
-    return Item(path, size, sha256.hexdigest(), f"{crc:08x}", read)
 
 
 def _claim(source: Files, config: StoreConfig) -> bytes:
@@ -304,29 +277,6 @@ def _all_there(target: Prefix, name: str, manifest: dict[str, Any]) -> bool:
     return True
 
 
-def _upload(target: Prefix, path: str, item: Item) -> None:
-    """Put one object, unless it is there from an earlier try."""
-    with contextlib.suppress(FileNotFoundError):
-        if target.head(path) == (item.size, item.crc32c):
-            return
-    target.put_stream(path, item.read(), item.size, item.crc32c)
-
-
-def _compare(target: Prefix, path: str, item: Item) -> None:
-    """Read an object back; where it differs it is uploaded once more."""
-    for last in (False, True):
-        back = _hashed(path, lambda: target.stream(path))
-        if (back.size, back.sha256) == (item.size, item.sha256):
-            return
-        if not last:
-            _log.warning("%s isn't what was uploaded; uploading it again.", target.url(path))
-            target.put_stream(path, item.read(), item.size, item.crc32c)
-    raise Temporary(
-        f"{target.url(path)} came back with {back.size} bytes and SHA-256 {back.sha256} instead of "
-        f"{item.size} and {item.sha256}."
-    )
-
-
 def _outcome(changed: bool, target: Prefix, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "changed": changed,
@@ -359,6 +309,8 @@ def _run(config: StoreConfig) -> dict[str, Any]:
     if outcome is None:
         # A refusal may end, and hours of training are worth waiting for: the unit tries again.
         outcome = store(config, Prefix(config.target, refused=Temporary))
+        if config.mirror:
+            mirror.end(config.mirror, config.model_dir)
         outcome["target"] = config.target
         if config.done_file:
             write_json(config.done_file, outcome)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flotilla
-from flotilla import checkpoints, ending, hdfs, network, program, publish, share, watchdog
+from flotilla import checkpoints, ending, hdfs, mirror, network, program, publish, share, watchdog
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
@@ -135,6 +135,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
 
     began = time.time()
     if task.leads:
+        if config.mirror:
+            mirror.restore(config.mirror, config.model_dir, work.model, config.reach_secs)
         began = checkpoints.begin(config.model_dir, work.model, version)
         checkpoints.prepare(config.model_dir)
     watch = watchdog.Watchdog(

@@ -51,6 +51,7 @@ def test_command_line_overrides_file(tmp_path: Path) -> None:
         ([*DIRS, "--learning-rate-epochs", "3", "2", "9"], "growing"),
         ([*DIRS, "--learning-rate-epochs", "3"], "one factor more"),
         ([*DIRS, "--resnet-size", "45"], "6n \\+ 2"),
+        ([*DIRS, "--mirror", "s3://bucket"], "mirror is 's3://bucket': give s3://bucket/prefix/, or leave it out"),
         ([*DIRS, "--scheme", "horovod"], "scheme is 'horovod': give one of estimator, session"),
         ([*DIRS, "--sync", "perhaps"], "sync is 'perhaps' in the command line: give true or false"),
         ([*DIRS, "--sync", "true", "--cluster", '{"ps": ["a:1"], "chief": ["b:1"]}'], "the chief trains alone"),
