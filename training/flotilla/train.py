@@ -25,7 +25,7 @@ from flotilla import checkpoints, data, ending, hdfs, manifest, publish, watchdo
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
-from flotilla.progress import Progress, write_json
+from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
@@ -132,6 +132,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     if task.type != "evaluator":
         watch.start()
     reports: list[Any] = []
+    told = TaskFile(config.tasks_dir, config.name, task.name)
 
     def make_hooks(tensors: dict[str, Any]) -> list[Any]:
         reports.append(
@@ -144,7 +145,9 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
                 config.model_dir if task.leads else None,
             )
         )
-        return [hooks.LifeHook(watch, "step"), reports[-1]]
+        # What one trainer of several does is a run of its own in TensorBoard.
+        own = hooks.TaskHook(told, config.batch_size, hdfs.join(config.model_dir, task.name) if task.cluster else None)
+        return [hooks.LifeHook(watch, "step"), reports[-1], own]
 
     seed = _seed(config, task)
     model = estimator.build(config, dataset, task, seed, make_hooks)
@@ -163,7 +166,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     try:
         if task.type == "evaluator":
             _say_evaluating(config, True)
-            _evaluate(config, model, evaluate)
+            _evaluate(config, model, evaluate, dataset.records[config.validation_split], told)
         elif config.scheme == "session":
             session.train(config, dataset, task, seed, make_hooks)
         else:
@@ -190,8 +193,8 @@ def _say_evaluating(config: TrainConfig, running: bool) -> None:
     hdfs.write_json(hdfs.join(config.model_dir, "evaluator.json"), {"evaluating": running})
 
 
-def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
-    """Evaluate a new checkpoint in every interval, and the job's last one at once.
+def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, told: TaskFile) -> None:
+    """Evaluate a new checkpoint in every interval, and the job's last one at once; tell what came out.
 
     train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
     """
@@ -204,6 +207,12 @@ def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
         if checkpoint not in (None, seen):
             metrics = model.evaluate(
                 evaluate.input_fn, hooks=evaluate.hooks, checkpoint_path=checkpoint, name=evaluate.name
+            )
+            told.tell(
+                step=int(metrics["global_step"]),
+                accuracy=float(metrics["accuracy"]),
+                loss=float(metrics["loss"]),
+                examples_per_second=round(examples / (time.monotonic() - began), 2),
             )
             if metrics["global_step"] >= config.max_steps:
                 return
