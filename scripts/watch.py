@@ -35,7 +35,16 @@ STOPPED_SECS = 60  # a job that is off may be about to be started again
 PATIENCE_SECS = 300  # without an answer of any host
 
 CODES = {"done": 0, "failed": 1, "stopped": 1, "gone": 2}
-STYLES = {"running": "green", "done": "green", "failed": "bold red", "gone": "bold red", "no": "red", "ended": "dim"}
+STYLES = {
+    "running": "green",
+    "training": "green",
+    "storing": "green",
+    "done": "green",
+    "failed": "bold red",
+    "gone": "bold red",
+    "no": "red",
+    "ended": "dim",
+}
 
 
 class NoInventory(Exception):
