@@ -16,7 +16,7 @@ LINTERS = {
     "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
     "ruff": ["ruff", "check", "."],
     "ruff-format": ["ruff", "format", "--check", "."],
-    "mypy": ["mypy", "--strict", "lab", "scripts/dataset.py"],
+    "mypy": ["mypy", "--strict", "lab", "scripts/dataset.py", "scripts/watch.py"],
     "mypy-training": ["mypy", "--config-file", "training/pyproject.toml", "training/flotilla"],
     "mypy-plugins": [
         "mypy",

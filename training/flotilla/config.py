@@ -67,6 +67,7 @@ class TrainConfig:
     watchdog_start_secs: int = _key(600, "the same until this process has made its first step", 5)
     reach_secs: int = _key(120, "how long to wait for HDFS at the start", 0)
     progress: str = _key("", "file to which the chief writes its progress")
+    tasks_dir: str = _key("", "folder in which each task on this host says what it does itself")
     done_file: str = _key("", "file that the chief writes when the model is complete")
     mirror: str = _key("", "s3://bucket/prefix/, the job's mirror: a chief without any checkpoint goes on from it")
     cluster: Mapping[str, Any] = _key({}, "TF_CONFIG's cluster: lists of host:port for ps, chief and worker")

@@ -9,10 +9,11 @@ from typing import Any
 import tensorflow as tf
 
 from flotilla import checkpoints, ending
-from flotilla.progress import Progress
+from flotilla.progress import Progress, TaskFile
 from flotilla.watchdog import Watchdog
 
 v1 = tf.compat.v1
+TELL_SECS = 5
 SAVE_SECS = 30  # of the 60 that systemd gives a task to end
 _log = logging.getLogger(__name__)
 
@@ -115,6 +116,54 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
             if time.monotonic() - self._flushed > 10:
                 self._writer.flush()
                 self._flushed = time.monotonic()
+
+
+class TaskHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Tells every few seconds what this trainer does itself: steps/s and examples/s of its own batches, and staleness.
+
+    Staleness is how many steps others made during one of its own, on average: that many updates the variables are
+    ahead of those that its gradients were computed from.
+    """
+
+    def __init__(self, file: TaskFile, batch_size: int | None, summary_dir: str | None = None) -> None:
+        self._file, self._batch_size, self._summary_dir = file, batch_size, summary_dir
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] = (0.0, 0)
+        self._steps = 0  # its own, since the first
+
+    def begin(self) -> None:
+        self._step = v1.train.get_global_step()
+        self._writer = v1.summary.FileWriterCache.get(self._summary_dir) if self._summary_dir else None
+
+    def before_run(self, run_context: Any) -> Any:
+        return v1.train.SessionRunArgs(self._step)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        now, step = time.monotonic(), int(run_values.results)
+        if self._first is None or step < self._last[1]:  # as in ReportHook
+            self._first, self._last, self._steps = (now, step), (now, step), 0
+            return
+        self._last, self._steps = (now, step), self._steps + 1
+        if now - self._first[0] >= TELL_SECS:
+            self._tell()
+
+    def end(self, session: Any) -> None:
+        if self._steps:
+            self._tell()
+
+    def _tell(self) -> None:
+        assert self._first
+        (first_time, first), (last_time, last) = self._first, self._last
+        rate = self._steps / (last_time - first_time)
+        told = {"staleness": max(0.0, (last - first) / self._steps - 1)}
+        if self._batch_size is not None:
+            told["examples_per_second"] = rate * self._batch_size
+        self._file.tell(step=last, steps_per_second=round(rate, 3), **{k: round(v, 2) for k, v in told.items()})
+        if self._writer:
+            values = [v1.Summary.Value(tag=tag, simple_value=value) for tag, value in told.items()]
+            self._writer.add_summary(v1.Summary(value=values), last)
+            self._writer.flush()
+        self._first, self._steps = self._last, 0
 
 
 class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from typing import Any
 from flotilla import checkpoints, data, hdfs, manifest
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
+from flotilla.progress import TaskFile
 
 EVALUATION_BATCH = 250
 POLL_SECS = 3
@@ -39,7 +40,7 @@ class Network:
         shape, size = list(self._data.shape), self._config.resnet_size
         return {"program": "built-in", "image": shape, "classes": self._data.classes, "resnet_size": size}
 
-    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any]) -> None:
+    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
         """Train, or evaluate, until max_steps or until the process is told to end."""
         import tensorflow as tf
 
@@ -66,7 +67,7 @@ class Network:
             throttle_secs=config.eval_interval_secs,
         )
         if task.type == "evaluator":
-            _evaluate(config, model, evaluate)
+            _evaluate(config, model, evaluate, dataset.records[config.validation_split], told)
         elif config.scheme == "session":
             session.train(config, dataset, task, seed, hooks)
         else:
@@ -105,8 +106,8 @@ class Network:
         }
 
 
-def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
-    """Evaluate a new checkpoint in every interval, and the job's last one at once.
+def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, told: TaskFile) -> None:
+    """Evaluate a new checkpoint in every interval, and the job's last one at once; tell what came out.
 
     train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
     """
@@ -125,6 +126,12 @@ def _evaluate(config: TrainConfig, model: Any, evaluate: Any) -> None:
                 if tf.train.checkpoint_exists(checkpoint):
                     raise
                 continue  # the chief has deleted it meanwhile: there are newer ones
+            told.tell(
+                step=int(metrics["global_step"]),
+                accuracy=float(metrics["accuracy"]),
+                loss=float(metrics["loss"]),
+                examples_per_second=round(examples / (time.monotonic() - began), 2),
+            )
             if metrics["global_step"] >= config.max_steps:
                 return
             seen = checkpoint

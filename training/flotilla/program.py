@@ -25,6 +25,7 @@ from flotilla import checkpoints, hdfs
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.errors import BadInput, ProgramError
+from flotilla.progress import TaskFile
 
 EVALUATION = "evaluation.json"  # in the model directory: what the program's last evaluation gave
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
@@ -95,7 +96,7 @@ class Program:
         """What has to be the same for a checkpoint to be restored."""
         return {"program": self._entry.name}
 
-    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any]) -> None:
+    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
         """Run the program to its end, as `python PROGRAM ARGUMENTS` would.
 
         Raises:
@@ -103,7 +104,8 @@ class Program:
         """
         entry, arguments = self._entry, self._config.program_arguments()
         _log.info("Running %s", shlex.join([entry.name, *arguments]))
-        with _Adapter(self._config, self._task, seed, make_hooks, life).put_in(), _as_main(entry, arguments):
+        adapter = _Adapter(self._config, self._task, seed, make_hooks, life, told)
+        with adapter.put_in(), _as_main(entry, arguments):
             try:
                 runpy.run_path(str(entry), run_name="__main__")
             except SystemExit as error:
@@ -154,7 +156,9 @@ class _Adapter:
         seed: int,
         make_hooks: Callable[..., list[Any]],
         life: Callable[[], Any],
+        told: TaskFile,
     ) -> None:
+        self._told = told
         self._config, self._task, self._seed = config, task, seed
         self._make_hooks, self._life = make_hooks, life
         self._max_steps = config.max_steps
@@ -248,8 +252,10 @@ class _Adapter:
                     raise
                 options["checkpoint_path"] = newest
         metrics = {name: float(value) for name, value in found.items() if name != "global_step" and _is_number(value)}
-        content = {"global_step": int(found["global_step"]), "metrics": metrics}
-        hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), content)
+        step = int(found["global_step"])
+        hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), {"global_step": step, "metrics": metrics})
+        if self._task.type == "evaluator":
+            self._told.tell(step=step, **metrics)
         return found
 
     def _session(self, original: Any, *arguments: Any, **options: Any) -> Any:

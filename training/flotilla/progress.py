@@ -44,18 +44,49 @@ def parse(content: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "phase" in value else None
 
 
+class _File:
+    """A file of the latest news, or none; one that can't be written is said once and is no reason to stop."""
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._path = Path(path) if path else None
+        self._warned = False
+
+    def write(self, content: dict[str, Any]) -> None:
+        if self._path is None:
+            return
+        content["updated"] = time.time()
+        try:
+            write_json(self._path, content)
+        except OSError as error:
+            if not self._warned:
+                _log.warning("The progress file %s can't be written: %s", self._path, error)
+                self._warned = True
+
+
+class TaskFile:
+    """What one task does itself, in a file of its name; nothing without a folder."""
+
+    def __init__(self, folder: str, job: str, task: str) -> None:
+        self._file = _File(Path(folder) / f"{task}.json" if folder else None)
+        self._content: dict[str, Any] = {"job": job, "task": task}
+
+    def tell(self, **values: float | None) -> None:
+        """Add to what was told before, or replace it."""
+        self._content.update(values)
+        self._file.write(self._content)
+
+
 class Progress:
     """One phase's progress, written to a file at every call; safe to call from several threads.
 
-    Without a path it does nothing. A file that can't be written is said once and is no reason to stop.
-    The time left comes from the pace of the last updates, so that a resumed job is judged fairly.
+    Without a path it does nothing. The time left comes from the pace of the last updates, so that a
+    resumed job is judged fairly.
     """
 
     def __init__(self, path: str | Path | None, phase: str, total: float, unit: str) -> None:
-        self._path = Path(path) if path else None
+        self._file = _File(path)
         self._lock = threading.Lock()
         self._pace: deque[tuple[float, float]] = deque(maxlen=30)
-        self._warned = False
         self._content: dict[str, Any] = {
             "phase": phase,
             "state": "running",
@@ -70,7 +101,7 @@ class Progress:
             "updated": time.time(),
         }
         with self._lock:
-            self._write()
+            self._file.write(self._content)
 
     def update(
         self,
@@ -85,7 +116,7 @@ class Progress:
             self._pace.append((time.monotonic(), done))
             self._content.update(done=done, rate=rate, rate_unit=rate_unit, message=message, eta=self._eta())
             self._content["detail"].update(detail)
-            self._write()
+            self._file.write(self._content)
 
     def expect(self, total: float) -> None:
         """Say how much there is to do, where it wasn't known at first."""
@@ -96,20 +127,20 @@ class Progress:
         """Say in words what happens; how much is done stays as it was told."""
         with self._lock:
             self._content["message"] = message
-            self._write()
+            self._file.write(self._content)
 
     def finish(self, message: str = "", **detail: Any) -> None:
         """Say that the phase ended well; the rate told last stays."""
         with self._lock:
             self._content.update(state="done", done=self._content["total"], eta=0.0, message=message)
             self._content["detail"].update(detail)
-            self._write()
+            self._file.write(self._content)
 
     def fail(self, message: str) -> None:
         """Say that the phase ended badly, in one sentence."""
         with self._lock:
             self._content.update(state="failed", eta=None, message=message)
-            self._write()
+            self._file.write(self._content)
 
     def _eta(self) -> float | None:
         (first_time, first), (last_time, last) = self._pace[0], self._pace[-1]
@@ -117,14 +148,3 @@ class Progress:
             return None
         left = max(0.0, float(self._content["total"]) - last)
         return round(left * (last_time - first_time) / (last - first), 1)
-
-    def _write(self) -> None:
-        if self._path is None:
-            return
-        self._content["updated"] = time.time()
-        try:
-            write_json(self._path, self._content)
-        except OSError as error:
-            if not self._warned:
-                _log.warning("The progress file %s can't be written: %s", self._path, error)
-                self._warned = True

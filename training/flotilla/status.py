@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flotilla import hdfs, progress, publish
+from flotilla import hdfs, host, progress, publish
 from flotilla.errors import ProgramError
 
 PROGRESS_DIR = "/var/lib/flotilla/progress"
@@ -24,19 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--job", default=JOB_FILE, help="the job's configuration (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help="only what this node does, HDFS isn't asked")
     parser.add_argument("--json", action="store_true", help="print a JSON object: phase to its progress")
+    parser.add_argument("--tasks", action="store_true", help="print a line of JSON: phases, tasks, units and HDFS here")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="with --tasks: again and again")
     arguments = parser.parse_args(argv)
-    files = sorted(Path(arguments.dir).glob("*.json"))
-    found = [file.read_bytes() for file in files]
+    if arguments.tasks:
+        return _print_tasks(arguments.dir, arguments.job, arguments.every)
+    found = _told(arguments.dir)
     error = ""
     if not arguments.here:
         try:
             found += _published(arguments.job)
         except ProgramError as problem:
             error = str(problem)
-    phases: dict[str, dict[str, Any]] = {}
-    for phase in sorted(filter(None, map(progress.parse, found)), key=lambda phase: float(phase["updated"])):
-        phases.pop(phase["phase"], None)
-        phases[phase["phase"]] = phase
+    phases = _phases(found)
     if arguments.json:
         print(json.dumps(phases, indent=2))
     elif not phases and not error:
@@ -49,11 +51,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if error else 0
 
 
+def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> dict[str, Any]:
+    """Return what this node and its programs do: time, job, phases, tasks, store and hdfs.
+
+    A task has what `host.units` says of its unit, and as `told` what it says itself.
+    """
+    units, job = host.units(), _job(job_file)
+    tasks = {}
+    for unit in sorted(units):
+        if name := host.task_name(unit):
+            told = hdfs.read_json(hdfs.join(job["tasks_dir"], f"{name}.json")) if job.get("tasks_dir") else None
+            tasks[name] = {**units[unit], "told": told}
+    return {
+        "time": time.time(),
+        "job": {key: job.get(key) for key in ("name", "max_steps")},
+        "phases": _phases(_told(folder)),
+        "tasks": tasks,
+        "store": units.get(host.STORE),
+        "hdfs": host.hdfs_health(host.NAMENODE_PAGES) if host.NAMENODE in units else None,
+    }
+
+
+def _print_tasks(folder: str, job_file: str, every: float | None) -> int:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who doesn't listen any more ends it
+    while True:
+        print(json.dumps(look(folder, job_file)), flush=True)
+        if every is None:
+            return 0
+        time.sleep(every)
+
+
+def _told(folder: str) -> list[bytes]:
+    found = []
+    for file in sorted(Path(folder).glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):  # removed just now: a unit starts anew
+            found.append(file.read_bytes())
+    return found
+
+
+def _phases(found: list[bytes]) -> dict[str, dict[str, Any]]:
+    """Return the phases by name, the one told last at the end."""
+    phases: dict[str, dict[str, Any]] = {}
+    for phase in sorted(filter(None, map(progress.parse, found)), key=lambda phase: float(phase["updated"])):
+        phases.pop(phase["phase"], None)
+        phases[phase["phase"]] = phase
+    return phases
+
+
+def _job(job_file: str) -> dict[str, Any]:
+    """Return the job's configuration; nothing where there is none."""
+    try:
+        job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return job if isinstance(job, dict) else {}
+
+
 def _published(job_file: str) -> list[bytes]:
     """Return what the job's nodes have told through HDFS; nothing where there is no job."""
-    try:
-        model_dir = json.loads(Path(job_file).read_text(encoding="utf-8"))["model_dir"]
-    except (OSError, ValueError, KeyError, TypeError):
+    model_dir = _job(job_file).get("model_dir")
+    if not model_dir:
         return []
     folder = hdfs.join(model_dir, publish.FOLDER)
     return [

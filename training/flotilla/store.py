@@ -127,18 +127,19 @@ def check(target: Prefix, job: str) -> dict[str, Any]:
 
 
 def _settle(source: Files, progress: Progress) -> None:
-    """Wait a while for the evaluator to end, and for the last event file to be closed.
+    """Wait a while for the evaluator to end, and for each folder's last event file to be closed.
 
-    Until then HDFS shows such a file's size, but not its content. A task that was killed leaves one for an hour.
+    Until then HDFS shows such a file's size, but not its content. A task that was killed leaves one for an hour; once
+    it was started again, it's not the last one.
     """
     deadline = time.monotonic() + SETTLE_SECS
     sizes = source.sizes()
-    waiting = [path for path in sizes if _is_events(path)]
+    waiting = list({PurePosixPath(path).parent: path for path in sorted(sizes) if _is_events(path)}.values())
     while _evaluating(source) or (
         waiting := [path for path in waiting if sum(map(len, source.read(path))) < sizes.get(path, 0)]
     ):
         if time.monotonic() >= deadline:
-            _log.warning("%s: the evaluator hasn't ended; what it still writes isn't stored.", source.url())
+            _log.warning("%s: a task hasn't closed its events; what it still writes isn't stored.", source.url())
             return
         progress.update(0, message="waiting for the evaluator to end")
         time.sleep(1)

@@ -25,7 +25,7 @@ from flotilla import checkpoints, ending, hdfs, mirror, network, program, publis
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
-from flotilla.progress import Progress, write_json
+from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
@@ -40,8 +40,15 @@ class Work(Protocol):
     def model(self) -> dict[str, Any]:
         """What has to be the same for a checkpoint to be restored."""
 
-    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any]) -> None:
-        """Do this task's part; make_hooks takes the tensors to report, the last step and a step's examples."""
+    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
+        """Do this task's part.
+
+        Args:
+            seed: of this trainer's shuffling.
+            make_hooks: takes the tensors to report, the last step and a step's examples; returns a training's hooks.
+            life: returns an evaluation's hook.
+            told: where an evaluator tells what came out.
+        """
 
     def finish(self, life: Callable[[], Any]) -> dict[str, Any]:
         """Return what result.json says of the model: global_step, metrics, and saved_model if there is one."""
@@ -145,18 +152,22 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     if task.type != "evaluator":
         watch.start()
     reports: list[Any] = []
+    told = TaskFile(config.tasks_dir, config.name, task.name)
 
     def make_hooks(tensors: dict[str, Any], max_steps: int, examples_a_step: int | None) -> list[Any]:
         summary_dir = config.model_dir if task.leads else None
         reports.append(
             hooks.ReportHook(tensors, max_steps, examples_a_step, config.log_every_steps, progress, summary_dir)
         )
-        return [hooks.LifeHook(watch, "step"), reports[-1]]
+        # What one trainer of several does is a run of its own in TensorBoard.
+        own_dir = hdfs.join(config.model_dir, task.name) if task.cluster else None
+        own = hooks.TaskHook(told, config.batch_size if examples_a_step else None, own_dir)
+        return [hooks.LifeHook(watch, "step"), reports[-1], own]
 
     try:
         if task.type == "evaluator":
             _say_evaluating(config, True)
-        work.run(_seed(config, task), make_hooks, lambda: hooks.LifeHook(watch, "batch"))
+        work.run(_seed(config, task), make_hooks, lambda: hooks.LifeHook(watch, "batch"), told)
         if ending.asked.is_set():
             _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
             return

@@ -15,7 +15,7 @@ from flotilla import checkpoints, errors, files, mirror, s3, store, train
 
 URL = "s3://data/models/tiny/mirror/demo/"
 KEY = "models/tiny/mirror/demo/"
-SHAPE = {"image": [16, 16, 3], "classes": 4, "resnet_size": 8}
+SHAPE = {"program": "built-in", "image": [16, 16, 3], "classes": 4, "resnet_size": 8}
 FILES = ("data-00000-of-00001", "index", "meta")
 
 
@@ -131,14 +131,14 @@ def test_a_new_fleet_goes_on_from_the_mirror(
     assert train.main(arguments) == 0  # without a mirror it's a new job
     folder, old = tmp_path / "model", tmp_path / "old"
     (folder / "job-done.json").unlink()
-    began = checkpoints.begin(str(folder), {})
+    began = checkpoints.begin(str(folder), {}, "")
     assert copy(folder, capsys)[1]["changed"] is True
     folder.rename(old)
 
     assert train.main([*arguments, "--max-steps", "15"]) == 0
     assert f"going on from step 12, as {URL}a/ has it" in caplog.text
     assert json.loads((folder / "result.json").read_text())["global_step"] == 15
-    assert checkpoints.begin(str(folder), {}) == began, "it's still the same job"
+    assert checkpoints.begin(str(folder), {}, "") == began, "it's still the same job"
     for path in old.glob("model.ckpt-12.*"):
         assert (folder / path.name).read_bytes() == path.read_bytes()
     # It began there, not at 0.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flotilla import progress
-from flotilla.progress import Progress
+from flotilla.progress import Progress, TaskFile
 
 
 def test_life_of_a_phase(tmp_path: Path) -> None:
@@ -75,3 +75,13 @@ def test_read_of_what_is_none(tmp_path: Path) -> None:
     assert progress.read(tmp_path / "bad.json") is None
     (tmp_path / "list.json").write_text("[]")
     assert progress.read(tmp_path / "list.json") is None
+
+
+def test_what_a_task_tells(tmp_path: Path) -> None:
+    file = TaskFile(str(tmp_path / "tasks"), "cifar10", "worker-0")
+    file.tell(step=120, staleness=0.5)
+    file.tell(step=130)
+    told = json.loads((tmp_path / "tasks/worker-0.json").read_text())
+    assert abs(told.pop("updated") - time.time()) < 5
+    assert told == {"job": "cifar10", "task": "worker-0", "step": 130, "staleness": 0.5}
+    TaskFile("", "cifar10", "local-0").tell(step=1)

@@ -34,6 +34,7 @@ PARTS = {
     "events.out.tfevents.1.chief-0": b"e1",
     "eval_validation/events.out.tfevents.2.ps-0": b"e2",
     "eval_validation/events.out.tfevents.1.ps-0": b"",  # of an evaluator that was killed
+    "worker-0/events.out.tfevents.1.worker-0": b"w1",
     "graph.pbtxt": b"text",
     "result.json": json.dumps(RESULT).encode(),
 }
@@ -44,6 +45,7 @@ STORED = {
     "checkpoint/model.ckpt-400.meta",
     "events/eval_validation/events.out.tfevents.2.ps-0",
     "events/events.out.tfevents.1.chief-0",
+    "events/worker-0/events.out.tfevents.1.worker-0",
     "result.json",
     "saved_model/saved_model.pb",
     "saved_model/variables/variables.data-00000-of-00001",
@@ -153,6 +155,22 @@ def test_events_are_stored_when_the_evaluator_has_closed_them(
     assert call(capsys, "--config", str(config))[0] == 0
     assert waited == [1]
     assert objects(client)[f"models/cifar10/events/{path}"] == b"e2"
+
+
+def test_events_of_a_task_that_was_killed_and_started_again_are_not_waited_for(
+    client: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (config.parent / "model/worker-0/events.out.tfevents.2.worker-0").write_bytes(b"w2")
+    path = "worker-0/events.out.tfevents.1.worker-0"
+    read, waited = files.LocalFiles.read, []
+    monkeypatch.setattr(
+        files.LocalFiles, "read", lambda self, name, size=None: iter(() if name == path else read(self, name, size))
+    )
+    monkeypatch.setattr("time.sleep", waited.append)
+    assert call(capsys, "--config", str(config))[0] == 0
+    assert waited == []
+    there = {key for key in objects(client) if "/worker-0/" in key}
+    assert there == {"models/cifar10/events/worker-0/events.out.tfevents.2.worker-0"}
 
 
 def test_events_that_the_evaluator_has_yet_to_write_are_waited_for(

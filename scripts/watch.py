@@ -1,0 +1,553 @@
+"""Shows what a fleet does, live, until its job has ended: states and speed of the tasks, the last evaluation, HDFS.
+
+Each host is asked by one SSH connection of its own, for what `flotilla-status --tasks` says there; nothing on a host
+waits for this program. It ends with the job: 0 the model is stored, 1 the job failed or was stopped, 2 there is no
+fleet (any more), 130 interrupted. With --once it ends after one look, and with 0 while the job goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+EVERY_SECS = 3
+SILENT_SECS = 20  # a trainer tells something every 5 s
+FIRST_SECS = 20  # for the first answers of all hosts
+STOPPED_SECS = 60  # a job that is off may be about to be started again
+PATIENCE_SECS = 300  # without an answer of any host
+
+CODES = {"done": 0, "failed": 1, "stopped": 1, "gone": 2}
+STYLES = {
+    "running": "green",
+    "training": "green",
+    "storing": "green",
+    "done": "green",
+    "failed": "bold red",
+    "gone": "bold red",
+    "no": "red",
+    "ended": "dim",
+}
+
+
+class NoInventory(Exception):
+    """The inventory can't be read, in one sentence."""
+
+
+@dataclasses.dataclass
+class Host:
+    """A host, how it is reached, and what it said last, at which time (seconds since the epoch)."""
+
+    name: str
+    command: Sequence[str]
+    expires: str = ""
+    fleet: str = ""
+    look: dict[str, Any] | None = None
+    heard: float = 0.0
+    problem: str = ""
+
+    def answers(self, now: float) -> bool:
+        return self.look is not None and now - self.heard < SILENT_SECS
+
+    def hear(self, line: bytes) -> None:
+        """Take a line of flotilla-status; what isn't one is no answer."""
+        with contextlib.suppress(ValueError):
+            look = json.loads(line)
+            if isinstance(look, dict) and isinstance(look.get("tasks"), dict):
+                self.look, self.heard, self.problem = look, time.time(), ""
+
+
+# From the inventory to hosts
+
+
+def read_inventory(listed: Mapping[str, Any], once: bool = False) -> dict[str, Host]:
+    """Return the hosts of what `ansible-inventory --list` prints: those of the group fleet, or all without one."""
+    variables = listed["_meta"]["hostvars"]
+    hosts = {}
+    for name in sorted(set(_members(listed, "fleet") or _members(listed, "all"))):
+        its = variables.get(name, {})
+        hosts[name] = Host(
+            name, ssh(name, its, once), str(its.get("fleet_expires") or ""), str(its.get("fleet_name") or "")
+        )
+    return hosts
+
+
+def _members(listed: Mapping[str, Any], group: str) -> list[str]:
+    entry = listed.get(group, {})
+    return [*entry.get("hosts", []), *(name for child in entry.get("children", []) for name in _members(listed, child))]
+
+
+def ssh(name: str, variables: Mapping[str, Any], once: bool) -> list[str]:
+    """Return the command that asks a host, with the connection that Ansible would take."""
+    options = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "LogLevel=ERROR"]
+    command = ["ssh", "-T", "-S", "none", *(part for option in options for part in ("-o", option))]
+    for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+        command += shlex.split(str(variables.get(key) or ""))
+    if key_file := variables.get("ansible_ssh_private_key_file"):
+        command += ["-i", str(Path(str(key_file)).expanduser())]
+    if port := variables.get("ansible_port"):
+        command += ["-p", str(port)]
+    if user := variables.get("ansible_user"):
+        command += ["-l", str(user)]
+    every = [] if once else ["--every", str(EVERY_SECS)]
+    return [*command, str(variables.get("ansible_host") or name), shlex.join(["flotilla-status", "--tasks", *every])]
+
+
+# From the hosts' answers to one object
+
+
+def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, Any]:
+    """Return all that is shown, as one JSON object; `gone` says why there is no fleet any more."""
+    hosts = list(hosts)
+    chief = next((host for host in hosts if host.look and "chief-0" in host.look["tasks"]), None)
+    look: Mapping[str, Any] = chief.look if chief and chief.look else {}
+    train = _train(look)
+    state, message = ("gone", gone) if gone else judge(look)
+    job = look.get("job", {}).get("name")
+    steps = look.get("job", {}).get("max_steps")
+    tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]
+    detail, told_before = train.get("detail", {}), now - chief.heard if chief else 0.0
+    eta = train.get("eta") if state == "training" and train.get("state") == "running" else None
+    if eta is not None:
+        eta = max(0.0, eta - told_before - (look["time"] - train["updated"]))
+    evaluations = [row["evaluation"] for row in tasks if row["evaluation"]]
+    expires = min((host.expires for host in hosts if host.expires), default=None)
+    hdfs = [host.look["hdfs"] for host in hosts if host.look and host.look.get("hdfs") and host.answers(now)]
+    return {
+        "time": round(now, 1),
+        "fleet": next((host.fleet for host in hosts if host.fleet), None),
+        "job": job,
+        "state": state,
+        "message": message,
+        "step": max([train.get("done") or 0, *(row["step"] or 0 for row in tasks if row["step_counts"])]),
+        "max_steps": steps,
+        "loss": detail.get("loss"),
+        "accuracy": detail.get("accuracy"),
+        "steps_per_second": detail.get("steps_per_second"),
+        "examples_per_second": train.get("rate"),
+        "time_left": None if eta is None else round(eta),
+        "evaluation": max(evaluations, key=lambda one: float(one["step"]), default=None),
+        "expires": expires,
+        "expires_in": _seconds_until(expires, now),
+        "tasks": [{key: row[key] for key in row if key not in ("evaluation", "step_counts")} for row in tasks],
+        "hosts": [_host(host, now) for host in hosts],
+        "hdfs": hdfs[0] if hdfs else None,
+        "store": _store(look),
+    }
+
+
+def _train(look: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the chief's progress; none where its present process hasn't told any."""
+    train: dict[str, Any] = look.get("phases", {}).get("train") or {}
+    unit = look.get("tasks", {}).get("chief-0", {})
+    return {} if unit.get("active") == "active" and train.get("updated", 0) < unit["since"] else train
+
+
+def judge(look: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the job's state, and a sentence, from what the chief's host says.
+
+    waiting: it has no chief yet; training, storing; done: trained and stored; failed: for good; stopped: it is off.
+    """
+    if not look:
+        return "waiting", "no host has a chief yet"
+    chief, train = look["tasks"]["chief-0"], _train(look)
+    store, storing = look.get("store"), look.get("phases", {}).get("store") or {}
+    if chief["active"] == "failed":
+        reason = train.get("message") if train.get("state") == "failed" else ""
+        ended = f"training@chief-0 ended with {chief['result']} after {chief['restarts']} restarts"
+        return "failed", reason or f"{ended}: see journalctl -u training@chief-0 on its host"
+    if chief["active"] != "inactive":
+        return "training", str(train.get("message") or "")
+    if train.get("state") != "done":
+        return "stopped", "training@chief-0 doesn't run, and its job isn't done: start it again by playbooks/train.yml"
+    if store is None:
+        return "done", str(train["message"])
+    # What was said of an earlier model doesn't count.
+    news = storing if storing.get("updated", 0) >= train["updated"] else {}
+    if news.get("state") == "done":
+        return "done", str(news["message"])
+    if store["active"] == "failed":
+        reason = news.get("message") or f"flotilla-store ended with {store['result']}"
+        return "failed", f"{reason} (journalctl -u flotilla-store on the chief's host)"
+    if store["active"] == "inactive":
+        return (
+            "stopped",
+            "flotilla-store doesn't run, and the model isn't stored: start it again by playbooks/train.yml",
+        )
+    return "storing", str(news.get("message") or train["message"])
+
+
+def _tasks(host: Host, job: str | None, steps: int | None, now: float) -> list[dict[str, Any]]:
+    look = host.look or {}
+    return [_task(host, name, task, job, steps, now) for name, task in look.get("tasks", {}).items()]
+
+
+def _task(
+    host: Host, name: str, task: Mapping[str, Any], job: str | None, steps: int | None, now: float
+) -> dict[str, Any]:
+    assert host.look
+    told = task.get("told") or {}
+    if told.get("job") != (job or told.get("job")):
+        told = {}
+    trains = name.startswith(("chief-", "worker-"))
+    present = bool(told) and told["updated"] >= task["since"]  # not by an earlier process
+    silence = now - host.heard + host.look["time"] - told["updated"] if told else 0.0
+    state = _state(task)
+    if not host.answers(now):
+        state = f"no answer for {clock(now - host.heard)}"
+    elif state == "running" and trains and (told.get("step") or 0) < (steps or 0):
+        state = "starting" if not present else f"silent for {clock(silence)}" if silence > SILENT_SECS else state
+    shown = told if present and (not trains or silence <= SILENT_SECS) and state == "running" else {}
+    return {
+        "task": name,
+        "host": host.name,
+        "state": state,
+        "step": told.get("step"),
+        "steps_per_second": shown.get("steps_per_second"),
+        "examples_per_second": shown.get("examples_per_second"),
+        "staleness": shown.get("staleness"),
+        "restarts": task["restarts"],
+        "memory": task["memory"] if host.answers(now) else None,
+        "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")} if "accuracy" in told else None,
+        "step_counts": trains and present,
+    }
+
+
+def _state(task: Mapping[str, Any]) -> str:
+    if task["active"] == "activating":
+        return "restarting" if task["sub"] == "auto-restart" else "starting"
+    if task["active"] == "failed":
+        return f"failed ({task['result']})"
+    return {"active": "running", "inactive": "ended", "deactivating": "ending"}.get(task["active"], str(task["active"]))
+
+
+def _host(host: Host, now: float) -> dict[str, Any]:
+    phases = list((host.look or {}).get("phases", {}).values())
+    last = phases[-1] if phases else {}
+    doing = f"{last['phase']} {last['state']}" if last else ""
+    if last.get("state") == "running" and last.get("total"):
+        doing = f"{last['phase']} {100 * last['done'] / last['total']:.0f} %"
+    return {"host": host.name, "answers": host.answers(now), "problem": host.problem, "doing": doing}
+
+
+def _store(look: Mapping[str, Any]) -> dict[str, Any] | None:
+    phase = look.get("phases", {}).get("store")
+    if not look.get("store") or not phase or phase["updated"] < _train(look).get("updated", 0):
+        return None
+    return {key: phase[key] for key in ("state", "done", "total", "message")}
+
+
+def _seconds_until(expires: str | None, now: float) -> int | None:
+    with contextlib.suppress(TypeError, ValueError):
+        return round(datetime.datetime.fromisoformat(expires).timestamp() - now)  # type: ignore[arg-type]
+    return None
+
+
+# From the object to a screen, or a line
+
+
+def screen(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the screen."""
+    title = Text.assemble(
+        (summary["job"] or "no job yet", "bold"),
+        f" on {summary['fleet']}" if summary["fleet"] else "",
+        "  ",
+        (summary["state"], STYLES.get(summary["state"], "yellow")),
+        f"  {summary['message']}" if summary["message"] else "",
+    )
+    end = Text()
+    if summary["expires_in"] is not None:
+        late = summary["expires_in"] < (summary["time_left"] or 0)
+        end.append(f"fleet ends in {_hours(summary['expires_in'])}" + ", before the training" * late, "bold red" * late)
+    top = Table.grid(padding=(0, 2))
+    if summary["max_steps"]:
+        bar = ProgressBar(summary["max_steps"], min(summary["step"], summary["max_steps"]), width=40)
+        left = "" if summary["time_left"] is None else f"{clock(summary['time_left'])} left"
+        top.add_row(bar, f"{summary['step']} of {summary['max_steps']} steps", left, end)
+    else:
+        top.add_row(end)
+    parts: list[RenderableType] = [title, top, Text("   ".join(_numbers(summary))), Text(), _table(summary), Text()]
+    if summary["hdfs"]:
+        parts.append(_hdfs(summary["hdfs"]))
+    if summary["store"]:
+        store = summary["store"]
+        amount = (
+            f" {store['done']} of {store['total']} objects" if store["state"] == "running" and store["total"] else ""
+        )
+        parts.append(Text.assemble(("model  ", "bold"), (store["state"] + amount, STYLES.get(store["state"], ""))))
+    parts += [Text(f"{one['host']}: {one['problem']}", "red") for one in summary["hosts"] if one["problem"]]
+    return Group(*parts)
+
+
+def _numbers(summary: Mapping[str, Any]) -> list[str]:
+    found = []
+    if summary["examples_per_second"] is not None:
+        found.append(f"{summary['examples_per_second']:.0f} examples/s")
+    if summary["loss"] is not None:
+        found.append(f"loss {summary['loss']:.3f}")
+    if summary["evaluation"]:
+        found.append(
+            "last evaluation: accuracy {accuracy:.4f}, loss {loss:.3f}, step {step}".format(**summary["evaluation"])
+        )
+    return found
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("task", "host", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("step", "step/s", "examples/s", "staleness", "restarts", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in summary["tasks"]:
+        table.add_row(
+            one["task"],
+            one["host"],
+            _coloured(one["state"]),
+            _cell(one["step"], "d"),
+            _cell(one["steps_per_second"], ".2f"),
+            _cell(one["examples_per_second"], ".0f"),
+            _cell(one["staleness"], ".1f"),
+            Text(str(one["restarts"]), "yellow" if one["restarts"] else ""),
+            "" if one["memory"] is None else f"{one['memory'] / 1e6:.0f} MB",
+        )
+    busy = {one["host"] for one in summary["tasks"]}
+    for one in summary["hosts"]:
+        if one["host"] not in busy:
+            state = one["doing"] or "no task" if one["answers"] else "no answer"
+            table.add_row("", one["host"], _coloured(state))
+    return table
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, STYLES.get(state.split()[0], "yellow"))
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _hdfs(health: Mapping[str, Any]) -> Text:
+    text = Text.assemble(("HDFS   ", "bold"))
+    if health["problem"]:
+        return text.append(health["problem"], "bold red")
+    live, dead = len(health["live"]), health["dead"]
+    text.append(f"{live} DataNode{'s' if live != 1 else ''}")
+    if dead:
+        text.append(f", without {', '.join(dead)}", "bold red")
+    if health["safe_mode"]:
+        text.append(", in safe mode", "yellow")
+    text.append(f", {health['missing']} blocks missing", "bold red" if health["missing"] else "")
+    text.append(f", {health['under_replicated']} under-replicated", "yellow" if health["under_replicated"] else "")
+    return text.append(f", {health['used'] / 1e9:.1f} of {health['capacity'] / 1e9:.0f} GB used")
+
+
+def line(summary: Mapping[str, Any]) -> str:
+    """Say the same in one line, where there is no terminal."""
+    parts = [f"{summary['job'] or 'no job yet'}: {summary['state']}"]
+    if summary["max_steps"]:
+        parts.append(f"{summary['step']} of {summary['max_steps']} steps")
+    parts += _numbers(summary)
+    if summary["time_left"] is not None:
+        parts.append(f"{clock(summary['time_left'])} left")
+    parts += [f"{one['task']} {one['state']}" for one in summary["tasks"] if one["state"] not in ("running", "ended")]
+    parts += [f"{one['host']}: {one['problem']}" for one in summary["hosts"] if one["problem"]]
+    if summary["hdfs"] and summary["hdfs"]["problem"]:
+        parts.append(f"HDFS: {summary['hdfs']['problem']}")
+    return "  ".join([*parts, summary["message"]] if summary["message"] else parts)
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _hours(seconds: float) -> str:
+    minutes = max(0, int(seconds)) // 60
+    return f"{minutes // 60}:{minutes % 60:02} h"
+
+
+# The fleet, and the time
+
+
+class Fleet:
+    """The hosts of an inventory, each with a listener; kept up to date."""
+
+    def __init__(self, inventory: str, once: bool) -> None:
+        self._inventory, self._once = inventory, once
+        self._listeners: dict[str, asyncio.Task[None]] = {}
+        self._began = time.time()
+        self.hosts: dict[str, Host] = {}
+
+    async def refresh(self) -> None:
+        """Ask the inventory; raise NoInventory."""
+        program = Path(sys.executable).with_name("ansible-inventory")
+        process = await asyncio.create_subprocess_exec(
+            program, "-i", self._inventory, "--list",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            out, error = await process.communicate()
+        finally:
+            await _end(process)
+        try:
+            found = read_inventory(json.loads(out), self._once) if process.returncode == 0 else None
+        except (ValueError, LookupError):
+            found = None
+        if found is None:
+            said = error.decode(errors="replace").strip().splitlines() or ["it isn't JSON"]
+            raise NoInventory(f"The inventory {self._inventory} can't be read: {said[-1]}")
+        for name in [
+            name for name in self.hosts if name not in found or self.hosts[name].command != found[name].command
+        ]:
+            del self.hosts[name]
+            self._listeners.pop(name).cancel()
+        for name, host in found.items():
+            if name not in self.hosts:
+                self.hosts[name] = host
+                self._listeners[name] = asyncio.create_task(self._listen(host))
+        self.hosts = {name: self.hosts[name] for name in found}
+
+    async def keep(self) -> None:
+        """Ask the inventory now and then, and often while a host doesn't answer: it may be gone, or another one."""
+        asked = time.time()
+        while True:
+            await asyncio.sleep(5)
+            now = time.time()
+            calm = self.hosts and all(host.answers(now) for host in self.hosts.values())
+            if now - asked >= (120 if calm else 20):
+                with contextlib.suppress(NoInventory):  # AWS that doesn't answer is no reason to see nothing
+                    await self.refresh()
+                asked = time.time()
+
+    def settled(self) -> bool:
+        """Whether every host has answered, or has said why not."""
+        waited = time.time() - self._began >= FIRST_SECS
+        return waited or all(host.look is not None or host.problem for host in self.hosts.values())
+
+    def gone(self) -> str:
+        """Say that there is no fleet any more; nothing while there is one."""
+        now = time.time()
+        if not self.hosts:
+            return f"{self._inventory} lists no running host"
+        if any(host.answers(now) for host in self.hosts.values()):
+            return ""
+        expires = min((host.expires for host in self.hosts.values() if host.expires), default=None)
+        left = _seconds_until(expires, now)
+        if left is not None and left < 0:
+            return f"its time was over at {expires}"
+        last = max([self._began, *(host.heard for host in self.hosts.values())])
+        return f"no host has answered for {clock(now - last)}" if now - last > PATIENCE_SECS else ""
+
+    async def _listen(self, host: Host) -> None:
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *host.command, limit=1 << 20,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout and process.stderr
+            try:
+                async for text in process.stdout:
+                    host.hear(text)
+                said = (await process.stderr.read()).decode(errors="replace").strip().splitlines()
+                if self._once and host.look is not None:
+                    return
+                host.problem = said[-1] if said else "the connection was closed"
+                if "flotilla-status" in host.problem and "not found" in host.problem:
+                    host.problem = "nothing is installed there yet"
+            finally:
+                await _end(process)
+            await asyncio.sleep(EVERY_SECS)
+
+    async def close(self) -> None:
+        for task in self._listeners.values():
+            task.cancel()
+        await asyncio.gather(*self._listeners.values(), return_exceptions=True)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)  # terminate() would take the exit status away from asyncio
+        await process.wait()
+
+
+async def watch(inventory: str, once: bool, as_json: bool) -> int:
+    """Show the fleet until its job has ended; return the exit status."""
+    fleet = Fleet(inventory, once)
+    await fleet.refresh()
+    keeper = asyncio.create_task(fleet.keep())
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    live = Live(console=console, auto_refresh=False) if console.is_terminal and not once and not as_json else None
+    stopped_since, shown = 0.0, ""
+    try:
+        with live or contextlib.nullcontext():
+            while True:
+                now = time.time()
+                summary = summarize(fleet.hosts.values(), now, fleet.gone())
+                settled = fleet.settled() or summary["state"] == "gone"
+                stopped_since = (stopped_since or now) if summary["state"] == "stopped" else 0.0
+                ended = settled and summary["state"] in CODES
+                if ended and summary["state"] == "stopped" and not once:
+                    ended = now - stopped_since >= STOPPED_SECS
+                if live:
+                    live.update(screen(summary), refresh=True)
+                elif settled and as_json:
+                    print(json.dumps(summary), flush=True)
+                elif settled and once:
+                    console.print(screen(summary))
+                elif settled and line(summary) != shown:
+                    shown = line(summary)
+                    print(shown, flush=True)
+                if ended or (once and settled):
+                    break
+                await asyncio.sleep(1 if live or not settled else EVERY_SECS)
+    finally:
+        keeper.cancel()
+        await fleet.close()
+    code = CODES.get(summary["state"], 0) if ended else 0
+    if code:
+        what = "the fleet is gone" if code == 2 else f"the job has {summary['state']}"
+        print(f"watch: {what}: {summary['message'].rstrip('.')}.", file=sys.stderr)
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line and watch; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/watch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-i", "--inventory", default="inventories/lab", help="default: %(default)s")
+    parser.add_argument("--once", action="store_true", help="one look, not a live screen")
+    parser.add_argument("--json", action="store_true", help="a line of JSON a look")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in `scripts/watch --json | head -1`
+    try:
+        return asyncio.run(watch(options.inventory, options.once, options.json))
+    except KeyboardInterrupt:
+        return 130
+    except NoInventory as error:
+        print(f"watch: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""What scripts/watch makes of the hosts' answers: one object, a screen, a line, and how it ends."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("watch", ROOT / "scripts" / "watch.py")
+assert _spec and _spec.loader
+watch = importlib.util.module_from_spec(_spec)
+sys.modules["watch"] = watch  # dataclasses look there
+_spec.loader.exec_module(watch)
+
+NOW = 1_800_000_000.0
+
+
+def unit(active: str = "active", sub: str = "running", told: dict[str, Any] | None = None, **more: Any) -> Any:
+    values = {
+        "active": active,
+        "sub": sub,
+        "result": "success",
+        "restarts": 0,
+        "since": NOW - 100,
+        "memory": 612_000_000,
+    }
+    return values | {"told": told} | more
+
+
+def told(task: str, **values: Any) -> dict[str, Any]:
+    return {"job": "cifar10", "task": task, "updated": NOW - 3, "step": 238} | values
+
+
+TRAINS = {"steps_per_second": 1.8, "examples_per_second": 230.4, "staleness": 0.97}
+EVALUATED = {"accuracy": 0.251, "loss": 2.03, "examples_per_second": 911.0, "step": 200, "updated": NOW - 50}
+TRAIN = {
+    "phase": "train", "state": "running", "done": 240, "total": 400, "unit": "steps", "rate": 472.1,
+    "rate_unit": "examples/s", "eta": 50.0, "detail": {"loss": 1.93456, "accuracy": 0.3, "steps_per_second": 3.7},
+    "message": "", "updated": NOW - 4,
+}  # fmt: skip
+STORE = {"phase": "store", "state": "running", "done": 12, "total": 30, "message": "uploading x", "updated": NOW - 1}
+HEALTH = {
+    "problem": "", "live": ["chief-0", "ps-0"], "dead": ["worker-0"], "missing": 0, "under_replicated": 4,
+    "used": 400_000_000, "capacity": 60_000_000_000, "safe_mode": False,
+}  # fmt: skip
+OFF = {"active": "inactive", "sub": "dead"}
+LOOKS: dict[str, dict[str, Any]] = {
+    "ps-0": {
+        "tasks": {"evaluator-0": unit(told=told("evaluator-0", **EVALUATED)), "ps-0": unit()},
+        "hdfs": HEALTH,
+    },
+    "chief-0": {
+        "tasks": {"chief-0": unit(told=told("chief-0", **TRAINS))},
+        "phases": {"stage": {"phase": "stage", "state": "done", "updated": NOW - 500}, "train": TRAIN},
+        "store": unit(**OFF),
+    },
+    "worker-0": {"tasks": {"worker-0": unit(told=told("worker-0", **TRAINS), restarts=2)}},
+}
+
+
+def fleet(**changed: Any) -> list[Any]:
+    """Hosts that answered a second ago; `chief_0={...}` replaces keys of a host's look, None is one that never did."""
+    hosts = []
+    for name, look in copy.deepcopy(LOOKS).items():
+        change = changed.get(name.replace("-", "_"), {})
+        host = watch.Host(name, ["ssh"], "2027-01-15T10:00:00Z", "demo")
+        if change is None:
+            host.problem = "Connection refused"
+        else:
+            job = {"name": "cifar10", "max_steps": 400}
+            empty = {"time": NOW - 1, "job": job, "phases": {}, "store": None, "hdfs": None}
+            host.look, host.heard = empty | look | change, NOW - 1
+        hosts.append(host)
+    return hosts
+
+
+def chief(active: str = "inactive", train: Any = None, store: Any = None, unit_of_store: Any = OFF, **more: Any) -> Any:
+    phases = {"train": TRAIN | (train or {})} | ({"store": STORE | store} if store else {})
+    tasks = {"chief-0": unit(active, **({"sub": "dead"} | more))}
+    return {"tasks": tasks, "phases": phases, "store": unit_of_store and unit(**unit_of_store)}
+
+
+def shown(hosts: list[Any], gone: str = "") -> str:
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(watch.screen(watch.summarize(hosts, NOW, gone)))
+    return console.export_text()
+
+
+def row(text: str, task: str) -> list[str]:
+    (found,) = [line.split() for line in text.splitlines() if line.startswith(task)]
+    return found
+
+
+def test_one_object_of_all_answers() -> None:
+    summary = watch.summarize(fleet(), NOW)
+    assert json.loads(json.dumps(summary)) == summary
+    assert (summary["job"], summary["state"], summary["step"], summary["max_steps"]) == (
+        "cifar10",
+        "training",
+        240,
+        400,
+    )
+    assert summary["loss"] == 1.93456 and summary["examples_per_second"] == 472.1
+    assert summary["time_left"] == 46, "what has passed since it was told is gone"
+    assert summary["evaluation"] == {"step": 200, "accuracy": 0.251, "loss": 2.03}
+    assert summary["expires_in"] == 1_800_007_200 - NOW
+    assert [task["task"] for task in summary["tasks"]] == ["evaluator-0", "ps-0", "chief-0", "worker-0"]
+    assert summary["tasks"][3] == {
+        "task": "worker-0", "host": "worker-0", "state": "running", "step": 238, **TRAINS, "restarts": 2,
+        "memory": 612_000_000,
+    }  # fmt: skip
+
+
+def test_screen() -> None:
+    text = shown(fleet())
+    assert text.startswith("cifar10 on demo  training\n")
+    assert "240 of 400 steps" in text and "0:46 left" in text
+    assert "472 examples/s   loss 1.935   last evaluation: accuracy 0.2510, loss 2.030, step 200\n" in text
+    assert "fleet ends in 2:00 h\n" in re.sub(" +\n", "\n", text)
+    assert row(text, "worker-0") == ["worker-0", "worker-0", "running", "238", "1.80", "230", "1.0", "2", "612", "MB"]
+    assert row(text, "evaluator-0") == ["evaluator-0", "ps-0", "running", "200", "911", "0", "612", "MB"]
+    assert row(text, "ps-0") == ["ps-0", "ps-0", "running", "0", "612", "MB"]
+    assert "HDFS   2 DataNodes, without worker-0, 0 blocks missing, 4 under-replicated, 0.4 of 60 GB used" in text
+    late = fleet(chief_0=chief("active", {"eta": 9000.0}))
+    assert "fleet ends in 2:00 h, before the training" in shown(late)
+
+
+def test_hosts_that_do_not_answer() -> None:
+    hosts = fleet(worker_0=None)
+    hosts[0].heard = NOW - 75
+    hosts[0].problem = "Connection timed out"
+    text = shown(hosts)
+    assert (
+        "no answer for 1:15" in text and "worker-0: Connection refused" in text and "ps-0: Connection timed out" in text
+    )
+    assert "HDFS" not in text, "what was said long ago isn't how it is"
+    assert "evaluator-0 no answer for 1:15" in watch.line(watch.summarize(hosts, NOW))
+    # Not one of them, and not a host in the inventory.
+    assert watch.summarize(fleet(ps_0=None, chief_0=None, worker_0=None), NOW)["state"] == "waiting"
+    assert shown([], "no running host").startswith("no job yet  gone  no running host")
+
+
+def test_a_fleet_before_its_training() -> None:
+    stage = {"phase": "stage", "state": "running", "done": 50e6, "total": 200e6, "updated": NOW}
+    before = {"tasks": {}, "phases": {"stage": stage}, "job": {"name": None, "max_steps": None}}
+    text = shown(fleet(ps_0=before | {"hdfs": None}, chief_0=before | {"phases": {}}, worker_0=before))
+    assert "no job yet on demo  waiting  no host has a chief yet" in text
+    assert "stage 25 %" in text and "no task" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "state"),
+    [
+        (unit(told=told("worker-0", updated=NOW - 3)), "running"),
+        (unit(told=None), "starting"),
+        (unit(told=told("worker-0", updated=NOW - 101)), "starting"),  # by the process before
+        (unit(told=told("worker-0", job="another")), "starting"),
+        (unit(told=told("worker-0", updated=NOW - 65)), "silent for 1:05"),
+        (unit(told=told("worker-0", updated=NOW - 65, step=401)), "running"),  # it has nothing more to say
+        (unit("activating", "auto-restart"), "restarting"),
+        (unit("failed", "failed", result="exit-code"), "failed (exit-code)"),
+        (unit("inactive", "dead"), "ended"),
+    ],
+)
+def test_state_of_a_task(task: Any, state: str) -> None:
+    (found,) = [one for one in watch.summarize(fleet(worker_0={"tasks": {"worker-0": task}}), NOW)["tasks"]
+                if one["task"] == "worker-0"]  # fmt: skip
+    assert found["state"] == state
+    assert (found["examples_per_second"] is None) == (found["step"] is None or state != "running" or "s" not in task)
+
+
+DONE = {"state": "done", "done": 400, "message": "trained 400 steps"}
+STORED = {"state": "done", "message": "the model of step 400 is stored, see s3://x/manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("look", "state", "words"),
+    [
+        (chief("active", {"message": "exporting"}), "training", "exporting"),
+        (chief("active", DONE | {"updated": NOW - 200}), "training", ""),  # of the job before
+        (chief("activating", sub="auto-restart"), "training", ""),
+        (chief("deactivating", DONE), "training", "trained 400 steps"),
+        (chief("inactive", DONE, STORED), "done", "s3://x/manifest.json"),
+        (chief("inactive", DONE, unit_of_store=None), "done", "trained 400 steps"),
+        (chief("inactive", DONE, {}, {"active": "activating", "sub": "start"}), "storing", "trained 400 steps"),
+        (chief("inactive", DONE, {"done": 1}, {"active": "activating", "sub": "start"}), "storing", "uploading x"),
+        # The store's file is of an earlier model.
+        (chief("inactive", DONE, STORED | {"updated": NOW - 5}), "stopped", "flotilla-store doesn't run"),
+        (
+            chief(
+                "inactive", DONE, {"state": "failed", "message": "No bucket."}, {"active": "failed", "sub": "failed"}
+            ),
+            "failed",
+            "No bucket.",
+        ),
+        (chief("failed", {"state": "failed", "message": "No data."}), "failed", "No data."),
+        (chief("failed", result="exit-code", restarts=5), "failed", "exit-code after 5 restarts"),
+        (chief("inactive"), "stopped", "its job isn't done"),
+    ],
+)
+def test_judge(look: dict[str, Any], state: str, words: str) -> None:
+    summary = watch.summarize(fleet(chief_0=look), NOW)
+    assert summary["state"] == state and words in summary["message"]
+    assert state in watch.line(summary) and state in shown(fleet(chief_0=look))
+
+
+def test_progress_of_the_store() -> None:
+    look = chief("inactive", DONE, {"done": 12}, {"active": "activating", "sub": "start"})
+    assert "model  running 12 of 30 objects" in shown(fleet(chief_0=look))
+
+
+def test_line() -> None:
+    assert watch.line(watch.summarize(fleet(worker_0={"tasks": {"worker-0": unit("activating")}}), NOW)) == (
+        "cifar10: training  240 of 400 steps  472 examples/s  loss 1.935  last evaluation: accuracy 0.2510, "
+        "loss 2.030, step 200  0:46 left  worker-0 starting"
+    )
+
+
+def test_inventory() -> None:
+    variables = {
+        "ansible_host": "203.0.113.7", "ansible_user": "admin", "ansible_ssh_private_key_file": "~/.ssh/key",
+        "ansible_ssh_common_args": "-o 'UserKnownHostsFile=/a b' -o HostKeyAlias=i-1",
+        "fleet_expires": "2027-01-15T10:00:00Z",
+    }  # fmt: skip
+    listed = {
+        "_meta": {"hostvars": {"ps-0": variables, "chief-0": {}, "elsewhere": {}}},
+        "all": {"children": ["ungrouped", "fleet"]},
+        "ungrouped": {"hosts": ["elsewhere"]},
+        "fleet": {"children": ["ps", "chief", "worker"]},
+        "ps": {"hosts": ["ps-0"]},
+        "chief": {"hosts": ["chief-0"]},
+    }
+    hosts = watch.read_inventory(listed)
+    assert list(hosts) == ["chief-0", "ps-0"]
+    assert hosts["ps-0"].expires == "2027-01-15T10:00:00Z"
+    command = hosts["ps-0"].command
+    assert command[command.index("UserKnownHostsFile=/a b") + 2] == "HostKeyAlias=i-1"
+    assert command[command.index("-i") + 1] == str(Path.home() / ".ssh/key")
+    assert command[-4:] == ["-l", "admin", "203.0.113.7", "flotilla-status --tasks --every 3"]
+    assert hosts["chief-0"].command[-2:] == ["chief-0", "flotilla-status --tasks --every 3"]
+    assert watch.read_inventory({"_meta": {"hostvars": {}}, "all": {"children": ["fleet"]}}) == {}
+
+
+def test_what_is_no_answer_is_none() -> None:
+    host = watch.Host("ps-0", [])
+    for line in (b"Last login: today\n", b'{"train": {}}', b"[1]", b'{"tasks": 1}'):
+        host.hear(line)
+    assert host.look is None
+    host.hear(b'{"tasks": {}}\n')
+    assert host.look == {"tasks": {}}
+
+
+def run(tmp_path: Path, answers: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Watch two hosts, with an ssh that says for each what is scripted."""
+    for host, answer in answers.items():
+        (tmp_path / host).write_text(answer)
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\nfor last; do host=$said said=$last; done\ncat "{tmp_path}/$host" 2>&1 && exec sleep 30\n'
+        'echo "connect to $host: refused" >&2; exit 255\n'
+    )
+    ssh.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [sys.executable, "scripts/watch.py", "-i", "chief-0,ps-0,", *options],
+        cwd=ROOT, env=environment, text=True, capture_output=True, timeout=90,
+    )  # fmt: skip
+
+
+def answer(name: str, look: dict[str, Any]) -> str:
+    (host,) = [host for host in fleet(**{name: look}) if host.name == name.replace("_", "-")]
+    return json.dumps(host.look) + "\n"
+
+
+def test_it_ends_with_the_job(tmp_path: Path) -> None:
+    done = run(tmp_path, {"chief-0": answer("chief_0", chief("inactive", DONE, STORED))})
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("cifar10: done  400 of 400 steps")
+    assert "ps-0: connect to ps-0: refused" in line and line.endswith(STORED["message"])
+
+    failure = chief("failed", {"state": "failed", "message": "batch_size is 0."})
+    failed = run(tmp_path, {"chief-0": answer("chief_0", failure)}, "--json")
+    assert failed.returncode == 1 and failed.stderr == "watch: the job has failed: batch_size is 0.\n"
+    assert json.loads(failed.stdout)["state"] == "failed"
+
+
+def test_one_look(tmp_path: Path) -> None:
+    answers = {"chief-0": answer("chief_0", {}), "ps-0": answer("ps_0", {})}
+    once = run(tmp_path, answers, "--once")
+    assert (once.returncode, once.stderr) == (0, "")
+    assert "training" in once.stdout and "HDFS   2 DataNodes" in once.stdout
+
+
+def test_without_a_fleet() -> None:
+    command = [sys.executable, "scripts/watch.py", "-i", "/nowhere"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=90)
+    assert done.returncode == 2 and done.stderr.startswith("watch: The inventory /nowhere can't be read: ")

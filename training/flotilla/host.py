@@ -1,0 +1,84 @@
+"""What runs on this host, as systemd and the NameNode tell it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import urllib.request
+from typing import Any
+
+STORE = "flotilla-store.service"
+NAMENODE = "hadoop-namenode.service"
+NAMENODE_PAGES = "http://127.0.0.1:9870"  # on loopback, of the NameNode's host alone
+PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,StateChangeTimestampMonotonic,MemoryCurrent"
+
+
+def units() -> dict[str, dict[str, Any]]:
+    """Return the tasks' units, the store's and the NameNode's by name; none on a machine without systemd.
+
+    Each has active, sub and result (systemd's words), restarts, since (when it came into this state, seconds since
+    the epoch) and memory (bytes or None).
+    """
+    command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", "training@*.service", STORE, NAMENODE]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return parse_units(shown.stdout, time.time() - time.clock_gettime(time.CLOCK_MONOTONIC))
+
+
+def parse_units(text: str, booted: float) -> dict[str, dict[str, Any]]:
+    """Read what `systemctl show` prints, on a host whose monotonic clock began at `booted`."""
+    found = {}
+    for block in text.strip().split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if unit.get("LoadState") != "loaded":
+            continue
+        memory = unit.get("MemoryCurrent", "")
+        found[unit["Id"]] = {
+            "active": unit["ActiveState"],
+            "sub": unit["SubState"],
+            "result": unit["Result"],
+            "restarts": int(unit.get("NRestarts") or 0),
+            "since": booted + int(unit.get("StateChangeTimestampMonotonic") or 0) / 1e6,
+            # Where it isn't counted systemd says "[not set]", before version 250 the greatest number.
+            "memory": int(memory) if memory.isdigit() and int(memory) < 1 << 63 else None,
+        }
+    return found
+
+
+def task_name(unit: str) -> str | None:
+    """Return worker-0 for training@worker-0.service, None for what is no task's unit."""
+    match = re.fullmatch(r"training@(.+)\.service", unit)
+    return match[1] if match else None
+
+
+def hdfs_health(pages: str) -> dict[str, Any]:
+    """Ask the NameNode with these pages; return its sentence as `problem`, or
+
+    live and dead (names of DataNodes), missing and under_replicated (blocks), used and capacity (bytes), safe_mode.
+    """
+    try:
+        # Not name=FSNamesystem: these numbers are some seconds old.
+        info, state = _bean(pages, "NameNodeInfo"), _bean(pages, "FSNamesystemState")
+        return {
+            "problem": "",
+            "live": sorted(name.rsplit(":", 1)[0] for name in json.loads(info["LiveNodes"])),
+            "dead": sorted(name.rsplit(":", 1)[0] for name in json.loads(info["DeadNodes"])),
+            "missing": info["NumberOfMissingBlocks"],
+            "under_replicated": state["UnderReplicatedBlocks"],
+            "used": info["Used"],
+            "capacity": info["Total"],
+            "safe_mode": bool(info["Safemode"]),
+        }
+    except (OSError, ValueError, LookupError):  # in the middle of its start it answers, but not all
+        return {"problem": f"the NameNode doesn't answer, see journalctl -u {NAMENODE.removesuffix('.service')}"}
+
+
+def _bean(pages: str, name: str) -> dict[str, Any]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: this is loopback
+    with opener.open(f"{pages}/jmx?qry=Hadoop:service=NameNode,name={name}", timeout=3) as answer:
+        found: dict[str, Any] = json.load(answer)["beans"][0]
+    return found
