@@ -132,7 +132,6 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     version = program.version(config.program) if task.cluster else ""
     if not task.leads:
         threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
-        checkpoints.agree(config.model_dir, task.name, version)
     work: Work = program.Program(config, task) if config.program else network.Network(config, task)
     import tensorflow as tf
 
@@ -146,6 +145,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
             mirror.restore(config.mirror, config.model_dir, work.model, config.reach_secs)
         began = checkpoints.begin(config.model_dir, work.model, version)
         checkpoints.prepare(config.model_dir)
+    else:
+        checkpoints.agree(config.model_dir, task.name, version)
     watch = watchdog.Watchdog(
         config.watchdog_secs, config.watchdog_start_secs, lambda message: _stalled(config, message)
     )
