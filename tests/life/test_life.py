@@ -298,6 +298,25 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
     assert "AccessDenied" in done.stderr
 
 
+def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.Session, engineer: str) -> None:
+    """A plain Estimator program on MNIST, on the fleet that has trained the kit's own network."""
+    user_runs("python", "scripts/dataset.py", "upload", "mnist", "s3://flotilla-test/mnist/", "--profile=flotilla-lab")
+    job = {
+        "job": "digits",
+        "dataset_source": "s3://flotilla-test/mnist/",
+        "training_program": "training/programs/digits.py",
+        "training_arguments": ["--data-dir", "{data_dir}", "--model-dir", "{model_dir}", "--max-steps", "{max_steps}"],
+    }
+    first = manifest(region, "models/cifar10/manifest.json")
+    output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(job)).stdout
+    assert re.search(r"train +150/150 steps", output)
+    stored = manifest(region, "models/digits/manifest.json")
+    assert stored["global_step"] >= 150 and stored["metrics"]["accuracy"] > 0.8
+    assert "saved_model/saved_model.pb" in [file["path"] for file in stored["files"]]
+    assert manifest(region, "models/cifar10/manifest.json") == first
+    assert host("ps-0").check_output("systemctl is-system-running") == "running"
+
+
 def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str], engineer: str) -> None:
     user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
     assert left(region) == before

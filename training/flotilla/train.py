@@ -171,6 +171,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         work.run(_seed(config, task), make_hooks, lambda: hooks.LifeHook(watch, "batch"), told)
         if ending.asked.is_set():
             _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
+            if progress:
+                progress.say(f"stopped, with a checkpoint of step {checkpoints.latest_step(config.model_dir)}")
             return
         _log.info("%s has done its part.", task.name)
         if task.leads:
