@@ -40,6 +40,17 @@ def finished(config: TrainConfig) -> dict[str, Any] | None:
     return done if int(done.get("global_step", -1)) >= config.max_steps else None
 
 
+def check_steps(config: TrainConfig) -> None:
+    """Raise BadInput where an unfinished job is to end at a step that it has long passed."""
+    step = latest_step(config.model_dir) or 0
+    # Each trainer may have made one step more than was asked for.
+    if not config.program and step > config.max_steps + len(config.cluster.get("worker", [])):
+        raise BadInput(
+            f"max_steps is {config.max_steps}, but {config.model_dir} has a checkpoint of step {step} already: "
+            "give more steps, or give the job another name."
+        )
+
+
 def begin(model_dir: str, model: dict[str, Any], version: str) -> float:
     """Return when the job first began (Unix time), noted beside a description of the model and the program's version.
 

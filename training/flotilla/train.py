@@ -130,7 +130,9 @@ def _wait_for_end(config: TrainConfig) -> None:
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     version = program.version(config.program) if task.cluster else ""
-    if not task.leads:
+    if task.leads:
+        checkpoints.check_steps(config)
+    else:
         threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
     work: Work = program.Program(config, task) if config.program else network.Network(config, task)
     import tensorflow as tf

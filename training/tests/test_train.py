@@ -76,6 +76,14 @@ def test_a_finished_job_trains_nothing_but_a_longer_one_goes_on(tiny: list[str],
     assert train.main(tiny) == 0
     assert len(list((tmp_path / "model" / "export").iterdir())) == 1
 
+    # Fewer steps than the last checkpoint has are refused; nothing is changed.
+    (tmp_path / "model" / "job-done.json").unlink()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "model").rglob("*")}
+    assert train.main([*tiny, "--max-steps", "3"]) == 2
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and "max_steps is 3, but" in told["message"]
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "model").rglob("*")} == before
+
     # Killed while the list of checkpoints was replaced: the list is made again.
     (tmp_path / "model" / "checkpoint").unlink()
     assert train.main([*tiny, "--max-steps", "15"]) == 0

@@ -17,6 +17,7 @@ try:
     if checkpoints.finished(job):
         print("done" if Path(job.done_file).exists() else "done, unmarked")
     else:
+        checkpoints.check_steps(job)
         if not job.program:
             dataset = data.load(job.data_dir)
             data.check_splits(dataset, job.train_split, job.eval_split)
