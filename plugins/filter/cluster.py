@@ -84,7 +84,7 @@ def cluster(
     wanted = fleet_groups or hostvars[hosts_by_name[namenode]].get("fleet_groups") or {}
     trainers = []
     for group in ("chief", "worker"):
-        for _, host in members[group]:
+        for _dummy, host in members[group]:
             # What the fleet was made with counts, not what its variables say by now.
             tasks = hostvars[hosts_by_name[host]].get("fleet_tasks", (wanted.get(group) or {}).get("tasks"))
             hosts[host]["tasks"] = _trainers(host, tasks)
@@ -98,7 +98,7 @@ def cluster(
         "namenode": namenode,
         "datanodes": list(hosts),
         "tasks": {
-            "ps": [f"{host}:{PORT}" for _, host in members["ps"]],
+            "ps": [f"{host}:{PORT}" for _dummy, host in members["ps"]],
             "chief": trainers[:1],
             "worker": trainers[1:],
         },

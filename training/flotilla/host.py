@@ -23,7 +23,7 @@ def units() -> dict[str, dict[str, Any]]:
     """
     command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", "training@*.service", STORE, NAMENODE]
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return parse_units(shown.stdout, time.time() - time.clock_gettime(time.CLOCK_MONOTONIC))

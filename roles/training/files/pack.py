@@ -1,7 +1,7 @@
 """Print files of a folder as a tar.gz in base64, byte for byte the same for the same files.
 
-pack.py ROOT NAME…: the named files and folders of ROOT. pack.py --check ROOT NAME… ENTRY: print nothing, but say what is
-wrong with the Python program that they are, whose first file is ENTRY.
+pack.py ROOT NAME…: the named files and folders of ROOT. pack.py --check ROOT NAME… ENTRY: print nothing, but say what
+is wrong with the Python program that they are, whose first file is ENTRY.
 """
 
 import base64
