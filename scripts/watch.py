@@ -89,6 +89,11 @@ def read_inventory(listed: Mapping[str, Any], once: bool = False) -> dict[str, H
     return hosts
 
 
+def unmarked(found: dict[str, Any]) -> Any:
+    """Return a text that `ansible-inventory --list` marks as one that isn't to be templated, and all else as it is."""
+    return found.get("__ansible_unsafe", found)
+
+
 def _members(listed: Mapping[str, Any], group: str) -> list[str]:
     entry = listed.get(group, {})
     return [*entry.get("hosts", []), *(name for child in entry.get("children", []) for name in _members(listed, child))]
@@ -116,12 +121,15 @@ def ssh(name: str, variables: Mapping[str, Any], once: bool) -> list[str]:
 def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, Any]:
     """Return all that is shown, as one JSON object; `gone` says why there is no fleet any more."""
     hosts = list(hosts)
-    chief = next((host for host in hosts if host.look and "chief-0" in host.look["tasks"]), None)
+    # systemd forgets a unit that has been stopped; what the chief told stays with its host.
+    asked = [(host, host.look) for host in hosts if host.look]
+    chief = next((host for host, look in asked if "chief-0" in look["tasks"]), None)
+    chief = chief or next((host for host, look in asked if "train" in look.get("phases", {})), None)
     look: Mapping[str, Any] = chief.look if chief and chief.look else {}
     train = _train(look)
     state, message = ("gone", gone) if gone else judge(look)
     job = look.get("job", {}).get("name")
-    steps = look.get("job", {}).get("max_steps")
+    steps = train.get("total") or look.get("job", {}).get("max_steps")
     tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]
     detail, told_before = train.get("detail", {}), now - chief.heard if chief else 0.0
     eta = train.get("eta") if state == "training" and train.get("state") == "running" else None
@@ -141,7 +149,7 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, An
         "loss": detail.get("loss"),
         "accuracy": detail.get("accuracy"),
         "steps_per_second": detail.get("steps_per_second"),
-        "examples_per_second": train.get("rate"),
+        "examples_per_second": train.get("rate") if train.get("rate_unit") == "examples/s" else None,
         "time_left": None if eta is None else round(eta),
         "evaluation": max(evaluations, key=lambda one: float(one["step"]), default=None),
         "expires": expires,
@@ -167,7 +175,7 @@ def judge(look: Mapping[str, Any]) -> tuple[str, str]:
     """
     if not look:
         return "waiting", "no host has a chief yet"
-    chief, train = look["tasks"]["chief-0"], _train(look)
+    chief, train = look["tasks"].get("chief-0", {"active": "inactive"}), _train(look)
     store, storing = look.get("store"), look.get("phases", {}).get("store") or {}
     if chief["active"] == "failed":
         reason = train.get("message") if train.get("state") == "failed" else ""
@@ -225,7 +233,7 @@ def _task(
         "staleness": shown.get("staleness"),
         "restarts": task["restarts"],
         "memory": task["memory"] if host.answers(now) else None,
-        "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")} if "accuracy" in told else None,
+        "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")} if {"accuracy", "loss"} <= told.keys() else None,
         "step_counts": trains and present,
     }
 
@@ -300,6 +308,8 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
     found = []
     if summary["examples_per_second"] is not None:
         found.append(f"{summary['examples_per_second']:.0f} examples/s")
+    elif summary["steps_per_second"] is not None:  # nobody knows how many examples a step of a program takes
+        found.append(f"{summary['steps_per_second']:.3g} steps/s")
     if summary["loss"] is not None:
         found.append(f"loss {summary['loss']:.3f}")
     if summary["evaluation"]:
@@ -409,7 +419,9 @@ class Fleet:
         finally:
             await _end(process)
         try:
-            found = read_inventory(json.loads(out), self._once) if process.returncode == 0 else None
+            found = (
+                read_inventory(json.loads(out, object_hook=unmarked), self._once) if process.returncode == 0 else None
+            )
         except (ValueError, LookupError):
             found = None
         if found is None:

@@ -226,9 +226,21 @@ def test_line() -> None:
     )
 
 
+def test_a_job_that_was_stopped_of_a_program_that_tells_no_examples() -> None:
+    """systemd forgets the units; what the chief told last is still there."""
+    train = {"rate": 55.2, "rate_unit": "steps/s", "total": 900, "detail": {"loss": 0.5, "steps_per_second": 55.2}}
+    gone = chief(train=train) | {"tasks": {}}
+    summary = watch.summarize(fleet(chief_0=gone, ps_0={"tasks": {}}, worker_0={"tasks": {}}), NOW)
+    assert (summary["state"], summary["step"], summary["max_steps"]) == ("stopped", 240, 900)
+    assert summary["examples_per_second"] is None
+    text = shown(fleet(chief_0=gone))
+    assert "55.2 steps/s" in text and "examples/s  loss" not in text
+
+
 def test_inventory() -> None:
     variables = {
-        "ansible_host": "203.0.113.7", "ansible_user": "admin", "ansible_ssh_private_key_file": "~/.ssh/key",
+        "ansible_host": {"__ansible_unsafe": "203.0.113.7"}, "ansible_user": "admin",
+        "ansible_ssh_private_key_file": "~/.ssh/key",
         "ansible_ssh_common_args": "-o 'UserKnownHostsFile=/a b' -o HostKeyAlias=i-1",
         "fleet_expires": "2027-01-15T10:00:00Z",
     }  # fmt: skip
@@ -240,7 +252,7 @@ def test_inventory() -> None:
         "ps": {"hosts": ["ps-0"]},
         "chief": {"hosts": ["chief-0"]},
     }
-    hosts = watch.read_inventory(listed)
+    hosts = watch.read_inventory(json.loads(json.dumps(listed), object_hook=watch.unmarked))
     assert list(hosts) == ["chief-0", "ps-0"]
     assert hosts["ps-0"].expires == "2027-01-15T10:00:00Z"
     command = hosts["ps-0"].command
