@@ -135,6 +135,7 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, An
     eta = train.get("eta") if state == "training" and train.get("state") == "running" else None
     if eta is not None:
         eta = max(0.0, eta - told_before - (look["time"] - train["updated"]))
+    rates = {train.get("rate_unit"): train.get("rate")}
     evaluations = [row["evaluation"] for row in tasks if row["evaluation"]]
     expires = min((host.expires for host in hosts if host.expires), default=None)
     hdfs = [host.look["hdfs"] for host in hosts if host.look and host.look.get("hdfs") and host.answers(now)]
@@ -148,8 +149,8 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, An
         "max_steps": steps,
         "loss": detail.get("loss"),
         "accuracy": detail.get("accuracy"),
-        "steps_per_second": detail.get("steps_per_second"),
-        "examples_per_second": train.get("rate") if train.get("rate_unit") == "examples/s" else None,
+        "steps_per_second": detail.get("steps_per_second", rates.get("steps/s")),
+        "examples_per_second": rates.get("examples/s"),
         "time_left": None if eta is None else round(eta),
         "evaluation": max(evaluations, key=lambda one: float(one["step"]), default=None),
         "expires": expires,
@@ -233,7 +234,9 @@ def _task(
         "staleness": shown.get("staleness"),
         "restarts": task["restarts"],
         "memory": task["memory"] if host.answers(now) else None,
-        "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")} if {"accuracy", "loss"} <= told.keys() else None,
+        "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")}
+        if {"accuracy", "loss"} <= told.keys()
+        else None,
         "step_counts": trains and present,
     }
 

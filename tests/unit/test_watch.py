@@ -228,7 +228,7 @@ def test_line() -> None:
 
 def test_a_job_that_was_stopped_of_a_program_that_tells_no_examples() -> None:
     """systemd forgets the units; what the chief told last is still there."""
-    train = {"rate": 55.2, "rate_unit": "steps/s", "total": 900, "detail": {"loss": 0.5, "steps_per_second": 55.2}}
+    train = {"rate": 55.2, "rate_unit": "steps/s", "total": 900, "detail": {"loss": 0.5}}
     gone = chief(train=train) | {"tasks": {}}
     summary = watch.summarize(fleet(chief_0=gone, ps_0={"tasks": {}}, worker_0={"tasks": {}}), NOW)
     assert (summary["state"], summary["step"], summary["max_steps"]) == ("stopped", 240, 900)

@@ -103,7 +103,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
                 rate_unit=unit,
                 message="",
                 **{name: round(value, 5) for name, value in values.items()},
-                steps_per_second=round(steps_per_second, 3),
+                **({"steps_per_second": round(steps_per_second, 3)} if unit != "steps/s" else {}),
             )
         if self._writer:
             values = {**values, "global_step_per_second": steps_per_second}
