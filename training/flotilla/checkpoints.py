@@ -33,7 +33,7 @@ def finished(config: TrainConfig) -> dict[str, Any] | None:
     How many steps a program makes, its arguments say.
     """
     done = hdfs.read_json(hdfs.join(config.model_dir, "job-done.json"))
-    if done is None:
+    if done is None or done.get("program", "built-in") != config.program_name:
         return None
     if config.program:
         return done if done.get("arguments") == config.program_arguments() else None
@@ -59,19 +59,25 @@ def begin(model_dir: str, model: dict[str, Any], version: str) -> float:
     path = hdfs.join(model_dir, "model.json")
     found = hdfs.read_json(path)
     new = {**(found or {"began": time.time()}), **model, "version": version}
+    check_model(model_dir, found, model)
+    if new != found:
+        hdfs.write_json(path, new)
+    return float(new.get("began", time.time()))
+
+
+def check_model(model_dir: str, found: dict[str, Any] | None, model: dict[str, Any]) -> None:
+    """Raise BadInput where the model.json found in model_dir says that it holds another model."""
+    found = found and {"program": "built-in", **found}
     for key, value in model.items():
         if found is not None and found.get(key) != value:
             raise BadInput(
                 f"{model_dir} holds a model whose {key} is {found.get(key)}, not {value}: "
                 "give the job another name or folder, or remove that one."
             )
-    if new != found:
-        hdfs.write_json(path, new)
-    return float(new.get("began", time.time()))
 
 
 def agree(model_dir: str, name: str, version: str, seconds: float = AGREE_SECS) -> None:
-    """Wait for the chief to say which version of the program it runs; raise BadInput where it stays another one."""
+    """Wait for the chief to say which version of the program it runs; raise Temporary where it stays another one."""
     end = None
     while True:
         model = hdfs.read_json(hdfs.join(model_dir, "model.json"))
@@ -80,7 +86,7 @@ def agree(model_dir: str, name: str, version: str, seconds: float = AGREE_SECS) 
                 return
             end = end or time.monotonic() + seconds
             if time.monotonic() >= end:
-                raise BadInput(
+                raise Temporary(
                     f"{name} has version {version} of the program, the chief {chiefs}: give all hosts the same "
                     "(playbooks/train.yml)."
                 )

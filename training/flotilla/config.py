@@ -106,6 +106,11 @@ class TrainConfig:
         if list(self.learning_rate_epochs) != sorted(set(self.learning_rate_epochs)):
             raise BadInput(f"learning_rate_epochs is {list(self.learning_rate_epochs)}: give growing numbers.")
 
+    @property
+    def program_name(self) -> str:
+        """What tells a program from others: the last folder and the file to run."""
+        return "/".join(Path(self.program).parts[-2:]) if self.program else "built-in"
+
     def program_arguments(self) -> list[str]:
         """Return the program's arguments, with the keys' values where they name a key in braces."""
         values = {f"{{{field.name}}}": str(getattr(self, field.name)) for field in dataclasses.fields(self)}

@@ -96,9 +96,9 @@ class ByLoad:
 
     def __call__(self, variable: Any) -> int:
         server = self._bytes.index(min(self._bytes))
-        shape = variable.get_attr("shape")
-        elements = math.prod(dimension.size for dimension in shape.dim)
-        self._bytes[server] += elements * tf.as_dtype(variable.get_attr("dtype")).size
+        if "shape" in variable.node_def.attr:  # a table has none
+            elements = math.prod(max(0, dimension.size) for dimension in variable.get_attr("shape").dim)
+            self._bytes[server] += elements * tf.as_dtype(variable.get_attr("dtype")).size
         return server
 
 

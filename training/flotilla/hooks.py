@@ -19,12 +19,16 @@ _log = logging.getLogger(__name__)
 
 
 class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
-    """Tells the watchdog every "step" of a training, or every "batch" of an evaluation."""
+    """Tells the watchdog every "step" of a training, or every "batch" of an evaluation.
 
-    def __init__(self, watchdog: Watchdog, what: str) -> None:
-        self._watchdog, self._what, self._runs = watchdog, what, 0
+    What a program does before and after may take any time.
+    """
+
+    def __init__(self, watchdog: Watchdog, what: str, of_program: bool = False) -> None:
+        self._watchdog, self._what, self._runs, self._of_program = watchdog, what, 0, of_program
 
     def begin(self) -> None:
+        self._watchdog.rest()
         self._step = v1.train.get_global_step()
 
     def before_run(self, run_context: Any) -> Any:
@@ -36,7 +40,10 @@ class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._watchdog.tell(f"{self._what} {self._runs if self._what == 'batch' else int(run_values.results)}")
 
     def end(self, session: Any) -> None:
-        self._watchdog.rest()
+        if self._of_program:
+            self._watchdog.pause()
+        else:
+            self._watchdog.rest()
 
 
 class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
@@ -199,7 +206,7 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
     Leaves the graph out of them: it is in the event file, and 3 MB more a checkpoint are 3 MB more on HDFS.
     """
 
-    def __init__(self, model_dir: str, save_steps: int | None, scaffold: Any, save_secs: int | None = None) -> None:
+    def __init__(self, model_dir: str, save_steps: float | None, scaffold: Any, save_secs: float | None = None) -> None:
         super().__init__(model_dir, save_secs, save_steps, scaffold=scaffold, save_graph_def=False)
         self._model_dir = model_dir
 

@@ -38,7 +38,12 @@ class Network:
     def model(self) -> dict[str, Any]:
         """What has to be the same for a checkpoint to be restored."""
         shape, size = list(self._data.shape), self._config.resnet_size
-        return {"program": "built-in", "image": shape, "classes": self._data.classes, "resnet_size": size}
+        return {
+            "program": self._config.program_name,
+            "image": shape,
+            "classes": self._data.classes,
+            "resnet_size": size,
+        }
 
     def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
         """Train, or evaluate, until max_steps or until the process is told to end."""

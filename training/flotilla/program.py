@@ -15,7 +15,9 @@ import logging
 import runpy
 import shlex
 import sys
+import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from flotilla.progress import TaskFile
 
 EVALUATION = "evaluation.json"  # in the model directory: what the program's last evaluation gave
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
-SAVE_SECS = 60  # ours then: no fault costs more
+CHECKPOINT_SECS = 60  # ours then: no fault costs more
+POLL_SECS = 3
 MISSING_LOADER = "import {name}, which isn't installed: list it in a requirements.txt beside the program"
 
 _log = logging.getLogger("flotilla")
@@ -56,7 +59,7 @@ def check(entry: str) -> None:
             raise BadInput(
                 f"The program's {_name(file, path)}, line {line}: {getattr(error, 'msg', error)}."
             ) from error
-    own = {file.stem for file in trees} | {file.parent.name for file in trees}
+    own = {part.removesuffix(".py") for file in trees for part in file.relative_to(path.parent).parts}
     for name, line in _imports(trees[path]):
         if name not in own and name not in sys.builtin_module_names and importlib.util.find_spec(name) is None:
             raise BadInput(f"The program's {path.name}, line {line}: {MISSING_LOADER.format(name=name)}.")
@@ -94,7 +97,7 @@ class Program:
     @property
     def model(self) -> dict[str, Any]:
         """What has to be the same for a checkpoint to be restored."""
-        return {"program": self._entry.name}
+        return {"program": self._config.program_name}
 
     def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
         """Run the program to its end, as `python PROGRAM ARGUMENTS` would.
@@ -125,7 +128,7 @@ class Program:
                 f"{self._entry.name} has ended, but {self._config.model_dir} has no checkpoint: it has to train with "
                 "tf.estimator.train_and_evaluate or tf.compat.v1.train.MonitoredTrainingSession."
             )
-        return {"program": self._entry.name, "global_step": step, "metrics": {}}
+        return {"program": self._config.program_name, "global_step": step, "metrics": {}}
 
 
 @contextlib.contextmanager
@@ -159,6 +162,7 @@ class _Adapter:
         told: TaskFile,
     ) -> None:
         self._told = told
+        self._evaluated: int | None = None
         self._config, self._task, self._seed = config, task, seed
         self._make_hooks, self._life = make_hooks, life
         self._max_steps = config.max_steps
@@ -167,6 +171,7 @@ class _Adapter:
     def put_in(self) -> Iterator[None]:
         """Have Estimators and monitored sessions that are made meanwhile train as this task."""
         import tensorflow as tf
+        from tensorflow_estimator.python.estimator import training
 
         from flotilla import estimator
 
@@ -178,6 +183,7 @@ class _Adapter:
             (base, "train", self._train),
             (base, "_train_with_estimator_spec", self._train_with_spec),
             (base, "evaluate", self._evaluate),
+            (training._TrainingExecutor._Evaluator, "evaluate_and_export", self._evaluate_and_export),
         ]
         session = tf.compat.v1.train.MonitoredTrainingSession
         with contextlib.ExitStack() as stack:
@@ -185,6 +191,9 @@ class _Adapter:
                 original = getattr(owner, name)
                 stack.callback(setattr, owner, name, original)
                 setattr(owner, name, functools.wraps(original)(_method(replacement, original)))
+            if self._task.type == "evaluator":
+                stack.callback(setattr, training, "time", time)
+                training.time = types.SimpleNamespace(time=time.time, sleep=self._sleep)
             stack.callback(setattr, tf.compat.v1.train, "MonitoredTrainingSession", session)
             tf.compat.v1.train.MonitoredTrainingSession = functools.partial(self._session, session)
             yield
@@ -198,11 +207,9 @@ class _Adapter:
         if theirs.model_dir != self._config.model_dir:
             _log.info("The program's model_dir is %s; the job's is %s.", theirs.model_dir, self._config.model_dir)
         session = session_config(self._task)
-        if theirs.session_config is not None:
-            session.MergeFrom(theirs.session_config)
-            session.ClearField("device_filters")
-            session.device_filters.extend(self._task.device_filters)
-        # deepcopied by replace; only what differs from what a program would want anyway
+        session.MergeFrom(theirs.session_config)
+        session.ClearField("device_filters")
+        session.device_filters.extend(self._task.device_filters)
         config = theirs.replace(
             model_dir=self._config.model_dir,
             session_config=session,
@@ -221,7 +228,9 @@ class _Adapter:
         self._max_steps = int(given.get("max_steps") or given.get("steps") or 0)
         return original(estimator, *arguments, **options)
 
-    def _train_with_spec(self, original: Any, estimator: Any, spec: Any, worker_hooks: Any, *others: Any) -> Any:
+    def _train_with_spec(
+        self, original: Any, estimator: Any, spec: Any, worker_hooks: Any, given: Any, *others: Any
+    ) -> Any:
         hooks, chief_hooks, scaffold = self._beside(
             {"loss": spec.loss},
             spec.scaffold,
@@ -235,28 +244,49 @@ class _Adapter:
             training_hooks=[*(hook for hook in spec.training_hooks if not _saves(hook)), *hooks],
             training_chief_hooks=[*theirs, *chief_hooks],
         )
-        return original(estimator, spec, [hook for hook in worker_hooks if not _saves(hook)], *others)
+        return original(estimator, spec, worker_hooks, [hook for hook in given if not _saves(hook)], *others)
 
     def _evaluate(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> Any:
+        names = ("input_fn", "steps", "hooks", "checkpoint_path", "name")
+        options = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
+        found = original(estimator, **{**options, "hooks": [*(options.get("hooks") or []), self._life()]})
+        if self._task.leads or self._task.type == "evaluator":
+            metrics = {
+                name: float(value) for name, value in found.items() if name != "global_step" and _is_number(value)
+            }
+            step = int(found["global_step"])
+            hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), {"global_step": step, "metrics": metrics})
+            if self._task.type == "evaluator":
+                self._evaluated = step
+                self._told.tell(step=step, **metrics)
+        return found
+
+    def _evaluate_and_export(self, original: Any, evaluator: Any) -> Any:
+        """Begin again with a newer checkpoint where the chief has deleted this one meanwhile: a fast training does."""
         import tensorflow as tf
 
-        options["hooks"] = [*(options.get("hooks") or []), self._life()]
         while True:
+            begun = tf.train.latest_checkpoint(self._config.model_dir)
             try:
-                found = original(estimator, *arguments, **options)
-                break
+                return original(evaluator)
             except (ValueError, tf.errors.NotFoundError):
-                # The chief may have deleted this checkpoint meanwhile: a fast training makes many.
-                path, newest = options.get("checkpoint_path"), estimator.latest_checkpoint()
-                if newest in (None, path) or (path and tf.train.checkpoint_exists(path)):
+                newest = tf.train.latest_checkpoint(self._config.model_dir)
+                if newest == begun or tf.train.checkpoint_exists(begun):
                     raise
-                options["checkpoint_path"] = newest
-        metrics = {name: float(value) for name, value in found.items() if name != "global_step" and _is_number(value)}
-        step = int(found["global_step"])
-        hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), {"global_step": step, "metrics": metrics})
-        if self._task.type == "evaluator":
-            self._told.tell(step=step, **metrics)
-        return found
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait between two evaluations, but not when the job has ended: evaluate its last checkpoint, and end.
+
+        Else the evaluator would sit out its throttle_secs, and the model be stored without its last evaluation.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(hdfs.Unreachable):
+                if checkpoints.finished(self._config):
+                    if self._evaluated == checkpoints.latest_step(self._config.model_dir):
+                        raise SystemExit(0)
+                    return
+            time.sleep(min(POLL_SECS, max(0.0, end - time.monotonic())))
 
     def _session(self, original: Any, *arguments: Any, **options: Any) -> Any:
         import tensorflow as tf
@@ -273,15 +303,16 @@ class _Adapter:
         options = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
         from flotilla.estimator import STOP_GRACE_SECS, session_config
 
-        losses = tf.compat.v1.losses.get_losses()
+        # What is fed isn't there in every run.
+        fed = any(op.type == "Placeholder" for op in tf.compat.v1.get_default_graph().get_operations())
+        losses = [] if fed else [tf.reduce_sum(loss) for loss in tf.compat.v1.losses.get_losses()]
         hooks = list(options.get("hooks") or [])
         self._max_steps = max([getattr(hook, "_last_step", None) or 0 for hook in hooks] or [0])
         beside, chief_hooks, scaffold = self._beside(
             {"loss": tf.add_n(losses)} if losses else {},
             options.get("scaffold"),
             self._config.keep_checkpoints,
-            options.get("save_checkpoint_steps") if isinstance(options.get("save_checkpoint_steps"), int) else None,
-            options.get("save_checkpoint_secs") if isinstance(options.get("save_checkpoint_secs"), int) else None,
+            *(_number(options.get(key)) for key in ("save_checkpoint_steps", "save_checkpoint_secs")),
         )
         session = session_config(self._task)
         session.MergeFrom(options.get("config") or tf.compat.v1.ConfigProto())
@@ -294,6 +325,7 @@ class _Adapter:
                 "save_summaries_secs": None,
                 "log_step_count_steps": None,
                 **options,
+                "is_chief": self._task.leads,
                 "checkpoint_dir": self._config.model_dir,
                 "save_checkpoint_secs": None,
                 "save_checkpoint_steps": None,
@@ -305,7 +337,7 @@ class _Adapter:
         )
 
     def _beside(
-        self, tensors: dict[str, Any], scaffold: Any, keep: int | None, steps: int | None, secs: int | None
+        self, tensors: dict[str, Any], scaffold: Any, keep: int | None, steps: float | None, secs: float | None
     ) -> tuple[list[Any], list[Any], Any]:
         """Return hooks of every trainer, hooks of the chief, and the scaffold, with a saver that isn't sharded."""
         import tensorflow as tf
@@ -314,11 +346,20 @@ class _Adapter:
 
         v1 = tf.compat.v1
         if scaffold is None or scaffold.saver is None or scaffold.saver._sharded:
-            saver = v1.train.Saver(sharded=False, max_to_keep=keep, save_relative_paths=True, allow_empty=True)
+            theirs = scaffold and scaffold.saver
+            saver = v1.train.Saver(
+                theirs._var_list if theirs else None,
+                sharded=False,
+                max_to_keep=keep,
+                save_relative_paths=True,
+                allow_empty=True,
+            )
+            if theirs:  # a Keras model's restores objects, too
+                saver._object_restore_saver = theirs._object_restore_saver
             scaffold = v1.train.Scaffold(saver=saver, copy_from_scaffold=scaffold)
-        if secs in (None, DEFAULT_SAVE_SECS):
-            secs = SAVE_SECS
-        saving = SaverHook(self._config.model_dir, steps, scaffold, None if steps else secs)
+        if not secs or secs == DEFAULT_SAVE_SECS:
+            secs = CHECKPOINT_SECS
+        saving = SaverHook(self._config.model_dir, steps or None, scaffold, None if steps else secs)
         return self._make_hooks(tensors, self._max_steps, None), [saving, EndHook()], scaffold
 
 
@@ -334,6 +375,11 @@ def _saves(hook: Any) -> bool:
     import tensorflow as tf
 
     return isinstance(hook, tf.estimator.CheckpointSaverHook)
+
+
+def _number(value: Any) -> float | None:
+    """Return what the caller gave; MonitoredTrainingSession's defaults are objects of a type of their own."""
+    return value if isinstance(value, (int, float)) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -32,6 +32,7 @@ from flotilla.s3 import Prefix, parse_url
 
 FORMAT = "flotilla-model/1"
 SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores
+PROGRAM_SETTLE_SECS = 600  # nobody knows how long that of a program takes
 _log = logging.getLogger(__name__)
 
 
@@ -86,8 +87,8 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
     source = open_folder(config.model_dir)
     result = _result(source, config.job)
     progress = Progress(config.progress, "store", 0, "objects")
-    _settle(source, progress)
-    result["metrics"] = result["metrics"] or _evaluation(source)
+    _settle(source, progress, PROGRAM_SETTLE_SECS if "program" in result else SETTLE_SECS)
+    result["metrics"] = result["metrics"] or _evaluation(source, result["global_step"])
     items = collect(source, result)
     manifest = {
         "format": FORMAT,
@@ -126,13 +127,13 @@ def check(target: Prefix, job: str) -> dict[str, Any]:
     return {"writable": True, "target": target.url(f"{name}/")}
 
 
-def _settle(source: Files, progress: Progress) -> None:
+def _settle(source: Files, progress: Progress, seconds: float) -> None:
     """Wait a while for the evaluator to end, and for each folder's last event file to be closed.
 
     Until then HDFS shows such a file's size, but not its content. A task that was killed leaves one for an hour; once
     it was started again, it's not the last one.
     """
-    deadline = time.monotonic() + SETTLE_SECS
+    deadline = time.monotonic() + seconds
     sizes = source.sizes()
     waiting = list({PurePosixPath(path).parent: path for path in sorted(sizes) if _is_events(path)}.values())
     while _evaluating(source) or (
@@ -190,10 +191,11 @@ def _result(source: Files, job: str) -> dict[str, Any]:
     return dict(result)
 
 
-def _evaluation(source: Files) -> dict[str, Any]:
-    """Return the metrics of a program's last evaluation; the evaluator may make it after the chief's end."""
+def _evaluation(source: Files, step: int) -> dict[str, Any]:
+    """Return the metrics of a program's evaluation of that step; the evaluator may make it after the chief's end."""
     try:
-        return dict(json.loads(b"".join(source.read(EVALUATION)))["metrics"])
+        found = json.loads(b"".join(source.read(EVALUATION)))
+        return dict(found["metrics"]) if found["global_step"] == step else {}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
 

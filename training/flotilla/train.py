@@ -29,6 +29,7 @@ from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
+EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
 
 _log = logging.getLogger("flotilla")
 
@@ -92,6 +93,8 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     done = checkpoints.finished(config)
     if done:
         _log.info("The job %s is done (%d steps): nothing to train.", config.name, done["global_step"])
+        if task.type == "evaluator":
+            _say_evaluating(config, False)
         if progress:
             if config.done_file and not Path(config.done_file).exists():
                 write_json(config.done_file, done)
@@ -152,6 +155,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     watch = watchdog.Watchdog(
         config.watchdog_secs, config.watchdog_start_secs, lambda message: _stalled(config, message)
     )
+    if config.program:
+        watch.pause()
     if task.type != "evaluator":
         watch.start()
     reports: list[Any] = []
@@ -165,12 +170,15 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         # What one trainer of several does is a run of its own in TensorBoard.
         own_dir = hdfs.join(config.model_dir, task.name) if task.cluster else None
         own = hooks.TaskHook(told, config.batch_size if examples_a_step else None, own_dir)
-        return [hooks.LifeHook(watch, "step"), reports[-1], own]
+        return [hooks.LifeHook(watch, "step", bool(config.program)), reports[-1], own]
+
+    def life() -> Any:
+        return hooks.LifeHook(watch, "batch", bool(config.program))
 
     try:
         if task.type == "evaluator":
             _say_evaluating(config, True)
-        work.run(_seed(config, task), make_hooks, lambda: hooks.LifeHook(watch, "batch"), told)
+        work.run(_seed(config, task), make_hooks, life, told)
         if ending.asked.is_set():
             _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
             if progress:
@@ -181,7 +189,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
             speed = reports[-1].examples_per_second if reports else None
             if progress:
                 progress.say("exporting and evaluating the model")
-            result = _result(config, work, time.time() - began, speed, lambda: hooks.LifeHook(watch, "batch"))
+            result = _result(config, work, time.time() - began, speed, life)
             _say_done(config, result, progress)
     finally:
         watch.stop()
@@ -215,7 +223,7 @@ def _stalled(config: TrainConfig, message: str) -> None:
 def _leave_after_end(config: TrainConfig, task: Task) -> None:
     """End a worker or evaluator that waits for what will never come, when the job is done without it."""
     _wait_for_end(config)
-    time.sleep(LEAVE_AFTER_SECS)
+    time.sleep(EVALUATOR_LEAVE_AFTER_SECS if task.type == "evaluator" and config.program else LEAVE_AFTER_SECS)
     import tensorflow as tf
 
     _log.info("The job is done: %s ends.", task.name)
@@ -251,6 +259,7 @@ def _say_done(config: TrainConfig, result: dict[str, Any], progress: Progress | 
         "name": config.name,
         "model_dir": config.model_dir,
         "global_step": result["global_step"],
+        "program": config.program_name,
         "arguments": config.program_arguments(),
     }
     if config.done_file:

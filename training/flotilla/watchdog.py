@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -54,6 +55,10 @@ class Watchdog:
     def rest(self) -> None:
         """Allow the long time again, as for the work after the last step."""
         self._last, self._since, self._bound = None, time.monotonic(), self._start_seconds
+
+    def pause(self) -> None:
+        """Allow any time until the next rest() or tell()."""
+        self._last, self._bound = None, math.inf
 
     def stop(self) -> None:
         self._stopped.set()

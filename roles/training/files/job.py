@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 try:
-    from flotilla import checkpoints, config, data, errors, program
+    from flotilla import checkpoints, config, data, errors, hdfs, program
 except ModuleNotFoundError:
     sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
     job = config.load(["--config", "/dev/stdin"])
     if job.program:
         program.check(job.program)
+    found = hdfs.read_json(hdfs.join(job.model_dir, "model.json"))
+    checkpoints.check_model(job.model_dir, found, {"program": job.program_name})
     if checkpoints.finished(job):
         print("done" if Path(job.done_file).exists() else "done, unmarked")
     else:

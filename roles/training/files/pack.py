@@ -1,9 +1,10 @@
 """Print files of a folder as a tar.gz in base64, byte for byte the same for the same files.
 
-pack.py ROOT NAME…: the named files and folders of ROOT. pack.py --check ROOT NAME… ENTRY: print nothing, but say what
-is wrong with the Python program that they are, whose first file is ENTRY.
+pack.py ROOT NAME…: the named files and folders of ROOT, as far as they are there. pack.py --check ROOT NAME… ENTRY:
+print nothing, but say what is wrong with the Python program that they are, whose first file is ENTRY.
 """
 
+import ast
 import base64
 import gzip
 import io
@@ -11,12 +12,20 @@ import sys
 import tarfile
 from pathlib import Path
 
+LIMIT = 20_000_000  # bytes; it goes to every host from here
+
 
 def find(root, names):
-    """List the files, without hidden ones and what Python leaves behind."""
+    """List the files, without hidden ones, environments, and what Python leaves behind."""
     found = [file for name in names for file in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])]
-    visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
-    return sorted(p for p in visible if p.is_file() and "__pycache__" not in p.parts)
+    others = {path.parent for path in found if path.name == "pyvenv.cfg"}
+    return sorted(
+        path
+        for path in found
+        if path.is_file()
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts)
+        and not others.intersection(path.parents)
+    )
 
 
 def pack(root, names):
@@ -33,19 +42,39 @@ def pack(root, names):
 
 def check(root, names, entry):
     """Say in one sentence why this program can't run, as far as can be seen on this machine."""
-    if not root.is_dir() or not all((root / name).exists() for name in names):
-        sys.exit(f"there is no {root / names[0] if names != ['.'] else root}")
-    if root / entry not in find(root, names):
-        sys.exit(f"{root} has no {entry}: training_entry names the file to run")
-    for path in find(root, names):
+    first = root if names == ["."] else root / names[0]
+    if not first.exists():
+        sys.exit(f"there is no {first}")
+    paths = find(root, names)
+    if root / entry not in paths or not entry.endswith(".py"):
+        sys.exit(f"{root} has no Python file {entry}: training_entry names the one to run")
+    sizes = {path: path.stat().st_size for path in paths}
+    if sum(sizes.values()) > LIMIT:
+        large = max(sizes, key=sizes.get)
+        sys.exit(
+            f"{root} has {sum(sizes.values()) / 1e6:.0f} MB, {large} the most of it: data belong into dataset_source"
+        )
+    trees = {}
+    for path in paths:
         if path.suffix == ".py":
             try:
-                compile(path.read_bytes(), str(path), "exec")
+                trees[path] = ast.parse(path.read_bytes(), str(path))
             except (SyntaxError, ValueError) as error:
                 sys.exit(f"{path}, line {getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}")
+    if names == ["."]:
+        return
+    for node in ast.walk(trees[root / entry]):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        beside = [name for name in modules if name and (root / f"{name.split('.')[0]}.py").is_file()]
+        if beside:
+            sys.exit(
+                f"{entry} imports {beside[0]}, which lies beside it: give the folder, and {entry} as training_entry"
+            )
 
 
-if sys.argv[1] == "--check":
-    check(Path(sys.argv[2]), sys.argv[3:-1], sys.argv[-1])
-else:
-    print(base64.b64encode(pack(Path(sys.argv[1]), sys.argv[2:])).decode())
+if __name__ == "__main__":
+    if sys.argv[1] == "--check":
+        check(Path(sys.argv[2]), sys.argv[3:-1], sys.argv[-1])
+    else:
+        print(base64.b64encode(pack(Path(sys.argv[1]), sys.argv[2:])).decode())
