@@ -80,6 +80,8 @@ BAD = {
         {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large"} for g in ("ps", "chief")}}
         | {"training_sync": True}, "trains alone",
     ),
+    "no such program": ({"training_program": "nowhere/train.py"}, "there is no"),
+    "arguments that are no list": ({"training_arguments": "--steps 3"}, "give a list of words"),
     "bad job name": ({"job": "my job!"}, "my job!"),
     "no such distribution": ({"hdfs_distribution": "slimm"}, "slimm"),
     "VPC without subnet": ({"fleet_vpc_id": "vpc-0123456789abcdef0"}, "fleet_subnet_id"),
