@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ EVALUATION = "evaluation.json"  # in the model directory: what the program's las
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
 CHECKPOINT_SECS = 60  # ours then: no fault costs more
 POLL_SECS = 3
-MISSING_LOADER = "import {name}, which isn't installed: list it in a requirements.txt beside the program"
 
 _log = logging.getLogger("flotilla")
 
@@ -62,7 +61,10 @@ def check(entry: str) -> None:
     own = {part.removesuffix(".py") for file in trees for part in file.relative_to(path.parent).parts}
     for name, line in _imports(trees[path]):
         if name not in own and name not in sys.builtin_module_names and importlib.util.find_spec(name) is None:
-            raise BadInput(f"The program's {path.name}, line {line}: {MISSING_LOADER.format(name=name)}.")
+            raise BadInput(
+                f"The program's {path.name}, line {line}: import {name}, which isn't installed: "
+                "list it in a requirements.txt beside the program."
+            )
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -201,21 +203,16 @@ class _Adapter:
     def _init(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> None:
         """Make an Estimator, and then settle where it saves and how it runs."""
         original(estimator, *arguments, **options)
-        from flotilla.estimator import placement, session_config
+        from flotilla.estimator import placement
 
         theirs = estimator._config
         if theirs.model_dir != self._config.model_dir:
             _log.info("The program's model_dir is %s; the job's is %s.", theirs.model_dir, self._config.model_dir)
-        session = session_config(self._task)
-        session.MergeFrom(theirs.session_config)
-        session.ClearField("device_filters")
-        session.device_filters.extend(self._task.device_filters)
+        session = self._session_config(theirs.session_config)
         config = theirs.replace(
             model_dir=self._config.model_dir,
             session_config=session,
-            tf_random_seed=self._seed
-            if theirs.tf_random_seed is None
-            else (theirs.tf_random_seed + self._seed) % 2**31,
+            tf_random_seed=((theirs.tf_random_seed or 0) + self._seed) % 2**31,
             experimental_max_worker_delay_secs=1,
             device_fn=theirs.device_fn or placement(self._task),
         )
@@ -223,8 +220,7 @@ class _Adapter:
         estimator._session_config, estimator._device_fn = session, config.device_fn
 
     def _train(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> Any:
-        names = ("input_fn", "hooks", "steps", "max_steps", "saving_listeners")
-        given = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
+        given = _named("input_fn hooks steps max_steps saving_listeners", arguments, options)
         self._max_steps = int(given.get("max_steps") or given.get("steps") or 0)
         return original(estimator, *arguments, **options)
 
@@ -238,17 +234,15 @@ class _Adapter:
             estimator.config.save_checkpoints_steps,
             estimator.config.save_checkpoints_secs,
         )
-        theirs = [hook for hook in spec.training_chief_hooks if not _saves(hook)]
         spec = spec._replace(
             scaffold=scaffold,
-            training_hooks=[*(hook for hook in spec.training_hooks if not _saves(hook)), *hooks],
-            training_chief_hooks=[*theirs, *chief_hooks],
+            training_hooks=[*_without_savers(spec.training_hooks), *hooks],
+            training_chief_hooks=[*_without_savers(spec.training_chief_hooks), *chief_hooks],
         )
-        return original(estimator, spec, worker_hooks, [hook for hook in given if not _saves(hook)], *others)
+        return original(estimator, spec, worker_hooks, _without_savers(given), *others)
 
     def _evaluate(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> Any:
-        names = ("input_fn", "steps", "hooks", "checkpoint_path", "name")
-        options = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
+        options = _named("input_fn steps hooks checkpoint_path name", arguments, options)
         found = original(estimator, **{**options, "hooks": [*(options.get("hooks") or []), self._life()]})
         if self._task.leads or self._task.type == "evaluator":
             metrics = {
@@ -291,17 +285,9 @@ class _Adapter:
     def _session(self, original: Any, *arguments: Any, **options: Any) -> Any:
         import tensorflow as tf
 
-        names = (
-            "master",
-            "is_chief",
-            "checkpoint_dir",
-            "scaffold",
-            "hooks",
-            "chief_only_hooks",
-            "save_checkpoint_secs",
-        )
-        options = {**dict(zip(names, arguments)), **options}  # noqa: B905 - not all have to be given
-        from flotilla.estimator import STOP_GRACE_SECS, session_config
+        names = "master is_chief checkpoint_dir scaffold hooks chief_only_hooks save_checkpoint_secs"
+        options = _named(names, arguments, options)
+        from flotilla.estimator import STOP_GRACE_SECS
 
         # What is fed isn't there in every run.
         fed = any(op.type == "Placeholder" for op in tf.compat.v1.get_default_graph().get_operations())
@@ -314,10 +300,6 @@ class _Adapter:
             self._config.keep_checkpoints,
             *(_number(options.get(key)) for key in ("save_checkpoint_steps", "save_checkpoint_secs")),
         )
-        session = session_config(self._task)
-        session.MergeFrom(options.get("config") or tf.compat.v1.ConfigProto())
-        session.ClearField("device_filters")
-        session.device_filters.extend(self._task.device_filters)
         return original(
             **{
                 "stop_grace_period_secs": STOP_GRACE_SECS,
@@ -330,11 +312,22 @@ class _Adapter:
                 "save_checkpoint_secs": None,
                 "save_checkpoint_steps": None,
                 "scaffold": scaffold,
-                "hooks": [*(hook for hook in hooks if not _saves(hook)), *beside],
+                "hooks": [*_without_savers(hooks), *beside],
                 "chief_only_hooks": [*(options.get("chief_only_hooks") or []), *chief_hooks],
-                "config": session,
+                "config": self._session_config(options.get("config")),
             }
         )
+
+    def _session_config(self, theirs: Any) -> Any:
+        """Return the program's ConfigProto, if it has one, over the kit's, with the device filters of this task."""
+        from flotilla.estimator import session_config
+
+        session = session_config(self._task)
+        if theirs is not None:
+            session.MergeFrom(theirs)
+        session.ClearField("device_filters")
+        session.device_filters.extend(self._task.device_filters)
+        return session
 
     def _beside(
         self, tensors: dict[str, Any], scaffold: Any, keep: int | None, steps: float | None, secs: float | None
@@ -370,11 +363,16 @@ def _method(replacement: Any, original: Any) -> Any:
     return method
 
 
-def _saves(hook: Any) -> bool:
-    """Whether it is a saver of the program's own: one of ours, which doesn't forget a checkpoint, stands for it."""
+def _named(names: str, arguments: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by their names; not all have to be given."""
+    return {**dict(zip(names.split(), arguments, strict=False)), **options}
+
+
+def _without_savers(hooks: Iterable[Any]) -> list[Any]:
+    """Leave out savers of the program's own: one of ours, which doesn't forget a checkpoint, stands for them."""
     import tensorflow as tf
 
-    return isinstance(hook, tf.estimator.CheckpointSaverHook)
+    return [hook for hook in hooks if not isinstance(hook, tf.estimator.CheckpointSaverHook)]
 
 
 def _number(value: Any) -> float | None:
