@@ -128,6 +128,12 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, An
     look: Mapping[str, Any] = chief.look if chief and chief.look else {}
     train = _train(look)
     state, message = ("gone", gone) if gone else judge(look)
+    if not gone and not (chief and chief.answers(now)):
+        # When the chief's host is gone, a parameter server's says how that ended.
+        told = [other.get("phases", {}).get("train", {}) for host, other in asked if host is not chief]
+        for one in told:
+            if one.get("state") == "failed" and one["updated"] > train.get("updated", 0):
+                state, message = "failed", one["message"]
     job = look.get("job", {}).get("name")
     steps = train.get("total") or look.get("job", {}).get("max_steps")
     tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]

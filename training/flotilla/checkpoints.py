@@ -11,6 +11,7 @@ from flotilla import hdfs
 from flotilla.config import TrainConfig
 from flotilla.errors import BadInput, Temporary
 
+TRUST = "variables.json"  # in the model directory
 AGREE_SECS = 60  # a chief that is being restarted with another program needs about 10
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,16 @@ def latest_step(model_dir: str) -> int | None:
     state = (hdfs.read(hdfs.join(model_dir, "checkpoint")) or b"").decode(errors="replace")
     match = re.search(r'^model_checkpoint_path: ".*-(\d+)"', state, re.MULTILINE)
     return int(match[1]) if match else None
+
+
+def trusted(model_dir: str) -> bool:
+    """Whether the chief has made all variables' values itself, and nothing has gone wrong with them since."""
+    return bool((hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("trusted"))
+
+
+def trust(model_dir: str, yes: bool) -> None:
+    """Note whether a chief that is started again may go on with the values that the parameter servers hold."""
+    hdfs.write_json(hdfs.join(model_dir, TRUST), {"trusted": yes})
 
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from flotilla import resnet
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.data import DataSet
-from flotilla.hooks import EndHook, ReleaseHook, SaverHook
+from flotilla.hooks import EndHook, HeirHook, ReleaseHook, Saver, SaverHook
 
 v1 = tf.compat.v1
 
@@ -84,6 +84,19 @@ def placement(task: Task) -> Callable[[Any], str] | None:
     return setter
 
 
+def keeps(config: TrainConfig, task: Task) -> str:
+    """Return the model directory where parameter servers keep the variables when the chief dies, else nothing.
+
+    In synchronous training the chief also holds the queue that keeps the trainers in step.
+    """
+    return config.model_dir if task.type == "chief" and not config.sync else ""
+
+
+def heirs(config: TrainConfig, task: Task, scaffold: Any) -> list[Any]:
+    """Return the hook of the trainer that saves what was learned when the chief is lost."""
+    return [HeirHook(config.model_dir, scaffold)] if task.name == "worker-0" else []
+
+
 class ByLoad:
     """Puts the next variable to the parameter server that holds the fewest bytes, as every trainer does.
 
@@ -139,11 +152,12 @@ def model_fn(
         optimizer = v1.train.SyncReplicasOptimizer(optimizer, task.trainers, task.trainers)
     with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
         train = optimizer.minimize(loss, global_step=step)
-    # Unsharded, built after minimize(): the chief alone reads and writes, a ps needs no shared files.
-    saver = v1.train.Saver(sharded=False, max_to_keep=config.keep_checkpoints, save_relative_paths=True)
+    # Built after minimize(), which makes the optimizer's variables.
+    saver = Saver(keeps(config, task), max_to_keep=config.keep_checkpoints)
     scaffold = v1.train.Scaffold(saver=saver)
     accuracy = tf.reduce_mean(tf.cast(tf.equal(labels, classes), tf.float32))
     hooks = make_hooks({"loss": loss, "accuracy": accuracy, "learning_rate": rate}) if make_hooks else []
+    hooks += heirs(config, task, scaffold)
     chief_hooks = [SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()]
     if config.sync:
         hooks.append(optimizer.make_session_run_hook(task.leads))

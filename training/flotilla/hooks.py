@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import checkpoints, ending
+from flotilla import checkpoints, ending, peers, watchdog
+from flotilla.errors import BadInput
 from flotilla.progress import Progress, TaskFile
 from flotilla.watchdog import Watchdog
 
@@ -190,6 +191,27 @@ class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         ending.grace(0)
 
 
+class HeirHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Saves a last checkpoint and ends the process when the chief is lost for good."""
+
+    def __init__(self, model_dir: str, scaffold: Any) -> None:
+        self._model_dir, self._scaffold = model_dir, scaffold
+
+    def begin(self) -> None:
+        self._step = v1.train.get_global_step()
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        if not peers.chief_lost.is_set():
+            return
+        session, saver = run_context.session, self._scaffold.saver
+        if state := v1.train.get_checkpoint_state(self._model_dir):
+            saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
+        step = int(session.run(self._step))
+        saver.save(session, f"{self._model_dir}/model.ckpt", step, write_meta_graph=False)
+        _log.info("The chief is lost: saved a checkpoint of step %d in its place.", step)
+        watchdog.leave(BadInput.code)
+
+
 class ReleaseHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """Lets the workers of a synchronous training go at its end: they wait for tokens that only the chief hands out."""
 
@@ -198,6 +220,33 @@ class ReleaseHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
 
     def end(self, session: Any) -> None:
         session.run(self._tokens)
+
+
+class Saver(v1.train.Saver):  # type: ignore[misc]
+    """One checkpoint file, made and read by the chief alone, and only read where the variables are lost.
+
+    A chief that is started again would set the parameter servers back to its last checkpoint, and lose what the workers
+    have learned meanwhile. Where the variables are whole (checkpoints.trust) and no older, it goes on with them.
+    """
+
+    def __init__(self, model_dir: str, *arguments: Any, **options: Any) -> None:
+        """Prepare to save and restore; without model_dir it always restores."""
+        super().__init__(*arguments, sharded=False, save_relative_paths=True, **options)
+        self._model_dir = model_dir
+        if model_dir:
+            self._missing = v1.report_uninitialized_variables(v1.global_variables())
+            self._missing.mark_used()  # else TensorFlow complains where there is nothing to restore
+            self._step = v1.train.get_or_create_global_step()
+
+    def restore(self, sess: Any, save_path: str) -> None:
+        if self._model_dir:
+            if checkpoints.trusted(self._model_dir) and not len(sess.run(self._missing)):
+                step, saved = int(sess.run(self._step)), int(save_path.rsplit("-", 1)[1])
+                if step >= saved:
+                    _log.info("Going on from step %d, as the parameter servers have it (checkpoint: %d).", step, saved)
+                    return
+            checkpoints.trust(self._model_dir, False)
+        super().restore(sess, save_path)
 
 
 class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
@@ -221,3 +270,4 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
         self._summary_writer.add_graph(session.graph)
         self._save(session, step)
         self._timer.update_last_triggered_step(step)
+        checkpoints.trust(self._model_dir, True)

@@ -335,16 +335,16 @@ class _Adapter:
         """Return hooks of every trainer, hooks of the chief, and the scaffold, with a saver that isn't sharded."""
         import tensorflow as tf
 
-        from flotilla.hooks import EndHook, SaverHook
+        from flotilla.estimator import heirs, keeps
+        from flotilla.hooks import EndHook, Saver, SaverHook
 
         v1 = tf.compat.v1
         if scaffold is None or scaffold.saver is None or scaffold.saver._sharded:
             theirs = scaffold and scaffold.saver
-            saver = v1.train.Saver(
+            saver = Saver(
+                keeps(self._config, self._task),
                 theirs._var_list if theirs else None,
-                sharded=False,
                 max_to_keep=keep,
-                save_relative_paths=True,
                 allow_empty=True,
             )
             if theirs:  # a Keras model's restores objects, too
@@ -353,7 +353,8 @@ class _Adapter:
         if not secs or secs == DEFAULT_SAVE_SECS:
             secs = CHECKPOINT_SECS
         saving = SaverHook(self._config.model_dir, steps or None, scaffold, None if steps else secs)
-        return self._make_hooks(tensors, self._max_steps, None), [saving, EndHook()], scaffold
+        hooks = [*self._make_hooks(tensors, self._max_steps, None), *heirs(self._config, self._task, scaffold)]
+        return hooks, [saving, EndHook()], scaffold
 
 
 def _method(replacement: Any, original: Any) -> Any:

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flotilla
-from flotilla import checkpoints, ending, hdfs, mirror, network, program, publish, share, watchdog
+from flotilla import checkpoints, ending, hdfs, mirror, network, peers, program, publish, share, watchdog
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
 from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
+LAST_CHECKPOINT_SECS = 30  # for the one that a worker saves in the lost chief's place
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
 EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
 
@@ -99,10 +100,31 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
             if config.done_file and not Path(config.done_file).exists():
                 write_json(config.done_file, done)
             progress.finish(f"already trained, {done['global_step']} steps")
-    elif task.type == "ps":
-        _serve(config, task)
     else:
-        _train(config, task, progress)
+        peers.watch(peers.needed(task, config.sync), lambda peer, message: _lost(config, task, progress, peer, message))
+        if task.type == "ps":
+            _serve(config, task)
+        else:
+            _train(config, task, progress)
+
+
+def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peers.Peer, message: str) -> None:
+    """End for good, and say why where flotilla-status looks."""
+    if _over(config):
+        watchdog.leave(0)
+    _log.error("%s", message)
+    try:
+        if peer.name.startswith("chief-"):
+            peers.chief_lost.set()
+            time.sleep(LAST_CHECKPOINT_SECS)
+            if task.name == "ps-0":
+                progress = Progress(config.progress, "train", config.max_steps, "steps")
+                progress.update(checkpoints.latest_step(config.model_dir) or 0)
+        if progress:
+            progress.fail(message)
+            publish.Publisher(config.progress, config.model_dir).stop()
+    finally:
+        watchdog.leave(BadInput.code)
 
 
 def _serve(config: TrainConfig, task: Task) -> None:
@@ -191,6 +213,11 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
                 progress.say("exporting and evaluating the model")
             result = _result(config, work, time.time() - began, speed, life)
             _say_done(config, result, progress)
+    except Exception:
+        if task.leads:  # a loss that is no number, say, is in the variables by now
+            with contextlib.suppress(ProgramError):
+                checkpoints.trust(config.model_dir, False)
+        raise
     finally:
         watch.stop()
         # Only closed event files are whole on HDFS.
@@ -212,12 +239,16 @@ def _seed(config: TrainConfig, task: Task) -> int:
 
 
 def _stalled(config: TrainConfig, message: str) -> None:
-    try:
-        over = checkpoints.finished(config) is not None
-    except hdfs.Unreachable:
-        over = False
+    over = _over(config)
     _log.error("%s %s", message, "The job is done." if over else "Ending, to be started again.")
     watchdog.leave(0 if over else watchdog.STOOD_STILL)
+
+
+def _over(config: TrainConfig) -> bool:
+    try:
+        return checkpoints.finished(config) is not None
+    except hdfs.Unreachable:
+        return False
 
 
 def _leave_after_end(config: TrainConfig, task: Task) -> None:
@@ -290,5 +321,6 @@ def _versions() -> dict[str, str]:
 
 if __name__ == "__main__":
     ending.heed()
+    watchdog.beat()
     # No orderly end of the interpreter: TensorFlow's server and libhdfs's JVM can hang in it.
     watchdog.leave(main())

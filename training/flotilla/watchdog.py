@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -23,6 +25,23 @@ def leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def beat() -> None:
+    """Tell systemd, where it waits for that (WatchdogSec=), that this process runs; a frozen one tells nothing."""
+    address, microseconds = os.environ.get("NOTIFY_SOCKET"), os.environ.get("WATCHDOG_USEC")
+    if not (address and microseconds):
+        return
+    every, address = int(microseconds) / 1e6 / 4, address.replace("@", "\0", 1)
+
+    def tell() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            while True:
+                with contextlib.suppress(OSError):
+                    notify.sendto(b"WATCHDOG=1", address)
+                time.sleep(every)
+
+    threading.Thread(target=tell, name="beat", daemon=True).start()
 
 
 class Watchdog:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
-from flotilla import hooks
+from flotilla import checkpoints, hooks, peers, watchdog
 from flotilla.progress import TaskFile
 
 
@@ -54,3 +58,69 @@ def test_speed_is_its_own_and_staleness_that_of_the_steps_of_others(
     assert trainer.told() is None
     trainer.hook.end(None)
     assert trainer.told() == {"step": 24, "steps_per_second": 0.5, "examples_per_second": 64.0, "staleness": 3.0}
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A TensorFlow server, which keeps the variables of the sessions that come and go."""
+    yield tf.distribute.Server.create_local_server()
+
+
+def session(server: Any, folder: Path, first: int) -> tuple[Any, Any]:
+    """A chief's session: (what it restored or began with, the value that its variable has now)."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        step = v1.train.create_global_step()
+        value = v1.get_variable("value", initializer=tf.constant(first), use_resource=False)
+        saver = hooks.Saver(str(folder))
+        scaffold = v1.train.Scaffold(saver=saver)
+        hook = hooks.SaverHook(str(folder), 1000, scaffold)
+        add, tick = value.assign_add(1), v1.assign_add(step, 1)
+        with v1.train.MonitoredSession(
+            v1.train.ChiefSessionCreator(scaffold, server.target, checkpoint_dir=str(folder))
+        ) as plain:
+            # As a process that is killed: no hook sees its end.
+            inner = plain._tf_sess()
+            hook.begin = lambda: None
+            hook._summary_writer = SimpleNamespace(add_graph=lambda graph: None, add_session_log=lambda *a: None)
+            hook.after_create_session(inner, None)
+            began = int(inner.run(value))
+            for _ in range(5):
+                inner.run([add, tick])
+            return began, int(inner.run(value))
+
+
+def test_a_chief_goes_on_with_what_the_parameter_servers_hold(server: Any, tmp_path: Path) -> None:
+    assert session(server, tmp_path, 10) == (10, 15)
+    assert checkpoints.latest_step(str(tmp_path)) == 0
+    assert session(server, tmp_path, 20) == (15, 20), "neither begun anew nor set back to the checkpoint"
+    assert checkpoints.latest_step(str(tmp_path)) == 5
+    checkpoints.trust(str(tmp_path), False)
+    assert session(server, tmp_path, 30) == (15, 20), "set back to the checkpoint"
+    other = tf.distribute.Server.create_local_server()
+    assert session(other, tmp_path, 40)[0] == 15, "a parameter server that was started anew holds nothing"
+
+
+def test_a_worker_saves_what_was_learned_when_the_chief_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(watchdog, "leave", leave)
+    monkeypatch.setattr(peers, "chief_lost", threading.Event())
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        train = v1.assign_add(v1.train.create_global_step(), 1)
+        scaffold = v1.train.Scaffold(saver=hooks.Saver(""))
+        hook = hooks.HeirHook(str(tmp_path), scaffold)
+        with (
+            pytest.raises(SystemExit, match="2"),
+            v1.train.MonitoredSession(v1.train.ChiefSessionCreator(scaffold), [hook]) as session,
+        ):
+            session.run(train)
+            session.run(train)
+            assert checkpoints.latest_step(str(tmp_path)) is None
+            peers.chief_lost.set()
+            session.run(train)
+    assert checkpoints.latest_step(str(tmp_path)) == 3

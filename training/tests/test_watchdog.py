@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from flotilla import watchdog
 from flotilla.watchdog import Watchdog
 
 
@@ -64,3 +69,14 @@ def test_leaving_does_not_wait_for_threads() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], timeout=20, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (75, "said\n")
+
+
+def test_it_tells_systemd_that_the_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        watchdog.beat()  # systemd doesn't ask for it
+        monkeypatch.setenv("WATCHDOG_USEC", "200000")
+        watchdog.beat()
+        assert [systemd.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
