@@ -135,6 +135,17 @@ def test_screen() -> None:
     assert "fleet ends in 2:00 h, before the training" in shown(late)
 
 
+def test_a_chief_that_is_lost_is_said_by_a_parameter_server() -> None:
+    said = {"phase": "train", "state": "failed", "updated": NOW - 1, "message": "chief-0 hasn't answered for 4 min."}
+    hosts = fleet(ps_0={"phases": {"train": said}})
+    assert watch.summarize(hosts, NOW)["state"] == "training", "the chief itself knows better"
+    hosts[1].heard = NOW - 250
+    summary = watch.summarize(hosts, NOW)
+    assert (summary["state"], summary["message"]) == ("failed", said["message"])
+    hosts[1].look["phases"]["train"]["updated"] = NOW
+    assert watch.summarize(hosts, NOW)["state"] == "training", "what was said before this chief began is over"
+
+
 def test_hosts_that_do_not_answer() -> None:
     hosts = fleet(worker_0=None)
     hosts[0].heard = NOW - 75

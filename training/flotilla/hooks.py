@@ -222,7 +222,7 @@ class ReleaseHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         session.run(self._tokens)
 
 
-class Saver(v1.train.Saver):  # type: ignore[misc]
+class Saver(v1.train.Saver):  # type: ignore[misc, name-defined]
     """One checkpoint file, made and read by the chief alone, and only read where the variables are lost.
 
     A chief that is started again would set the parameter servers back to its last checkpoint, and lose what the workers
