@@ -15,22 +15,44 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+
+import boto3
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/life")]
 
-from fleet import host  # noqa: E402
+from fleet import INVENTORY, address, host  # noqa: E402
+from harness import kill_family, user_environment, user_runs  # noqa: E402
 
+TABLE = ROOT / "docs/faults.md"
+MARKS = ("<!-- made by benchmarks/faults.py -->\n", "<!-- end -->\n")
+HEAD = """
+One run, {date:%Y-%m-%d}, {cores} cores for all hosts:
+
+| fault | started again by systemd | nobody trained for | … after the cause was gone | steps lost | |
+|---|---|---|---|---|---|
+"""
 INTERVAL = 200  # steps between two checkpoints, the kit's default
 BACK_SECS = 60  # after the cause is gone somebody has to train again
 AFTER_SECS = 45  # in which what can be done without has to be done without
 OVER_SECS = 300  # what can't be survived has ended by then, with a sentence
+OPTIONS = {
+    "fleet_groups": {
+        group: {"count": 1, "instance_type": "t3.large"} for group in ("ps", "chief", "worker", "evaluator")
+    },
+    "job": "faults",
+    "training_max_steps": 1_000_000,
+    "training_batch_size": 16,
+}
 TASKS = ("ps-0", "chief-0", "worker-0", "evaluator-0")  # each on the host of its name
 TRAINERS = ("chief-0", "worker-0")
 STEP = re.compile(r"step (\d+) of ")
@@ -47,6 +69,7 @@ class Fault:
     after: Callable[[], object] | None = None  # puts the fleet right again, when it has shown that it trains without
     before: Callable[[], object] | None = None  # prepares what is struck
     says: tuple[str, str] | None = None  # a host, and a command whose last line says what is wrong
+    ends: str = ""  # the job, and this host's flotilla-status says why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +82,13 @@ class Outcome:
     lost: int  # steps
     restarts: dict[str, int]  # by task
     words: str = ""  # what somebody said
+    over: float | None = None  # seconds until the job was given up with these words
 
     @property
     def problem(self) -> str:
         """Say which bound is broken; nothing where none is."""
+        if self.over is not None:
+            return "" if self.over <= OVER_SECS else "the job neither went on nor ended"
         if self.back is None:
             return f"nobody trained {OVER_SECS} s later"
         if self.back > BACK_SECS:
@@ -79,6 +105,32 @@ def on(name: str, command: str) -> str:
 def signal(task: str, name: str) -> Callable[[], object]:
     """Return what sends a signal to a task's processes."""
     return functools.partial(on, task, f"systemctl kill --signal={name} training@{task}")
+
+
+def raise_fleet() -> None:
+    """Make what is missing of the fleet, and return when it trains; nobody watches then."""
+    process = subprocess.Popen(
+        ["ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(OPTIONS)], cwd=ROOT, text=True,
+        env={**user_environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    lines = []
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(r"train +[1-9]\d*/", line):
+                break
+        else:
+            raise RuntimeError("site.yml failed:\n" + "".join(lines[-40:]))
+    finally:
+        kill_family(process.pid)
+        process.wait()
+    address.cache_clear()
+
+
+def lose(name: str) -> None:
+    """Have a host's power fail for good: who is connected to it hears nothing any more."""
+    cut(name, 60, "sleep 2; systemctl poweroff --force --force")
 
 
 def cut(name: str, seconds: float, then: str = "true") -> None:
@@ -216,14 +268,32 @@ FAULTS = [
         after=same_version,
         says=("worker-0", "journalctl --unit=training@worker-0 --grep='has version' --lines=1 --output=cat --no-pager"),
     ),
+    *(
+        Fault(f"the host of {name} gone, replaced by site.yml", functools.partial(lose, name), mend=raise_fleet)
+        for name in TRAINERS
+    ),
+    Fault(
+        "the host of chief-0 gone for good",
+        functools.partial(lose, "chief-0"),
+        ends="ps-0",
+        says=("ps-0", "flotilla-status --here"),
+        after=raise_fleet,
+    ),
     Fault("the clock of worker-0 an hour ahead", other_clock, after=same_clock),
 ]
+
+
+def there(name: str) -> bool:
+    """Whether the region has this host running."""
+    filters = [{"Name": "tag:Name", "Values": [f"test-{name}"]}, {"Name": "instance-state-name", "Values": ["running"]}]
+    ec2 = boto3.Session(profile_name="flotilla-lab").client("ec2")
+    return bool(ec2.describe_instances(Filters=filters)["Reservations"])
 
 
 def steps(since: float) -> list[tuple[float, int, str]]:
     """Return what the trainers have reported, in the order of time: when, which global step, and who."""
     found = []
-    for trainer in TRAINERS:
+    for trainer in filter(there, TRAINERS):
         journal = on(trainer, f"journalctl --unit=training@{trainer} --since=@{since:.0f} --output=json --no-pager")
         for line in journal.splitlines():
             entry = json.loads(line)
@@ -234,7 +304,8 @@ def steps(since: float) -> list[tuple[float, int, str]]:
 
 def restarts() -> dict[str, int]:
     """Return how often systemd has started each task again."""
-    return {task: int(on(task, f"systemctl show --property=NRestarts --value training@{task}")) for task in TASKS}
+    command = "systemctl show --property=NRestarts --value training@%s"
+    return {task: int(on(task, command.replace("%s", task))) for task in filter(there, TASKS)}
 
 
 def lost(numbers: Sequence[int]) -> int:
@@ -254,6 +325,13 @@ def wait_until_all_train(since: float, seconds: float) -> bool:
     return True
 
 
+def given_up(name: str, since: float) -> float:
+    """Return after how many seconds a host's status says that the job has failed."""
+    while time.time() - since <= OVER_SECS + 5 and "train: failed" not in on(name, "flotilla-status --here"):
+        time.sleep(1)
+    return time.time() - since
+
+
 def run(fault: Fault) -> Outcome:
     """Strike a fleet that trains, and watch it until all train again, for no longer than OVER_SECS."""
     if fault.before:
@@ -269,8 +347,9 @@ def run(fault: Fault) -> Outcome:
     gone = time.time() if fault.mend else struck
     # What stops nobody at once is noticed later: a frozen worker, say.
     time.sleep(10)
-    if fault.after:
+    if fault.after and not fault.ends:
         time.sleep(AFTER_SECS)
+    over = given_up(fault.ends, struck) if fault.ends else None
     words = "".join(on(*fault.says).strip().splitlines()[-1:]) if fault.says else ""
     watched = time.time()
     if fault.after:
@@ -284,20 +363,48 @@ def run(fault: Fault) -> Outcome:
         max((b - a for a, b in stood), default=0.0),
         max((b - max(a, gone) for a, b in stood if b > gone), default=None),
         lost([step for _, step, _ in found]),
-        {task: after[task] - before[task] for task in TASKS if after[task] > before[task]},
+        {task: after[task] - before.get(task, 0) for task in after if after[task] > before.get(task, 0)},
         words,
+        over,
     )
 
 
+def row(outcome: Outcome) -> str:
+    """Return an outcome as a line of the table."""
+    again = ", ".join(f"{task} x{count}" if count > 1 else task for task, count in outcome.restarts.items()) or "-"
+    if outcome.over is None:
+        back = "-" if outcome.back is None else f"{outcome.back:.0f} s"
+    else:
+        back = f"given up after {outcome.over:.0f} s"
+    said = f" “{outcome.words}”" if outcome.words else ""
+    wrong = f" **{outcome.problem}**" if outcome.problem else ""
+    return f"| {outcome.fault} | {again} | {outcome.still:.0f} s | {back} | {outcome.lost} |{said}{wrong} |"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    """Raise a fleet, strike it, and write the table; return 1 where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("word", nargs="?", default="", help="of a fault's name")
-    options = parser.parse_args(argv)
-    for fault in FAULTS:
-        if options.word in fault.name:
-            outcome = run(fault)
-            print(outcome, outcome.problem, flush=True)
-    return 0
+    parser.add_argument("word", nargs="?", default="", help="try the faults with this word on a fleet that trains")
+    word = parser.parse_args(argv).word
+    if not word:
+        user_runs("scripts/lab", "up")
+        user_runs(
+            "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
+            "--profile", "flotilla-lab", "--create-bucket",
+        )  # fmt: skip
+        raise_fleet()
+    outcomes = []
+    for fault in (fault for fault in FAULTS if word in fault.name):
+        print(f"{fault.name} …", flush=True)
+        outcomes.append(run(fault))
+        print(row(outcomes[-1]), flush=True)
+    if not word:
+        user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
+        user_runs("scripts/lab", "down")
+        head, _, tail = TABLE.read_text().partition(MARKS[0])
+        table = HEAD.format(date=datetime.now(timezone.utc), cores=os.cpu_count()) + "\n".join(map(row, outcomes))
+        TABLE.write_text(f"{head}{MARKS[0]}{table}\n\n{MARKS[1]}{tail.partition(MARKS[1])[2]}")
+    return int(any(outcome.problem for outcome in outcomes))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import pytest
 from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables
 from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
+from benchmarks.faults import FAULTS, run
+
 STEPS = 100
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "faults", "training_max_steps": STEPS}))
@@ -142,6 +144,26 @@ def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3
     assert "s3://flotilla-test/models/faults/" in output
     assert manifest(region, "models/faults/manifest.json")["global_step"] >= STEPS
     assert hosts(region) == HOSTS
+
+
+@pytest.fixture(scope="module")
+def endless(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A training that doesn't end by itself."""
+    job = ("-e", json.dumps({"job": "endless", "training_max_steps": 1_000_000, "training_batch_size": 16}))
+    killed_at(tmp_path_factory.mktemp("endless"), "/1000000 steps", "playbooks/train.yml", *OPTIONS, *job)
+
+
+# benchmarks/faults.py tries all of them.
+@pytest.mark.parametrize("name", ["chief-0 killed (SIGKILL)", "ps-0 frozen (SIGSTOP)"])
+def test_fault_of_a_task_is_survived(endless: None, name: str) -> None:
+    (fault,) = [fault for fault in FAULTS if fault.name == name]
+    outcome = run(fault)
+    assert outcome.problem == "" and outcome.restarts
+
+
+def test_stop_saves_a_checkpoint_first(endless: None) -> None:
+    assert "stopped, with a checkpoint of step" in playbook("playbooks/stop.yml", *OPTIONS)
+    assert not host("ps-0").service("training@ps-0").is_running
 
 
 def test_hosts_are_gone_by_themselves_at_their_expiry(region: boto3.Session) -> None:
