@@ -83,11 +83,21 @@ class Prefix:
         with self._errors(path):
             return _size_and_crc(self.client.head_object(**self._at(path), ChecksumMode="ENABLED"))
 
-    def stream(self, path: str, attempts: int = 5) -> Iterator[bytes]:
-        """Yield an object's bytes; a connection that breaks is taken up where it broke, several times."""
-        offset, failures, etag = 0, 0, None
+    def etag(self, path: str) -> str:
+        """Return what tells an object's content from any other that it had."""
+        with self._errors(path):
+            return str(self.client.head_object(**self._at(path))["ETag"])
+
+    def stream(self, path: str, attempts: int = 5, etag: str | None = None) -> Iterator[bytes]:
+        """Yield an object's bytes, those of an ETag or the newest.
+
+        A connection that breaks is taken up where it broke, several times.
+        """
+        offset, failures = 0, 0
         while True:
-            more = {"Range": f"bytes={offset}-", "IfMatch": etag} if offset else {}
+            more = {"Range": f"bytes={offset}-"} if offset else {}
+            if etag:
+                more["IfMatch"] = etag
             try:
                 with self._errors(path):
                     answer = self.client.get_object(**self._at(path), **more)
