@@ -37,6 +37,8 @@ OLD_GPU_FAMILIES = {"cg1": "M2050", "g2": "K520", "p2": "K80"}
 BASE_DISK = 10
 BASE_DISK_GPU = 25
 
+PROGRAM_LIMIT = 20_000_000  # bytes, as for a program of the controller (roles/training/files/pack.py)
+
 
 def check_name(name: str) -> list[str]:
     """A fleet's name goes into host names, S3 prefixes, IAM names and tags."""
@@ -289,6 +291,30 @@ def check_s3(url: str, variable: str) -> list[str]:
     return []
 
 
+def split_program(url: str) -> tuple[str, str]:
+    """Return bucket and key of a program in S3; raises ValueError where it's none that hosts could unpack."""
+    match = re.fullmatch(
+        r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[\w.=@+-]+/)*[\w.=@+-]+\.(?:tar\.gz|tgz|zip|py))", url, re.ASCII
+    )
+    if not match:
+        raise ValueError(url)
+    return match[1], match[2]
+
+
+def check_program(program: str) -> list[str]:
+    """A program in S3 is one object, of a kind that hosts can unpack; others aren't of interest here."""
+    if not program.startswith("s3://"):
+        return []
+    try:
+        split_program(program)
+    except ValueError:
+        return [
+            f"training_program '{program}' isn't a program in S3: write it as s3://bucket/path/program.tar.gz "
+            "(or .tgz, .zip, .py), with letters, digits and . _ = @ + - only."
+        ]
+    return []
+
+
 def check_accelerator(accelerator: str, gpus: dict[str, int]) -> list[str]:
     """``gpu`` needs a GPU in every group that trains; gpus counts them per host of a group."""
     without = [group for group in TRAINERS if group in gpus and not gpus[group]]
@@ -495,8 +521,11 @@ def expiry(
     return wanted.strftime("%Y-%m-%dT%H:%M:%SZ"), []
 
 
-def policy(dataset: str, model: str, partition: str = "aws") -> dict[str, Any]:
-    """Return the access policy of the nodes: read the data set's folder, read and write the model's, nothing else."""
+def policy(dataset: str, model: str, program: str = "", partition: str = "aws") -> dict[str, Any]:
+    """Return the access policy of the nodes, and no more than they need.
+
+    They read the data set's folder, read and write the model's, and read the program's object, where it is in S3.
+    """
     statements: list[dict[str, Any]] = []
     for name, url, actions in (
         ("Dataset", dataset, ["s3:GetObject"]),
@@ -522,6 +551,9 @@ def policy(dataset: str, model: str, partition: str = "aws") -> dict[str, Any]:
                 "Condition": {"StringLike": {"s3:prefix": [f"{prefix}*", prefix.rstrip("/")]}},
             }
         )
+    if program.startswith("s3://"):
+        resource = f"arn:{partition}:s3:::{'/'.join(split_program(program))}"
+        statements.append({"Sid": "Program", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource]})
     return {"Version": "2012-10-17", "Statement": statements}
 
 

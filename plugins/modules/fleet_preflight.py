@@ -79,6 +79,10 @@ options:
     description: The folder in S3 that models are written to.
     type: str
     default: ""
+  program:
+    description: The user's own program; where it is an object in S3, that is looked at, and nodes may read it.
+    type: str
+    default: ""
   accelerator:
     description: What TensorFlow shall compute on.
     type: str
@@ -225,6 +229,7 @@ class Preflight:
         self.check(plan.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
+        self.check(plan.check_program(self.p["program"]))
 
     def caller(self) -> None:
         """Find out who calls; wrong credentials end everything here."""
@@ -534,6 +539,35 @@ class Preflight:
         except Exception as error:
             self.problems.append(aws.explain(error, f"write to {url} (store_target)", self.aws.profile))
 
+    def program(self) -> None:
+        """Look at the program from where the nodes will fetch it, if that is S3."""
+        url = self.p["program"]
+        if not url.startswith("s3://"):
+            return
+        bucket, key = plan.split_program(url)
+        try:
+            size = self.aws.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"]
+        except Exception as error:
+            status = aws.code(error)
+            if status in ("404", "NoSuchBucket", "NoSuchKey"):
+                self.problems.append(
+                    f"There is no object {key} in the bucket {bucket}, or no such bucket: upload the program there, "
+                    "or correct training_program."
+                )
+            elif status == "403":
+                self.problems.append(
+                    f"The object {key} in the bucket {bucket} (training_program) may not be read by "
+                    f"{self.result['arn']}: it isn't there, or your policy lacks s3:GetObject on it."
+                )
+            else:
+                self.problems.append(aws.explain(error, f"look at {url} (training_program)", self.aws.profile))
+            return
+        if size > plan.PROGRAM_LIMIT:
+            self.problems.append(
+                f"training_program {url} is larger than {plan.PROGRAM_LIMIT // 10**6} MB: "
+                "data belong into dataset_source."
+            )
+
     def disks(self) -> None:
         """Choose the volumes' sizes."""
         total = self.result.get("dataset", {}).get("bytes", 0)
@@ -595,12 +629,15 @@ class Preflight:
             self.images()
         self.dataset()
         self.model()
+        self.program()
         if not self.problems:
             self.disks()
             self.costs()
         self.sources()
         partition = self.result["arn"].split(":")[1]
-        self.result["policy"] = plan.policy(self.p["dataset_source"], self.p["model_target"], partition)
+        self.result["policy"] = plan.policy(
+            self.p["dataset_source"], self.p["model_target"], self.p["program"], partition
+        )
         self.result["groups"] = self.groups
 
 
@@ -622,6 +659,7 @@ def main() -> None:
             "vpc_cidr": {"type": "str", "default": "10.77.0.0/16"},
             "dataset_source": {"type": "str", "default": ""},
             "model_target": {"type": "str", "default": ""},
+            "program": {"type": "str", "default": ""},
             "accelerator": {"type": "str", "choices": ["auto", "cpu", "gpu"], "default": "auto"},
             "images": {
                 "type": "dict",

@@ -101,6 +101,7 @@ def variables(image: str) -> dict[str, Any]:
         "vpc_cidr": "10.77.0.0/16",
         "dataset_source": "s3://data/cifar10/",
         "model_target": "s3://models/out/",
+        "program": "",
         "accelerator": "auto",
         "images": {"cpu": image, "gpu": image, "gpu_plain": image},
         "volume_size": 20,
@@ -164,6 +165,9 @@ def test_preflight_without_permission_to_ask_for_prices(
         ({"dataset_source": "s3://not-there/cifar10/"}, ["bucket not-there of dataset_source isn't there"]),
         ({"dataset_source": "s3://data/mnist/"}, ["has no manifest"]),
         ({"model_target": "s3://not-there/out/"}, ["bucket not-there of store_target isn't there"]),
+        ({"program": "s3://not-there/a.zip"}, ["no object a.zip in the bucket not-there", "upload the program there"]),
+        ({"program": "s3://data/programs/a.zip"}, ["no object programs/a.zip in the bucket data", "training_program"]),
+        ({"program": "s3://data/programs/a.rar"}, ["s3://data/programs/a.rar", "write it as s3://"]),
         ({"vpc_id": "vpc-1", "subnet_id": "subnet-1"}, ["subnet-1 isn't there"]),
         ({"ssh_sources": []}, ["http://127.0.0.1:9/", "fleet_ssh_sources"]),
         ({"accelerator": "gpu"}, ["chief and worker has no GPU"]),
@@ -222,6 +226,38 @@ def test_preflight_warns_of_tasks_without_memory(variables: dict[str, Any]) -> N
     preflight.run()
     assert preflight.problems == []
     assert "2048 MiB of memory, too little for HDFS and 2 tasks of TensorFlow" in preflight.warnings[0]
+
+
+def test_preflight_looks_at_a_program_in_s3(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    variables["program"] = "s3://code/programs/digits.tar.gz"
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="code")
+    s3.put_object(Bucket="code", Key="programs/digits.tar.gz", Body=bytes(20_000_001))
+    assert problems(variables) == [
+        "training_program s3://code/programs/digits.tar.gz is larger than 20 MB: data belong into dataset_source."
+    ]
+    s3.put_object(Bucket="code", Key="programs/digits.tar.gz", Body=bytes(20_000_000))
+    preflight = Preflight(variables)
+    preflight.run()
+    assert preflight.problems == []
+    allowed = [one["Resource"] for one in preflight.result["policy"]["Statement"] if one["Sid"] == "Program"]
+    assert allowed == [["arn:aws:s3:::code/programs/digits.tar.gz"]]
+
+    def deny(model: Any, **_: Any) -> Any:
+        error = {"Error": {"Code": "403", "Message": "Forbidden"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+        return type("Answer", (), {"status_code": 403}), error
+
+    client = aws.Aws.client
+
+    def denied(self: Any, service: str) -> Any:
+        made = client(self, service)
+        if service == "s3":
+            made.meta.events.register("before-call.s3.HeadObject", deny)
+        return made
+
+    monkeypatch.setattr(aws.Aws, "client", denied)
+    (found,) = problems(variables)
+    assert "object programs/digits.tar.gz in the bucket code" in found and "s3:GetObject" in found
 
 
 def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:

@@ -279,6 +279,49 @@ def test_policy_is_the_least() -> None:
     assert plan.policy("", "")["Statement"] == []
 
 
+@pytest.mark.parametrize("program", ["", "training/programs/digits.py", "git+https://example.org/s3://x.zip"])
+def test_policy_is_the_same_for_programs_elsewhere(program: str) -> None:
+    assert plan.policy("s3://data/a/", "s3://models/b/", program) == plan.policy("s3://data/a/", "s3://models/b/")
+
+
+def test_policy_allows_a_programs_object_and_no_other() -> None:
+    statements = plan.policy("s3://data/a/", "s3://models/b/", "s3://code/programs/digits.tar.gz", "aws-cn")[
+        "Statement"
+    ]
+    (program,) = [one for one in statements if "code" in str(one)]
+    assert program["Action"] == ["s3:GetObject"]
+    assert program["Resource"] == ["arn:aws-cn:s3:::code/programs/digits.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tgz", "zip", "py"])
+def test_programs_in_s3(kind: str) -> None:
+    for key in (f"digits.{kind}", f"a/b=c/digits-1.2+x.{kind}"):
+        assert plan.check_program(f"s3://code/{key}") == []
+        assert plan.split_program(f"s3://code/{key}") == ("code", key)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://code",
+        "s3://code/",
+        "s3://code/digits",
+        "s3://code/digits.rar",
+        "s3://code/digits.tar",
+        "s3://code/.tar.gz",
+        "s3://code/digits.zip/",
+        "s3://code//digits.zip",
+        "s3://code/*.zip",  # a policy would open more than one object
+        "s3://code/${aws:username}.zip",
+        "s3://code/my program.zip",
+        "s3://Code/digits.zip",
+        "s3:///digits.zip",
+    ],
+)
+def test_bad_programs_in_s3(url: str) -> None:
+    one(plan.check_program(url), url, "s3://bucket/path/program.tar.gz")
+
+
 def instance(group: str, index: int | None, state: str = "running", **more: Any) -> dict[str, Any]:
     """An instance as reconcile() sees it."""
     identity = f"i-{group}{index}"
