@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import subprocess
+import tarfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,8 @@ BAD = {
         | {"training_sync": True}, "trains alone",
     ),
     "no such program": ({"training_program": "nowhere/train.py"}, "there is no"),
+    "no such program object": ({"training_program": "s3://flotilla-test/nothing.tar.gz"}, "There is no object"),
+    "no program's kind": ({"training_program": "s3://flotilla-test/program.rar"}, "program.rar"),
     "arguments that are no list": ({"training_arguments": "--steps 3"}, "give a list of words"),
     "bad job name": ({"job": "my job!"}, "my job!"),
     "no such distribution": ({"hdfs_distribution": "slimm"}, "slimm"),
@@ -300,15 +303,17 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
     assert "AccessDenied" in done.stderr
 
 
+DIGITS = {
+    "job": "digits",
+    "dataset_source": f"s3://{BUCKET}/mnist/",
+    "training_arguments": ["--data-dir", "{data_dir}", "--model-dir", "{model_dir}", "--max-steps", "{max_steps}"],
+}
+
+
 def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.Session, engineer: str) -> None:
     """A plain Estimator program on MNIST, on the fleet that has trained the kit's own network."""
     user_runs("python", "scripts/dataset.py", "upload", "mnist", "s3://flotilla-test/mnist/", "--profile=flotilla-lab")
-    job = {
-        "job": "digits",
-        "dataset_source": "s3://flotilla-test/mnist/",
-        "training_program": "training/programs/digits.py",
-        "training_arguments": ["--data-dir", "{data_dir}", "--model-dir", "{model_dir}", "--max-steps", "{max_steps}"],
-    }
+    job = {**DIGITS, "training_program": "training/programs/digits.py"}
     first = manifest(region, "models/cifar10/manifest.json")
     output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(job)).stdout
     assert re.search(r"train +150/150 steps", output)
@@ -317,6 +322,28 @@ def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.
     assert "saved_model/saved_model.pb" in [file["path"] for file in stored["files"]]
     assert manifest(region, "models/cifar10/manifest.json") == first
     assert host("ps-0").check_output("systemctl is-system-running") == "running"
+
+
+def test_the_same_program_from_s3_is_the_same_job(
+    life: str, region: boto3.Session, engineer: str, tmp_path: Path
+) -> None:
+    """The hosts fetch it with the role that site.yml gives them, once, and find that the job is done."""
+    with tarfile.open(tmp_path / "digits.tar.gz", "w:gz") as archive:
+        archive.add(ROOT / "training/programs", "programs")
+    region.client("s3").upload_file(str(tmp_path / "digits.tar.gz"), BUCKET, "programs/digits.tar.gz")
+    program = {"training_program": f"s3://{BUCKET}/programs/digits.tar.gz", "training_entry": "digits.py"}
+    stored = manifest(region, "models/digits/manifest.json")
+    for changed in (True, False):
+        output = user_runs(
+            "env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(DIGITS | program)
+        ).stdout
+        recap = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE))
+        assert set(recap) == {"localhost", "ps-0", "chief-0", "worker-0"}
+        assert all((count != "0") is changed for count in recap.values()), recap
+    for name in ("ps-0", "chief-0", "worker-0"):
+        entry = json.loads(host(name).check_output("cat /etc/flotilla/job.json"))["program"]
+        assert entry.endswith("/digits/digits.py") and host(name).file(entry).mode == 0o644, "of root, for all to read"
+    assert manifest(region, "models/digits/manifest.json") == stored
 
 
 def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str], engineer: str) -> None:
