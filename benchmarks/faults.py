@@ -135,9 +135,12 @@ def lose(name: str) -> None:
 
 def cut(name: str, seconds: float, then: str = "true") -> None:
     """Cut a host's network for so long, without a word to those that it is connected to."""
-    chains = (f"chain {hook} {{ type filter hook {hook} priority -300; policy drop; }}" for hook in ("input", "output"))
-    rules = f"table inet cut {{ {' '.join(chains)} }}"
-    script = f"sleep 1; echo '{rules}' | nft -f -; {then}; sleep {seconds}; nft delete table inet cut"
+    chains = (
+        f"chain {hook} {{ type filter hook {hook} priority -300; policy drop; }};" for hook in ("input", "output")
+    )
+    rules = f"echo 'table inet cut {{ {' '.join(chains)} }}' | nft"
+    on(name, f"{rules} --check --file -")
+    script = f"sleep 1; {rules} --file -; {then}; sleep {seconds}; nft delete table inet cut"
     on(name, f"systemd-run --quiet --collect sh -c {shlex.quote(script)}")
 
 

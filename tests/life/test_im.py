@@ -124,7 +124,7 @@ def test_expired_credentials_are_refused_in_a_sentence(infrastructure: str) -> N
 def test_a_killed_server_goes_on_when_it_is_told_to(infrastructure: str, radl: Path) -> None:
     write(radl)
     reconfigure(infrastructure, radl)
-    says(infrastructure, "flotilla.kit.hdfs", 180)
+    says(infrastructure, "flotilla.kit.node", 180)
     as_root("kill", "-KILL", str(json.loads(as_root("cat", "/run/flotilla-lab/im.json"))["pid"]))
     user_runs("scripts/lab", "im")
     reconfigure(infrastructure, radl)
