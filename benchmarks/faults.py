@@ -174,29 +174,30 @@ def on_small_disk(name: str, folder: str, unit: str, free: int) -> None:
 
 
 DATA = "/var/lib/hadoop/data"
-FILL = "dd if=/dev/zero of=%s/fill bs=1M 2>/dev/null; true"
+STATE = "/var/lib/flotilla"
 
 
-def fill_hdfs() -> None:
-    everywhere(FILL % DATA)
+def quota(verb: str) -> Callable[[], object]:
+    """Limit what the jobs' folder may hold, or not: the lab's hosts share one disk, which can't be filled."""
+    return functools.partial(on, "ps-0", f"sudo -u hdfs hdfs dfsadmin -{verb} /jobs")
 
 
-def empty_hdfs() -> None:
-    everywhere(f"rm {DATA}/fill")
-
-
-def small_disks() -> None:
-    """Give every DataNode a disk of its own that can be filled."""
-    for name in TASKS:
-        on_small_disk(name, DATA, "hadoop-datanode", 200)
+def small_disk() -> None:
+    """Give the chief's DataNode a disk of its own that can be filled."""
+    # HDFS takes a file only where there is room for whole blocks, of 128 MB, of all that write.
+    on_small_disk("chief-0", DATA, "hadoop-datanode", 1200)
+    time.sleep(10)
 
 
 def fill_chief() -> None:
-    on("chief-0", (FILL % DATA) + ";" + (FILL % "/var/lib/flotilla"))
+    on("chief-0", f"mountpoint -q {STATE} || mount -t tmpfs -o size=8m,mode=755 tmpfs {STATE}")
+    on("chief-0", f"mkdir -p {STATE}/progress {STATE}/tasks; chown -R flotilla: {STATE}")
+    for folder in (DATA, STATE):
+        on("chief-0", f"dd if=/dev/zero of={folder}/fill bs=1M 2>&1 | grep 'No space left'")
 
 
 def empty_chief() -> None:
-    on("chief-0", f"rm {DATA}/fill /var/lib/flotilla/fill")
+    on("chief-0", f"rm {DATA}/fill {STATE}/fill")
 
 
 KILL_WHILE_SAVING = """
@@ -262,8 +263,8 @@ FAULTS = [
         ),
         after=unit("start", "hadoop-datanode", "worker-0"),
     ),
-    Fault("HDFS full for 60 s", fill_hdfs, 60, empty_hdfs, before=small_disks),
-    Fault("the chief's disk full for 60 s", fill_chief, 60, empty_chief, before=small_disks),
+    Fault("HDFS full (a quota) for 60 s", quota("setSpaceQuota 1"), 60, quota("clrSpaceQuota")),
+    Fault("the chief's disk full for 60 s", fill_chief, 60, empty_chief, before=small_disk),
     Fault(
         "worker-0 has another version of the program",
         other_version,

@@ -11,11 +11,14 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flotilla.errors import BadInput, Denied, ProgramError, Temporary
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -108,24 +111,28 @@ def names(path: str) -> set[str]:
         raise _failure(server, error) from error
 
 
+def insist(action: Callable[[], T], seconds: float) -> T:
+    """Return what action returns, as soon as it raises nothing Temporary; after so many seconds raise that."""
+    end = time.monotonic() + seconds
+    said = False
+    while True:
+        try:
+            return action()
+        except Temporary as error:
+            if time.monotonic() >= end:
+                raise
+            if not said:
+                _log.warning("%s Asking again, for up to %d s.", error, seconds)
+                said = True
+        time.sleep(1)
+
+
 def wait_until_readable(path: str, seconds: float) -> None:
     """Return as soon as the file, or that it isn't there, can be told; raise Unreachable after so many seconds.
 
     A NameNode that has just started answers before it knows where a file's blocks are.
     """
-    end = time.monotonic() + seconds
-    said = False
-    while True:
-        try:
-            read(path)
-            return
-        except Unreachable as error:
-            if time.monotonic() >= end:
-                raise
-            if not said:
-                _log.warning("%s Waiting for up to %d s.", error, seconds)
-                said = True
-        time.sleep(1)
+    insist(lambda: read(path), seconds)
 
 
 def _split(url: str) -> tuple[str, str]:

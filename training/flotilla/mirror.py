@@ -16,7 +16,6 @@ import json
 import logging
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +27,6 @@ from flotilla.s3 import Prefix
 
 FORMAT = "flotilla-mirror/1"
 SLOTS = ("a", "b")
-POLL_SECS = 5
 # Objects are called by these, without the step: each checkpoint takes its predecessor's place.
 _FILE = re.compile(r"index|meta|data-\d{5}-of-\d{5}")
 _log = logging.getLogger(__name__)
@@ -102,18 +100,7 @@ def restore(url: str, model_dir: str, model: dict[str, Any], wait: float = 0.0) 
     if "checkpoint" in names or any(re.fullmatch(r"model\.ckpt-\d+\.index", name) for name in names):
         return None
     target = Prefix(url, refused=Temporary)  # the permission may come, hours of training wouldn't come back
-    deadline = time.monotonic() + wait
-    said = False
-    while True:
-        try:
-            return _restore(target, model_dir, model)
-        except Temporary as error:
-            if time.monotonic() >= deadline:
-                raise
-            if not said:
-                _log.warning("%s Asking again, for up to %d s.", error, wait)
-                said = True
-        time.sleep(POLL_SECS)
+    return hdfs.insist(lambda: _restore(target, model_dir, model), wait)
 
 
 def end(url: str, model_dir: str) -> None:

@@ -44,7 +44,7 @@ def needed(task: Task, sync: bool) -> list[Peer]:
 
 def answers(peer: Peer, seconds: float = EVERY_SECS) -> bool:
     """Whether a task, or its host, is there."""
-    host, _, port = peer.address.rpartition(":")
+    host, port = peer.address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), seconds).close()
     except ConnectionRefusedError:

@@ -174,6 +174,9 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         checkpoints.prepare(config.model_dir)
     else:
         checkpoints.agree(config.model_dir, task.name, version)
+    # An HDFS without space would end this process at its first checkpoint or event, and again and again.
+    note = hdfs.join(config.model_dir, publish.FOLDER, f"{task.name}.started")
+    hdfs.insist(lambda: hdfs.write_json(note, time.time()), config.reach_secs)
     watch = watchdog.Watchdog(
         config.watchdog_secs, config.watchdog_start_secs, lambda message: _stalled(config, message)
     )
