@@ -348,7 +348,7 @@ def run(fault: Fault) -> Outcome:
     time.sleep(fault.seconds)
     if fault.mend:
         fault.mend()
-    gone = time.time() if fault.mend else struck
+    gone = struck if fault.after else time.time()
     # What stops nobody at once is noticed later: a frozen worker, say.
     time.sleep(10)
     if fault.after and not fault.ends:

@@ -54,17 +54,31 @@ def answers(peer: Peer, seconds: float = EVERY_SECS) -> bool:
     return True
 
 
-def watch(peers: list[Peer], on_lost: Callable[[Peer, str], None], seconds: float = LOST_SECS) -> None:
-    """Call on_lost with the first of these tasks that hasn't answered for so long, and a sentence; in a thread."""
+def watch(
+    peers: list[Peer],
+    on_back: Callable[[], None],
+    on_lost: Callable[[Peer, str], None],
+    seconds: float = LOST_SECS,
+) -> None:
+    """In a thread, call on_back when one of these tasks answers again after it didn't, and
+
+    on_lost, with a sentence, for the first that hasn't answered for so long; then it ends.
+    """
 
     def look() -> None:
         heard = dict.fromkeys(peers, time.monotonic())
+        away: set[Peer] = set()
         while True:
             for peer in peers:
                 now = time.monotonic()
                 if answers(peer):
                     heard[peer] = now
-                elif now - heard[peer] > seconds:
+                    if peer in away:
+                        away.remove(peer)
+                        on_back()
+                    continue
+                away.add(peer)
+                if now - heard[peer] > seconds:
                     on_lost(
                         peer,
                         f"The job can't go on: {peer.name} ({peer.address}) hasn't answered for "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import platform
@@ -28,6 +29,7 @@ from flotilla.errors import BadInput, ProgramError
 from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
+HURRY_SECS = 20  # for a step, when a task that was away is back
 LAST_CHECKPOINT_SECS = 30  # for the one that a worker saves in the lost chief's place
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
 EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
@@ -100,12 +102,10 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
             if config.done_file and not Path(config.done_file).exists():
                 write_json(config.done_file, done)
             progress.finish(f"already trained, {done['global_step']} steps")
+    elif task.type == "ps":
+        _serve(config, task)
     else:
-        peers.watch(peers.needed(task, config.sync), lambda peer, message: _lost(config, task, progress, peer, message))
-        if task.type == "ps":
-            _serve(config, task)
-        else:
-            _train(config, task, progress)
+        _train(config, task, progress)
 
 
 def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peers.Peer, message: str) -> None:
@@ -134,6 +134,7 @@ def _serve(config: TrainConfig, task: Task) -> None:
 
     tf.distribute.Server(tf.train.ClusterSpec(dict(task.cluster)), job_name="ps", task_index=task.index)
     _log.info("%s serves at %s until %s is done.", task.name, task.cluster["ps"][task.index], config.model_dir)
+    peers.watch(peers.needed(task, config.sync), lambda: None, functools.partial(_lost, config, task, None))
     _wait_for_end(config)
     _log.info("The job is done: %s ends.", task.name)
     watchdog.leave(0)
@@ -184,6 +185,11 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         watch.pause()
     if task.type != "evaluator":
         watch.start()
+    peers.watch(
+        peers.needed(task, config.sync),
+        lambda: watch.hurry(HURRY_SECS),
+        functools.partial(_lost, config, task, progress),
+    )
     reports: list[Any] = []
     told = TaskFile(config.tasks_dir, config.name, task.name)
 

@@ -79,6 +79,14 @@ class Watchdog:
         """Allow any time until the next rest() or tell()."""
         self._last, self._bound = None, math.inf
 
+    def hurry(self, seconds: float) -> None:
+        """Allow no more than that from now until the next step: what the present one waited for was lost, and is back.
+
+        TensorFlow doesn't repeat what it had asked for.
+        """
+        if self._last is not None:
+            self._since, self._bound = time.monotonic(), min(self._bound, seconds)
+
     def stop(self) -> None:
         self._stopped.set()
 

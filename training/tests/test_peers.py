@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -56,14 +57,17 @@ def test_a_host_that_refuses_is_there_but_a_server_that_has_to_listen_is_not(
 def test_only_who_is_gone_for_long_is_lost(address: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "EVERY_SECS", 0.05)
     where, server = address
-    lost, said = threading.Event(), []
+    lost, back, said = threading.Event(), threading.Event(), []
 
     def on_lost(peer: peers.Peer, message: str) -> None:
         said.append((peer.name, message))
         lost.set()
 
-    peers.watch([peers.Peer("ps-0", where, True)], on_lost, 0.3)
-    assert not lost.wait(1)
+    peers.watch([peers.Peer("ps-0", where, True)], back.set, on_lost, 1)
+    assert not lost.wait(2) and not back.is_set()
     server.close()
+    time.sleep(0.3)
+    with socket.create_server(("127.0.0.1", int(where.split(":")[1]))):
+        assert back.wait(5) and not lost.wait(1.5)
     assert lost.wait(5)
     assert said[0][0] == "ps-0" and f"ps-0 ({where}) hasn't answered" in said[0][1]

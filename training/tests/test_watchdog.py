@@ -71,6 +71,21 @@ def test_leaving_does_not_wait_for_threads() -> None:
     assert (ended.returncode, ended.stdout) == (75, "said\n")
 
 
+def test_a_step_that_waited_for_what_was_lost_has_no_long_time() -> None:
+    dog, said = started(5, 5)
+    dog.hurry(0.1)
+    time.sleep(0.3)
+    assert not said, "before the first step others decide"
+    dog.tell("step 1")
+    dog.hurry(0.2)
+    dog.tell("step 2")
+    time.sleep(0.4)
+    assert not said
+    dog.hurry(0.1)
+    time.sleep(0.3)
+    assert len(said) == 1
+
+
 def test_it_tells_systemd_that_the_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
