@@ -31,7 +31,7 @@ def fetch(url: str, folder: Path, only_look: bool = False) -> dict[str, Any]:
     kind = next((kind for kind in KINDS if url.endswith(kind)), None)
     if kind is None:
         raise BadInput(f"{url} is no program: pack it as one of {', '.join(KINDS)}.")
-    prefix, _, name = url.rpartition("/")
+    prefix, name = url.rsplit("/", 1)
     source = Prefix(prefix)
     try:
         etag = source.etag(name)
