@@ -405,10 +405,10 @@ class Preflight:
             image_id = values.get(source, source)
             if not image_id.startswith("ami-"):
                 self.problems.append(
-                    f"The image {source} of {', '.join(names)} "
+                    f"The image {source or '(none)'} of {', '.join(names)} "
                     + (
                         f"isn't an SSM parameter in {self.p['region']}: "
-                        if source[0] == "/"
+                        if source.startswith("/")
                         else "isn't an image's id: "
                     )
                     + f"set fleet_groups.{names[0]}.image to an ami-… of Debian 12 or Ubuntu 22.04."

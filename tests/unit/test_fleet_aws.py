@@ -173,6 +173,7 @@ def test_preflight_without_permission_to_ask_for_prices(
         ({"accelerator": "gpu"}, ["chief and worker has no GPU"]),
         ({"profile": "nobody"}, ["profile nobody isn't in"]),
         ({"images": {"cpu": "/no/such/parameter"}}, ["/no/such/parameter", "isn't an SSM parameter"]),
+        ({"images": {"cpu": ""}}, ["The image (none)", "isn't an image's id"]),
         ({"images": {"cpu": "ami-00000000000000000"}}, ["isn't there in us-east-1"]),
     ],
 )
