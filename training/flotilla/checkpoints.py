@@ -28,14 +28,15 @@ def latest_step(model_dir: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def trusted(model_dir: str) -> bool:
-    """Whether the chief has made all variables' values itself, and nothing has gone wrong with them since."""
-    return bool((hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("trusted"))
+def trusted(model_dir: str) -> int | None:
+    """Return at which checkpoint's step what the parameter servers hold was as it should be; None: at none."""
+    step = (hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("step")
+    return step if isinstance(step, int) else None
 
 
-def trust(model_dir: str, yes: bool) -> None:
-    """Note whether a chief that is started again may go on with the values that the parameter servers hold."""
-    hdfs.write_json(hdfs.join(model_dir, TRUST), {"trusted": yes})
+def trust(model_dir: str, step: int | None) -> None:
+    """Note it, or that a chief that is started again must not go on with what they hold."""
+    hdfs.write_json(hdfs.join(model_dir, TRUST), {"step": step})
 
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:

@@ -93,8 +93,12 @@ def keeps(config: TrainConfig, task: Task) -> str:
 
 
 def heirs(config: TrainConfig, task: Task, scaffold: Any) -> list[Any]:
-    """Return the hook of the trainer that saves what was learned when the chief is lost."""
-    return [HeirHook(config.model_dir, scaffold)] if task.name == "worker-0" else []
+    """Return the hook of the worker that saves what was learned when the chief is lost: the first on another host."""
+    chief, *workers = (
+        address.rsplit(":", 1)[0] for kind in ("chief", "worker") for address in task.cluster.get(kind, ["-"])
+    )
+    heir = next((f"worker-{index}" for index, host in enumerate(workers) if host != chief), None)
+    return [HeirHook(config.model_dir, scaffold)] if task.name == heir else []
 
 
 class ByLoad:

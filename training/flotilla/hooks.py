@@ -32,6 +32,9 @@ class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._watchdog.rest()
         self._step = v1.train.get_global_step()
 
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        self._watchdog.rest()  # in a session that was made anew, too
+
     def before_run(self, run_context: Any) -> Any:
         return v1.train.SessionRunArgs(self._step)
 
@@ -226,7 +229,8 @@ class Saver(v1.train.Saver):  # type: ignore[misc, name-defined]
     """One checkpoint file, made and read by the chief alone, and only read where the variables are lost.
 
     A chief that is started again would set the parameter servers back to its last checkpoint, and lose what the workers
-    have learned meanwhile. Where the variables are whole (checkpoints.trust) and no older, it goes on with them.
+    have learned meanwhile. Where they hold all variables, of the training that this checkpoint is of
+    (checkpoints.trust), no older and all of them numbers, it goes on with them.
     """
 
     def __init__(self, model_dir: str, *arguments: Any, **options: Any) -> None:
@@ -234,18 +238,26 @@ class Saver(v1.train.Saver):  # type: ignore[misc, name-defined]
         super().__init__(*arguments, sharded=False, save_relative_paths=True, **options)
         self._model_dir = model_dir
         if model_dir:
-            self._missing = v1.report_uninitialized_variables(v1.global_variables())
+            variables = v1.global_variables()
+            self._missing = v1.report_uninitialized_variables(variables)
             self._missing.mark_used()  # else TensorFlow complains where there is nothing to restore
+            finite = []
+            for variable in variables:
+                if variable.dtype.base_dtype.is_floating:
+                    with v1.colocate_with(variable):  # on its parameter server: only the answer travels
+                        finite.append(tf.reduce_all(tf.math.is_finite(variable)))
+            self._finite = tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
             self._step = v1.train.get_or_create_global_step()
 
     def restore(self, sess: Any, save_path: str) -> None:
         if self._model_dir:
-            if checkpoints.trusted(self._model_dir) and not len(sess.run(self._missing)):
-                step, saved = int(sess.run(self._step)), int(save_path.rsplit("-", 1)[1])
-                if step >= saved:
+            saved = int(save_path.rsplit("-", 1)[1])
+            if checkpoints.trusted(self._model_dir) == saved and not len(sess.run(self._missing)):
+                step, finite = sess.run([self._step, self._finite])
+                if step >= saved and finite:
                     _log.info("Going on from step %d, as the parameter servers have it (checkpoint: %d).", step, saved)
                     return
-            checkpoints.trust(self._model_dir, False)
+            checkpoints.trust(self._model_dir, None)
         super().restore(sess, save_path)
 
 
@@ -270,4 +282,8 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
         self._summary_writer.add_graph(session.graph)
         self._save(session, step)
         self._timer.update_last_triggered_step(step)
-        checkpoints.trust(self._model_dir, True)
+
+    def _save(self, session: Any, step: int) -> Any:
+        ends = super()._save(session, step)
+        checkpoints.trust(self._model_dir, int(step))
+        return ends

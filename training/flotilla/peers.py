@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from flotilla.cluster import Task
+from flotilla.progress import write_json
 
 LOST_SECS = 240.0
+NEVER_SEEN_SECS = 1800.0  # hosts that were stopped may come back one by one
 EVERY_SECS = 5.0
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 chief_lost = threading.Event()
 
 _log = logging.getLogger(__name__)
@@ -54,39 +60,78 @@ def answers(peer: Peer, seconds: float = EVERY_SECS) -> bool:
     return True
 
 
-def watch(
-    peers: list[Peer],
-    on_back: Callable[[], None],
-    on_lost: Callable[[Peer, str], None],
-    seconds: float = LOST_SECS,
-) -> None:
-    """In a thread, call on_back when one of these tasks answers again after it didn't, and
+class Watch:
+    """Looks for other tasks again and again, in a thread.
 
-    on_lost, with a sentence, for the first that hasn't answered for so long; then it ends.
+    Args:
+        peers: whom to look for.
+        on_lost: called with the first that hasn't answered for so long, and a sentence; where it returns, all goes on.
+        memory: file that tells the next process of this task, until the next boot, who was heard when.
     """
 
-    def look() -> None:
-        heard = dict.fromkeys(peers, time.monotonic())
-        away: set[Peer] = set()
-        while True:
-            for peer in peers:
-                now = time.monotonic()
-                if answers(peer):
-                    heard[peer] = now
-                    if peer in away:
-                        away.remove(peer)
-                        on_back()
-                    continue
-                away.add(peer)
-                if now - heard[peer] > seconds:
-                    on_lost(
-                        peer,
-                        f"The job can't go on: {peer.name} ({peer.address}) hasn't answered for "
-                        f"{seconds / 60:.0f} min. site.yml makes a new host where one is missing, and goes on from the "
-                        "last checkpoint.",
-                    )
-                    return
-            time.sleep(EVERY_SECS)
+    def __init__(
+        self,
+        peers: list[Peer],
+        on_lost: Callable[[Peer, str], None],
+        memory: Path | None = None,
+        seconds: float = LOST_SECS,
+        never_seen_seconds: float = NEVER_SEEN_SECS,
+    ) -> None:
+        self.on_back: Callable[[], None] = lambda: None  # a server that was away answers again
+        self._peers, self._on_lost, self._memory = peers, on_lost, memory
+        self._seconds, self._never_seen_seconds = seconds, never_seen_seconds
+        self._away: set[Peer] = set()
+        self._ended = threading.Event()
+        if peers:
+            threading.Thread(target=self._look, name="peers", daemon=True).start()
 
-    if peers:
-        threading.Thread(target=look, name="peers", daemon=True).start()
+    @property
+    def away(self) -> bool:
+        """Whether somebody didn't answer when last asked."""
+        return bool(self._away)
+
+    def stop(self) -> None:
+        """Need nobody any more."""
+        self._ended.set()
+        self._away = set()
+
+    def _look(self) -> None:
+        began, heard = time.monotonic(), self._remembered()
+        while not self._ended.wait(EVERY_SECS):
+            for peer in self._peers:
+                if answers(peer):
+                    heard[peer.name] = time.monotonic()
+                    if peer in self._away:
+                        self._away -= {peer}
+                        if peer.listens:
+                            self.on_back()
+                    continue
+                self._away |= {peer}
+                since, bound = heard.get(peer.name, began), self._seconds
+                if peer.name not in heard:
+                    bound = self._never_seen_seconds
+                if time.monotonic() - since > bound and not self._ended.is_set():
+                    self._on_lost(
+                        peer,
+                        f"The job can't go on: {peer.name} ({peer.address}) hasn't answered for {bound / 60:.0f} min. "
+                        "site.yml makes a new host where one is missing, and goes on from the last checkpoint.",
+                    )
+            if self._memory:
+                with contextlib.suppress(OSError):
+                    write_json(self._memory, {"boot": _boot(), "heard": heard})
+
+    def _remembered(self) -> dict[str, float]:
+        """Return who was heard when, by the clock that all processes have in common until the next boot."""
+        content: Any = None
+        if self._memory:
+            with contextlib.suppress(OSError, ValueError):
+                content = json.loads(self._memory.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("boot") != _boot():
+            return {}
+        return {name: float(when) for name, when in content["heard"].items()}
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return BOOT.read_text(encoding="ascii").strip()
+    return ""

@@ -22,15 +22,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flotilla
-from flotilla import checkpoints, ending, hdfs, mirror, network, peers, program, publish, share, watchdog
+from flotilla import checkpoints, ending, hdfs, mirror, network, peers, program, progress, publish, share, watchdog
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
 from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
-HURRY_SECS = 20  # for a step, when a task that was away is back
-LAST_CHECKPOINT_SECS = 30  # for the one that a worker saves in the lost chief's place
+OVER_SECS = 10
+HURRY_SECS = 30  # for a step, when a task that was away is back
+LAST_CHECKPOINT_SECS = 300  # for the one that a worker saves in the lost chief's place
+FROZEN_SECS = 30  # for a ps, which everybody waits for; in a trainer a call that blocks all threads may take longer
+DISTRUST_SECS = 30
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
 EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
 
@@ -92,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
+    others = peers.Watch(peers.needed(task, config.sync), functools.partial(_lost, config, task, progress), memory)
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = checkpoints.finished(config)
     if done:
@@ -105,26 +110,41 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     elif task.type == "ps":
         _serve(config, task)
     else:
-        _train(config, task, progress)
+        _train(config, task, progress, others)
 
 
 def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peers.Peer, message: str) -> None:
-    """End for good, and say why where flotilla-status looks."""
+    """End for good, and say why where flotilla-status looks; return if the other comes back after all.
+
+    For a chief, a worker saves a last checkpoint (hooks.HeirHook), which the parameter servers wait for.
+    """
     if _over(config):
         watchdog.leave(0)
     _log.error("%s", message)
-    try:
-        if peer.name.startswith("chief-"):
-            peers.chief_lost.set()
-            time.sleep(LAST_CHECKPOINT_SECS)
-            if task.name == "ps-0":
-                progress = Progress(config.progress, "train", config.max_steps, "steps")
-                progress.update(checkpoints.latest_step(config.model_dir) or 0)
-        if progress:
-            progress.fail(message)
-            publish.Publisher(config.progress, config.model_dir).stop()
-    finally:
-        watchdog.leave(BadInput.code)
+    chief = peer.name.startswith("chief-")
+    if chief and task.name == "ps-0":
+        progress = Progress(config.progress, "train", config.max_steps, "steps")
+    if progress:
+        progress.fail(message)
+        publish.Publisher(config.progress, config.model_dir).stop()
+    if chief and task.type in ("ps", "worker"):
+        peers.chief_lost.set()
+        before, end = _latest_step(config), time.monotonic() + LAST_CHECKPOINT_SECS
+        while time.monotonic() < end and not (task.type == "ps" and _latest_step(config) != before):
+            time.sleep(DONE_POLL_SECS)
+            if peers.answers(peer):
+                peers.chief_lost.clear()
+                if progress:
+                    Path(config.progress).unlink(missing_ok=True)
+                _log.info("%s is back.", peer.name)
+                return
+    watchdog.leave(BadInput.code)
+
+
+def _latest_step(config: TrainConfig) -> int | None:
+    with contextlib.suppress(ProgramError):
+        return checkpoints.latest_step(config.model_dir)
+    return None
 
 
 def _serve(config: TrainConfig, task: Task) -> None:
@@ -134,7 +154,9 @@ def _serve(config: TrainConfig, task: Task) -> None:
 
     tf.distribute.Server(tf.train.ClusterSpec(dict(task.cluster)), job_name="ps", task_index=task.index)
     _log.info("%s serves at %s until %s is done.", task.name, task.cluster["ps"][task.index], config.model_dir)
-    peers.watch(peers.needed(task, config.sync), lambda: None, functools.partial(_lost, config, task, None))
+    watchdog.beat(FROZEN_SECS)
+    if (progress.read(config.progress) or {}).get("state") == "failed":  # by an earlier process, in _lost
+        Path(config.progress).unlink(missing_ok=True)
     _wait_for_end(config)
     _log.info("The job is done: %s ends.", task.name)
     watchdog.leave(0)
@@ -154,7 +176,7 @@ def _wait_for_end(config: TrainConfig) -> None:
         time.sleep(DONE_POLL_SECS)
 
 
-def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+def _train(config: TrainConfig, task: Task, progress: Progress | None, others: peers.Watch) -> None:
     version = program.version(config.program) if task.cluster else ""
     if task.leads:
         checkpoints.check_steps(config)
@@ -179,17 +201,16 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     note = hdfs.join(config.model_dir, publish.FOLDER, f"{task.name}.started")
     hdfs.insist(lambda: hdfs.write_json(note, time.time()), config.reach_secs)
     watch = watchdog.Watchdog(
-        config.watchdog_secs, config.watchdog_start_secs, lambda message: _stalled(config, message)
+        config.watchdog_secs,
+        config.watchdog_start_secs,
+        lambda message: _stalled(config, message),
+        excused=lambda: others.away,  # starting again doesn't bring it back
     )
     if config.program:
         watch.pause()
     if task.type != "evaluator":
         watch.start()
-    peers.watch(
-        peers.needed(task, config.sync),
-        lambda: watch.hurry(HURRY_SECS),
-        functools.partial(_lost, config, task, progress),
-    )
+    others.on_back = lambda: watch.hurry(HURRY_SECS)
     reports: list[Any] = []
     told = TaskFile(config.tasks_dir, config.name, task.name)
 
@@ -210,6 +231,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
         if task.type == "evaluator":
             _say_evaluating(config, True)
         work.run(_seed(config, task), make_hooks, life, told)
+        others.stop()
         if ending.asked.is_set():
             _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
             if progress:
@@ -225,7 +247,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     except Exception:
         if task.leads:  # a loss that is no number, say, is in the variables by now
             with contextlib.suppress(ProgramError):
-                checkpoints.trust(config.model_dir, False)
+                hdfs.insist(lambda: checkpoints.trust(config.model_dir, None), DISTRUST_SECS)
         raise
     finally:
         watch.stop()
@@ -254,10 +276,17 @@ def _stalled(config: TrainConfig, message: str) -> None:
 
 
 def _over(config: TrainConfig) -> bool:
-    try:
-        return checkpoints.finished(config) is not None
-    except hdfs.Unreachable:
-        return False
+    """Whether HDFS says, within some seconds, that the job is done."""
+    said: list[bool] = []
+
+    def ask() -> None:
+        with contextlib.suppress(ProgramError):
+            said.append(checkpoints.finished(config) is not None)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(OVER_SECS)
+    return said == [True]
 
 
 def _leave_after_end(config: TrainConfig, task: Task) -> None:

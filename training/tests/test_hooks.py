@@ -66,12 +66,14 @@ def server() -> Iterator[Any]:
     yield tf.distribute.Server.create_local_server()
 
 
-def session(server: Any, folder: Path, first: int) -> tuple[Any, Any]:
+def session(server: Any, folder: Path, first: int, spoil: bool = False) -> tuple[Any, Any]:
     """A chief's session: (what it restored or began with, the value that its variable has now)."""
     v1 = tf.compat.v1
     with tf.Graph().as_default():
         step = v1.train.create_global_step()
         value = v1.get_variable("value", initializer=tf.constant(first), use_resource=False)
+        weight = v1.get_variable("weight", initializer=1.0, use_resource=False)
+        spoiled = weight.assign(float("nan"))
         saver = hooks.Saver(str(folder))
         scaffold = v1.train.Scaffold(saver=saver)
         hook = hooks.SaverHook(str(folder), 1000, scaffold)
@@ -87,6 +89,8 @@ def session(server: Any, folder: Path, first: int) -> tuple[Any, Any]:
             began = int(inner.run(value))
             for _ in range(5):
                 inner.run([add, tick])
+            if spoil:
+                inner.run(spoiled)
             return began, int(inner.run(value))
 
 
@@ -95,10 +99,14 @@ def test_a_chief_goes_on_with_what_the_parameter_servers_hold(server: Any, tmp_p
     assert checkpoints.latest_step(str(tmp_path)) == 0
     assert session(server, tmp_path, 20) == (15, 20), "neither begun anew nor set back to the checkpoint"
     assert checkpoints.latest_step(str(tmp_path)) == 5
-    checkpoints.trust(str(tmp_path), False)
+    checkpoints.trust(str(tmp_path), None)
     assert session(server, tmp_path, 30) == (15, 20), "set back to the checkpoint"
+    checkpoints.trust(str(tmp_path), 4)
+    assert session(server, tmp_path, 30) == (15, 20), "what it trusts is of another checkpoint"
+    assert session(server, tmp_path, 30, spoil=True) == (20, 25), "it goes on"
+    assert session(server, tmp_path, 30) == (20, 25), "set back to the checkpoint, since not all is a number"
     other = tf.distribute.Server.create_local_server()
-    assert session(other, tmp_path, 40)[0] == 15, "a parameter server that was started anew holds nothing"
+    assert session(other, tmp_path, 40)[0] == 20, "a parameter server that was started anew holds nothing"
 
 
 def test_a_worker_saves_what_was_learned_when_the_chief_is_lost(

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,20 +55,52 @@ def test_a_host_that_refuses_is_there_but_a_server_that_has_to_listen_is_not(
     assert not peers.answers(peers.Peer("chief-0", where, False))
 
 
+class Told:
+    """What a watch has told."""
+
+    def __init__(self) -> None:
+        self.lost, self.back, self.said = threading.Event(), threading.Event(), list[tuple[str, str]]()
+
+    def on_lost(self, peer: peers.Peer, message: str) -> None:
+        self.said.append((peer.name, message))
+        self.lost.set()
+
+
 def test_only_who_is_gone_for_long_is_lost(address: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "EVERY_SECS", 0.05)
     where, server = address
-    lost, back, said = threading.Event(), threading.Event(), []
-
-    def on_lost(peer: peers.Peer, message: str) -> None:
-        said.append((peer.name, message))
-        lost.set()
-
-    peers.watch([peers.Peer("ps-0", where, True)], back.set, on_lost, 1)
-    assert not lost.wait(2) and not back.is_set()
+    told = Told()
+    watch = peers.Watch([peers.Peer("ps-0", where, True)], told.on_lost, seconds=1)
+    watch.on_back = told.back.set
+    assert not told.lost.wait(2) and not told.back.is_set() and not watch.away
     server.close()
     time.sleep(0.3)
+    assert watch.away
     with socket.create_server(("127.0.0.1", int(where.split(":")[1]))):
-        assert back.wait(5) and not lost.wait(1.5)
-    assert lost.wait(5)
-    assert said[0][0] == "ps-0" and f"ps-0 ({where}) hasn't answered" in said[0][1]
+        assert told.back.wait(5) and not told.lost.wait(1.5) and not watch.away
+    assert told.lost.wait(5)
+    assert told.said[0][0] == "ps-0" and f"ps-0 ({where}) hasn't answered" in told.said[0][1]
+    watch.stop()
+    time.sleep(0.2)
+    told.lost.clear()
+    assert not told.lost.wait(1.5), "nobody is needed any more"
+
+
+def test_who_was_heard_before_a_restart_but_not_before_a_boot(
+    address: tuple[str, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "EVERY_SECS", 0.05)
+    where, server = address
+    needed, memory = [peers.Peer("ps-0", where, True)], tmp_path / "worker-0.heard"
+    first = peers.Watch(needed, Told().on_lost, memory, 1, 60)
+    time.sleep(0.5)
+    first.stop()
+    server.close()
+    time.sleep(1)
+    told = Told()
+    peers.Watch(needed, told.on_lost, memory, 1, 60)
+    assert told.lost.wait(5), "it was heard by the process before this one"
+    monkeypatch.setattr(peers, "BOOT", tmp_path / "another")
+    told = Told()
+    peers.Watch(needed, told.on_lost, memory, 1, 60)
+    assert not told.lost.wait(2), "after a boot all have more time"

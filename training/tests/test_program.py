@@ -63,7 +63,7 @@ def written(tmp_path: Path, name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["digits.py", "mnist.py"])
 def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name: str) -> None:
-    """With two parameter servers, an evaluator, and a chief that is killed and goes on from its checkpoint."""
+    """With two parameter servers, an evaluator, and a chief that is killed and goes on with what they hold."""
     cluster = addresses(ps=2, chief=1, worker=1)
     entry = tmp_path / "programs" / name
     entry.parent.mkdir()
@@ -86,7 +86,11 @@ def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name:
             process.kill()
     assert codes == dict.fromkeys(tasks, 0), log.read_text()
     assert begun is not None and (begun >= 100 or name == "mnist.py"), "digits.py saves every 100 steps"
-    assert f"Restoring parameters from {tmp_path}/model/model.ckpt-" in log.read_text()
+    # Where it was killed while it saved, it restores.
+    went_on = (
+        r"Going on from step \d+, as the parameter servers have it|Restoring parameters from .*/model/model\.ckpt-"
+    )
+    assert re.search(went_on, log.read_text())
     assert (checkpoints.latest_step(str(tmp_path / "model")) or 0) >= 400
     assert list((tmp_path / "model").glob("model.ckpt-*.data-00000-of-00001")), "unsharded"
     assert written(tmp_path, "result.json")["program"] == f"programs/{name}"

@@ -86,6 +86,18 @@ def test_a_step_that_waited_for_what_was_lost_has_no_long_time() -> None:
     assert len(said) == 1
 
 
+def test_it_waits_while_something_else_decides() -> None:
+    said: list[str] = []
+    away = [True]
+    dog = Watchdog(0.1, 0.1, said.append, poll=0.02, excused=lambda: away[0])
+    dog.start()
+    time.sleep(0.4)
+    assert not said
+    away[0] = False
+    time.sleep(0.2)
+    assert len(said) == 1
+
+
 def test_it_tells_systemd_that_the_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
@@ -95,3 +107,5 @@ def test_it_tells_systemd_that_the_process_runs(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("WATCHDOG_USEC", "200000")
         watchdog.beat()
         assert [systemd.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        watchdog.beat(30)
+        assert b"WATCHDOG_USEC=30000000\nWATCHDOG=1" in [systemd.recv(100) for _ in range(3)]
