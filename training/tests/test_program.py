@@ -88,7 +88,7 @@ def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name:
     assert begun is not None and (begun >= 100 or name == "mnist.py"), "digits.py saves every 100 steps"
     # Where it was killed while it saved, it restores.
     went_on = (
-        r"Going on from step \d+, as the parameter servers have it|Restoring parameters from .*/model/model\.ckpt-"
+        r"Going on from step \d+, as the parameter servers have it|Restoring parameters from .*/model\.ckpt-"
     )
     assert re.search(went_on, log.read_text())
     assert (checkpoints.latest_step(str(tmp_path / "model")) or 0) >= 400
