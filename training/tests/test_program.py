@@ -87,9 +87,7 @@ def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name:
     assert codes == dict.fromkeys(tasks, 0), log.read_text()
     assert begun is not None and (begun >= 100 or name == "mnist.py"), "digits.py saves every 100 steps"
     # Where it was killed while it saved, it restores.
-    went_on = (
-        r"Going on from step \d+, as the parameter servers have it|Restoring parameters from .*/model\.ckpt-"
-    )
+    went_on = r"Going on from step \d+, as the parameter servers have it|Restoring parameters from .*/model\.ckpt-"
     assert re.search(went_on, log.read_text())
     assert (checkpoints.latest_step(str(tmp_path / "model")) or 0) >= 400
     assert list((tmp_path / "model").glob("model.ckpt-*.data-00000-of-00001")), "unsharded"
