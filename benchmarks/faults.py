@@ -87,11 +87,11 @@ class Outcome:
     @property
     def problem(self) -> str:
         """Say which bound is broken; nothing where none is."""
-        if self.over is not None:
-            return "" if self.over <= OVER_SECS else "the job neither went on nor ended"
+        if self.over is not None and self.over > OVER_SECS:
+            return "the job neither went on nor ended"
         if self.back is None:
             return f"nobody trained {OVER_SECS} s later"
-        if self.back > BACK_SECS:
+        if self.over is None and self.back > BACK_SECS:
             return f"nobody trained for {self.back:.0f} s after the cause was gone"
         # Each trainer may have a step of its own under way.
         return f"{self.lost} steps were lost" if self.lost > INTERVAL + len(TRAINERS) else ""
