@@ -154,7 +154,7 @@ def endless(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 # benchmarks/faults.py tries all of them.
-@pytest.mark.parametrize("name", ["chief-0 killed (SIGKILL)", "ps-0 frozen (SIGSTOP)"])
+@pytest.mark.parametrize("name", ["chief-0 killed (SIGKILL)"])
 def test_fault_of_a_task_is_survived(endless: None, name: str) -> None:
     (fault,) = [fault for fault in FAULTS if fault.name == name]
     outcome = run(fault)

@@ -18,6 +18,7 @@ from flotilla.progress import write_json
 LOST_SECS = 240.0
 NEVER_SEEN_SECS = 1800.0  # hosts that were stopped may come back one by one
 EVERY_SECS = 5.0
+AT_ONCE_SECS = 60.0  # in which systemd has started a task again
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 chief_lost = threading.Event()
 
@@ -80,9 +81,11 @@ class Watch:
         self.on_back: Callable[[], None] = lambda: None  # a server that was away answers again
         self._peers, self._on_lost, self._memory = peers, on_lost, memory
         self._seconds, self._never_seen_seconds = seconds, never_seen_seconds
-        self._away: set[Peer] = set()
+        self._heard: set[str] = set()  # since the host has booted
+        self._away: dict[str, float] = {}  # since when, by the clock that all processes have in common until a boot
         self._ended = threading.Event()
         if peers:
+            self._remember()
             threading.Thread(target=self._look, name="peers", daemon=True).start()
 
     @property
@@ -93,42 +96,43 @@ class Watch:
     def stop(self) -> None:
         """Need nobody any more."""
         self._ended.set()
-        self._away = set()
+        self._away = {}
 
     def _look(self) -> None:
-        began, heard = time.monotonic(), self._remembered()
         while not self._ended.wait(EVERY_SECS):
             for peer in self._peers:
                 if answers(peer):
-                    heard[peer.name] = time.monotonic()
-                    if peer in self._away:
-                        self._away -= {peer}
-                        if peer.listens:
-                            self.on_back()
+                    self._heard.add(peer.name)
+                    if self._away.pop(peer.name, None) is not None and peer.listens:
+                        self.on_back()
                     continue
-                self._away |= {peer}
-                since, bound = heard.get(peer.name, began), self._seconds
-                if peer.name not in heard:
-                    bound = self._never_seen_seconds
+                since = self._away.setdefault(peer.name, time.monotonic())
+                bound = self._seconds if peer.name in self._heard else self._never_seen_seconds
                 if time.monotonic() - since > bound and not self._ended.is_set():
+                    self._away.pop(peer.name, None)
+                    self._note()
                     self._on_lost(
                         peer,
                         f"The job can't go on: {peer.name} ({peer.address}) hasn't answered for {bound / 60:.0f} min. "
                         "site.yml makes a new host where one is missing, and goes on from the last checkpoint.",
                     )
-            if self._memory:
-                with contextlib.suppress(OSError):
-                    write_json(self._memory, {"boot": _boot(), "heard": heard})
+            self._note()
 
-    def _remembered(self) -> dict[str, float]:
-        """Return who was heard when, by the clock that all processes have in common until the next boot."""
+    def _note(self) -> None:
+        if self._memory:
+            content = {"boot": _boot(), "at": time.monotonic(), "heard": sorted(self._heard), "away": self._away}
+            with contextlib.suppress(OSError):
+                write_json(self._memory, content)
+
+    def _remember(self) -> None:
         content: Any = None
         if self._memory:
             with contextlib.suppress(OSError, ValueError):
                 content = json.loads(self._memory.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("boot") != _boot():
-            return {}
-        return {name: float(when) for name, when in content["heard"].items()}
+        if isinstance(content, dict) and content.get("boot") == _boot():
+            self._heard = set(content["heard"])
+            if time.monotonic() - content["at"] < AT_ONCE_SECS:  # not after a stop
+                self._away = dict(content["away"])
 
 
 def _boot() -> str:

@@ -86,21 +86,28 @@ def test_only_who_is_gone_for_long_is_lost(address: tuple[str, socket.socket], m
     assert not told.lost.wait(1.5), "nobody is needed any more"
 
 
-def test_who_was_heard_before_a_restart_but_not_before_a_boot(
+def test_a_restart_is_no_new_beginning_but_a_boot_is(
     address: tuple[str, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "EVERY_SECS", 0.05)
     where, server = address
     needed, memory = [peers.Peer("ps-0", where, True)], tmp_path / "worker-0.heard"
-    first = peers.Watch(needed, Told().on_lost, memory, 1, 60)
-    time.sleep(0.5)
-    first.stop()
+
+    def lost_within(seconds: float) -> bool:
+        told = Told()
+        watch = peers.Watch(needed, told.on_lost, memory, 3, 60)
+        lost = told.lost.wait(seconds)
+        watch.stop()
+        time.sleep(0.2)
+        return lost
+
+    assert not lost_within(0.5)
     server.close()
-    time.sleep(1)
-    told = Told()
-    peers.Watch(needed, told.on_lost, memory, 1, 60)
-    assert told.lost.wait(5), "it was heard by the process before this one"
+    assert not lost_within(2)
+    assert lost_within(2), "it has been away since before the restart"
+    assert not lost_within(2), "what was said once isn't said again at once"
+    monkeypatch.setattr(peers, "AT_ONCE_SECS", 0)
+    assert not lost_within(2), "after a stop everybody may take time to start"
+    assert lost_within(4)
     monkeypatch.setattr(peers, "BOOT", tmp_path / "another")
-    told = Told()
-    peers.Watch(needed, told.on_lost, memory, 1, 60)
-    assert not told.lost.wait(2), "after a boot all have more time"
+    assert not lost_within(4), "after a boot all have more time"

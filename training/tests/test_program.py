@@ -95,7 +95,8 @@ def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name:
     assert written(tmp_path, "evaluator.json") == {"evaluating": False}
     told = progress.read(tmp_path / "progress" / "train.json")
     assert told is not None
-    assert (told["state"], told["total"], told["rate_unit"]) == ("done", 400, "steps/s")
+    # The worker may have made all steps by the time that the chief is back.
+    assert (told["state"], told["total"]) == ("done", 400) and told["rate_unit"] in ("steps/s", None)
     if name == "digits.py":
         assert "throttle_secs=1800" in entry.read_text()
         assert written(tmp_path, "evaluation.json")["metrics"]["accuracy"] > 0.9
