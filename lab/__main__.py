@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ BEGIN, END = "# >>> flotilla lab: made by `scripts/lab up`, taken out by `script
 
 
 def say(text: str) -> None:
-    """Tell the user what happens."""
-    print(text, flush=True)
+    """Tell the user what happens; who doesn't listen any more, as in `lab up | head -1`, ends nothing."""
+    with suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def ready() -> dict[str, Any] | None:
