@@ -162,17 +162,6 @@ def power_cycle() -> None:
     raise RuntimeError("the hosts aren't back")
 
 
-def on_small_disk(name: str, folder: str, unit: str, free: int) -> None:
-    """Put a folder on a disk of its own, with so many MB to spare; once."""
-    on(
-        name,
-        f"mountpoint -q {folder} && exit; systemctl stop {unit}; size=$(du -sm {folder} | cut -f1); "
-        f"mv {folder} {folder}.there; mkdir {folder}; mount -t tmpfs -o size=$((size + {free}))m tmpfs {folder}; "
-        f"chown --reference={folder}.there {folder}; chmod --reference={folder}.there {folder}; "
-        f"cp -a {folder}.there/. {folder}; rm -r {folder}.there; systemctl start {unit}",
-    )
-
-
 DATA = "/var/lib/hadoop/data"
 STATE = "/var/lib/flotilla"
 
@@ -183,9 +172,15 @@ def quota(verb: str) -> Callable[[], object]:
 
 
 def small_disk() -> None:
-    """Give the chief's DataNode a disk of its own that can be filled."""
-    # HDFS takes a file only where there is room for whole blocks, of 128 MB, of all that write.
-    on_small_disk("chief-0", DATA, "hadoop-datanode", 1200)
+    """Give the chief's DataNode a disk of its own that can be filled, once."""
+    # 1200 MB to spare: HDFS takes a file only where there is room for whole blocks, of 128 MB, of all that write.
+    on(
+        "chief-0",
+        f"mountpoint -q {DATA} && exit; systemctl stop hadoop-datanode; size=$(du -sm {DATA} | cut -f1); "
+        f"mv {DATA} {DATA}.there; mkdir {DATA}; mount -t tmpfs -o size=$((size + 1200))m tmpfs {DATA}; "
+        f"chown --reference={DATA}.there {DATA}; chmod --reference={DATA}.there {DATA}; "
+        f"cp -a {DATA}.there/. {DATA}; rm -r {DATA}.there; systemctl start hadoop-datanode",
+    )
     time.sleep(10)
 
 
@@ -308,8 +303,10 @@ def steps(since: float) -> list[tuple[float, int, str]]:
 
 def restarts() -> dict[str, int]:
     """Return how often systemd has started each task again."""
-    command = "systemctl show --property=NRestarts --value training@%s"
-    return {task: int(on(task, command.replace("%s", task))) for task in filter(there, TASKS)}
+    return {
+        task: int(on(task, f"systemctl show --property=NRestarts --value training@{task}"))
+        for task in filter(there, TASKS)
+    }
 
 
 def lost(numbers: Sequence[int]) -> int:

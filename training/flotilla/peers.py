@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import socket
 import threading
 import time
@@ -21,8 +20,6 @@ EVERY_SECS = 5.0
 AT_ONCE_SECS = 60.0  # in which systemd has started a task again
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 chief_lost = threading.Event()
-
-_log = logging.getLogger(__name__)
 
 
 class Peer(NamedTuple):
