@@ -49,12 +49,12 @@ def cluster(
     network: worker-2. ``fleet_groups`` are the groups' settings; without them the hosts' variable is read.
     Raises AnsibleFilterError when there is no parameter server or not exactly one chief.
     """
+    # Once each: Ansible collects all of a host's variables anew whenever it is asked for them.
+    found = {str(host): (group, hostvars[host]) for group in GROUPS for host in groups.get(group) or []}
     names = {
-        str(host): f"{group}-{hostvars[host]['IM_NODE_NUM']}" if "IM_NODE_NUM" in hostvars[host] else str(host)
-        for group in GROUPS
-        for host in groups.get(group) or []
+        host: f"{group}-{its['IM_NODE_NUM']}" if "IM_NODE_NUM" in its else host for host, (group, its) in found.items()
     }
-    hosts_by_name = {name: host for host, name in names.items()}
+    variables = {names[host]: its for host, (_group, its) in found.items()}
     members = {group: _members(group, [names[str(host)] for host in groups.get(group) or []]) for group in GROUPS}
     if not members["ps"]:
         raise AnsibleFilterError(
@@ -75,18 +75,17 @@ def cluster(
                     f"host {host} is in the groups {hosts[host]['group']} and {group}, but has one part to play: "
                     "leave it in one of them"
                 )
-            variables = hostvars[hosts_by_name[host]]
             keys = ("private_ip_address", "IM_NODE_PRIVATE_IP", "ansible_host")
-            address = next(filter(None, map(variables.get, keys)), host)
+            address = next(filter(None, map(variables[host].get, keys)), host)
             hosts[host] = {"address": str(address), "group": group, "index": index, "tasks": 1}
 
     namenode = members["ps"][0][1]
-    wanted = fleet_groups or hostvars[hosts_by_name[namenode]].get("fleet_groups") or {}
+    wanted = fleet_groups or variables[namenode].get("fleet_groups") or {}
     trainers = []
     for group in ("chief", "worker"):
         for _dummy, host in members[group]:
             # What the fleet was made with counts, not what its variables say by now.
-            tasks = hostvars[hosts_by_name[host]].get("fleet_tasks", (wanted.get(group) or {}).get("tasks"))
+            tasks = variables[host].get("fleet_tasks", (wanted.get(group) or {}).get("tasks"))
             hosts[host]["tasks"] = _trainers(host, tasks)
             trainers += [f"{host}:{PORT + slot}" for slot in range(hosts[host]["tasks"])]
     evaluator: str | None = members["evaluator"][0][1] if members["evaluator"] else namenode

@@ -31,6 +31,7 @@ def connect(name: str, address: str) -> Any:
         f"ssh://{its['ansible_user']}@{address}",
         ssh_identity_file=its["ansible_ssh_private_key_file"],
         ssh_extra_args=its["ansible_ssh_common_args"],
+        timeout=60,  # where all processors train, 10 s have been too few
     )
 
 

@@ -20,7 +20,7 @@ from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
 from benchmarks.faults import FAULTS, run
 
-STEPS = 100
+STEPS = 300
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "faults", "training_max_steps": STEPS}))
 HOSTS = ["test-chief-0", "test-evaluator-0", "test-ps-0", "test-worker-0"]
@@ -149,7 +149,7 @@ def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3
 @pytest.fixture(scope="module")
 def endless(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A training that doesn't end by itself."""
-    job = ("-e", json.dumps({"job": "endless", "training_max_steps": 1_000_000, "training_batch_size": 16}))
+    job = ("-e", json.dumps({"job": "endless", "training_max_steps": 1_000_000}))
     killed_at(tmp_path_factory.mktemp("endless"), "/1000000 steps", "playbooks/train.yml", *OPTIONS, *job)
 
 

@@ -24,7 +24,8 @@ GROUPS = {
     "chief": {"count": 1, "instance_type": "t3.large"},
     "worker": {"count": 1, "instance_type": "t3.large"},
 }
-OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "im", "training_max_steps": 100_000}))
+JOB = {"job": "im", "training_max_steps": 100_000, "training_batch_size": 128}
+OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, **JOB}))
 
 
 def client(command: str, check: bool = True) -> str:
