@@ -21,7 +21,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -107,10 +107,10 @@ def signal(task: str, name: str) -> Callable[[], object]:
     return functools.partial(on, task, f"systemctl kill --signal={name} training@{task}")
 
 
-def raise_fleet() -> None:
+def raise_fleet(options: Mapping[str, object] = OPTIONS) -> None:
     """Make what is missing of the fleet, and return when it trains; nobody watches then."""
     process = subprocess.Popen(
-        ["ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(OPTIONS)], cwd=ROOT, text=True,
+        ["ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(options)], cwd=ROOT, text=True,
         env={**user_environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     lines = []
@@ -289,16 +289,24 @@ def there(name: str) -> bool:
     return bool(ec2.describe_instances(Filters=filters)["Reservations"])
 
 
+def reported(name: str, unit: str, since: float) -> list[tuple[float, int]]:
+    """Return what a trainer's unit on a host has reported: when, and which global step."""
+    journal = on(name, f"journalctl --unit={unit} --since=@{since:.0f} --output=json --no-pager")
+    entries = map(json.loads, journal.splitlines())
+    return [
+        (int(entry["__REALTIME_TIMESTAMP"]) / 1e6, int(match[1]))
+        for entry in entries
+        if (match := STEP.match(str(entry.get("MESSAGE"))))
+    ]
+
+
 def steps(since: float) -> list[tuple[float, int, str]]:
     """Return what the trainers have reported, in the order of time: when, which global step, and who."""
-    found = []
-    for trainer in filter(there, TRAINERS):
-        journal = on(trainer, f"journalctl --unit=training@{trainer} --since=@{since:.0f} --output=json --no-pager")
-        for line in journal.splitlines():
-            entry = json.loads(line)
-            if match := STEP.match(str(entry.get("MESSAGE"))):
-                found.append((int(entry["__REALTIME_TIMESTAMP"]) / 1e6, int(match[1]), trainer))
-    return sorted(found)
+    return sorted(
+        (when, step, trainer)
+        for trainer in filter(there, TRAINERS)
+        for when, step in reported(trainer, f"training@{trainer}", since)
+    )
 
 
 def restarts() -> dict[str, int]:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from harness import make_network, user_environment, user_runs, wait_until  # noqa: E402
 
-INVENTORY = ("-i", "tests/life/inventory")
+INVENTORY = ("-i", "tests/life/inventory", "-e", "training_batch_size=128")
 STEP = re.compile(r"train +([1-9]\d*)/\d+ steps")
 
 

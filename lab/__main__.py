@@ -263,6 +263,14 @@ def leader(instance_id: str) -> int:
     raise LabError(f"the host of {instance_id} isn't running")
 
 
+def cores(text: str) -> float:
+    """How many processors a host may use, from the command line."""
+    number = float(text)
+    if number != 0 and not 0.05 <= number <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 0.05, or 0 for no limit")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="scripts/lab", description="An AWS region on this machine, with real hosts.")
@@ -275,9 +283,11 @@ def parser() -> argparse.ArgumentParser:
     console = verbs.add_parser("console", help="what a host printed while booting")
     shell = verbs.add_parser("shell", help="root shell on a host, or a command there, without ssh")
     logs = verbs.add_parser("logs", help="the region's own log, or a host's journal")
-    for verb in (console, shell):
+    limit = verbs.add_parser("limit", help="give a host less of this machine's processors, until it reboots")
+    for verb in (console, shell, limit):
         verb.add_argument("instance", help="id, name, or end of the name: i-…, demo-ps-0, ps-0")
     shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run there (default: a shell)")
+    limit.add_argument("cores", type=cores, help="how many it may use: 0.5; 0: all, the default")
     logs.add_argument("instance", nargs="?", help="a host; without: the region")
     return top
 
@@ -306,6 +316,8 @@ def main() -> int:
         case "console":
             log = NODES / find(arguments.instance)["InstanceId"] / "console.log"
             print(log.read_text(errors="replace"), end="")
+        case "limit":
+            cgroups.limit(f"node-{find(arguments.instance)['InstanceId']}", arguments.cores)
         case "logs" if not arguments.instance:
             print(LOG.read_text(errors="replace"), end="")
         case _:

@@ -47,6 +47,19 @@ def weigh(name: str, cpus: int) -> None:
                 (hierarchy / CGROUP / name / file).write_text(str(value))
 
 
+def limit(name: str, cores: float) -> None:
+    """Let the group have no more than so many processors' time, also while nobody else wants it; 0: no limit."""
+    # Parts of 20 ms, since who has used its part up answers nobody until the next.
+    period, quota = 20_000, round(cores * 20_000)
+    for hierarchy in hierarchies():
+        group = hierarchy / CGROUP / name
+        if (group / "cpu.max").exists():
+            (group / "cpu.max").write_text(f"{quota or 'max'} {period}")
+        if (group / "cpu.cfs_quota_us").exists():
+            (group / "cpu.cfs_period_us").write_text(str(period))
+            (group / "cpu.cfs_quota_us").write_text(str(quota or -1))
+
+
 def joined(name: str, command: list[str]) -> list[str]:
     """The command as one that is in the group from its first instruction on."""
     joins = "".join(f"echo $$ > '{procs}' && " for procs in create(name))

@@ -136,6 +136,20 @@ def test_security_groups_hold_on_the_wire(network: Network, pair: list[str]) -> 
     assert not from_inside()
 
 
+def test_a_limited_host_has_no_more_of_the_processors(network: Network, pair: list[str]) -> None:
+    def busy() -> float:
+        """Processors that two processes get on the host which want all of two."""
+        loop = "timeout 2 sh -c 'while :; do :; done' &"
+        times = network.ssh(pair[0], f"{loop} {loop} wait; times").stdout.split()[2:]  # of children: user, system
+        return sum(float(time.removeprefix("0m").removesuffix("s")) for time in times) / 2
+
+    assert "at least 0.05" in user_runs("scripts/lab", "limit", pair[0], "0.01", check=False).stdout
+    user_runs("scripts/lab", "limit", pair[0], "0.2")
+    assert busy() < 0.3
+    user_runs("scripts/lab", "limit", pair[0], "0")
+    assert busy() > 0.3
+
+
 def test_stop_start_reboot_keep_the_disk(network: Network, pair: list[str]) -> None:
     instance = pair[1]
     network.ssh(instance, "echo kept > /tmp/../home/admin/file")

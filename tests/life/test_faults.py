@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,18 @@ from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
 from benchmarks.faults import FAULTS, run
 
-STEPS = 300
+STEPS = 150
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
-OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, "job": "faults", "training_max_steps": STEPS}))
+# The training is the one from before Estimators, in step; tests/life/test_life.py has the other one.
+JOB = {
+    "job": "faults",
+    "training_max_steps": STEPS,
+    "training_batch_size": 32,
+    "training_scheme": "session",
+    "training_sync": True,
+}
+ENDLESS = {"job": "endless", "training_max_steps": 1_000_000, "training_scheme": "estimator", "training_sync": False}
+OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, **JOB}))
 HOSTS = ["test-chief-0", "test-evaluator-0", "test-ps-0", "test-worker-0"]
 OBJECT = "cifar10/train-00001-of-00004.tfrecord"
 
@@ -146,25 +156,36 @@ def test_training_survives_controller_and_worker_and_a_refusing_s3(region: boto3
     assert hosts(region) == HOSTS
 
 
-@pytest.fixture(scope="module")
-def endless(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A training that doesn't end by itself."""
-    job = ("-e", json.dumps({"job": "endless", "training_max_steps": 1_000_000}))
-    killed_at(tmp_path_factory.mktemp("endless"), "/1000000 steps", "playbooks/train.yml", *OPTIONS, *job)
+def endless(tmp_path: Path) -> None:
+    """Begin a training that doesn't end by itself, or go on with it; nobody watches then."""
+    killed_at(tmp_path, "/1000000 steps", "playbooks/train.yml", *OPTIONS, "-e", json.dumps(ENDLESS))
 
 
 # benchmarks/faults.py tries all of them.
 @pytest.mark.parametrize("name", ["chief-0 killed (SIGKILL)"])
-def test_fault_of_a_task_is_survived(endless: None, name: str) -> None:
+def test_fault_of_a_task_is_survived(region: boto3.Session, tmp_path: Path, name: str) -> None:
+    endless(tmp_path)
     (fault,) = [fault for fault in FAULTS if fault.name == name]
     outcome = run(fault)
     assert outcome.problem == "" and outcome.restarts
 
 
-def test_stop_saves_a_checkpoint_first(endless: None) -> None:
+def test_stop_saves_a_checkpoint_first(region: boto3.Session) -> None:
     output = " ".join(playbook("playbooks/stop.yml", *OPTIONS).split())  # Ansible has wrapped it
     assert "stopped, with a checkpoint of step" in output
     assert not host("ps-0").service("training@ps-0").is_running
+
+
+def test_a_training_that_hdfs_has_lost_goes_on_from_the_mirror(region: boto3.Session, tmp_path: Path) -> None:
+    chief = host("chief-0")
+    chief.check_output("sudo systemctl start flotilla-mirror")
+    said = chief.check_output("sudo journalctl --unit=flotilla-mirror --output=cat")
+    step = re.findall(r"step (\d+) is at s3://flotilla-test/models/endless/mirror/test/", said)[-1]
+    chief.check_output("sudo -u flotilla hdfs dfs -rm -r -skipTrash /jobs/endless")
+    endless(tmp_path)
+    journal = "sudo journalctl --unit=training@chief-0 --output=cat"
+    wait_until(lambda: f"going on from step {step}, as " in chief.check_output(journal), 120, "the chief goes on")
+    playbook("playbooks/stop.yml", *OPTIONS)
 
 
 def test_hosts_are_gone_by_themselves_at_their_expiry(region: boto3.Session) -> None:

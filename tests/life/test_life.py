@@ -44,11 +44,11 @@ print(json.dumps({"accuracy": right / total}))
 
 CARDS = {  # what TensorBoard shows of a training, and the runs that each card is about
     "accuracy": {".", "eval_eval", "eval_validation"},
-    "examples_per_second": {".", "chief-0", "worker-0"},
+    "examples_per_second": {".", "chief-0", "worker-0", "worker-1"},
     "global_step_per_second": {"."},
     "learning_rate": {"."},
     "loss": {".", "eval_eval", "eval_validation"},
-    "staleness": {"chief-0", "worker-0"},
+    "staleness": {"chief-0", "worker-0", "worker-1"},
 }
 
 
@@ -237,7 +237,7 @@ def test_units_are_as_they_should_be(life: str) -> None:
         assert node.check_output("systemctl is-system-running") == "running"
     assert host("ps-0").service("hadoop-namenode").is_running
     assert host("ps-0").service("flotilla-tensorboard").is_running
-    for name, task in (("ps-0", "ps-0"), ("chief-0", "chief-0"), ("worker-0", "worker-0")):
+    for name, task in (("ps-0", "ps-0"), ("chief-0", "chief-0"), ("worker-0", "worker-0"), ("worker-0", "worker-1")):
         assert not host(name).service(f"training@{task}").is_running, "the job is done: its tasks have ended"
 
 

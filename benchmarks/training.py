@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Measures training on lab hosts with equal shares of the processors, and writes docs/benchmarks.md with its plots.
+
+    .venv/bin/python benchmarks/training.py           (root; an hour; no lab may run)
+    .venv/bin/python benchmarks/training.py MNIST     (only set-ups with this word; writes nothing)
+
+The set-ups are those of the tables 3.3, 3.4 and 3.5 of the thesis that this kit follows, and of the speed-up that
+"Distributed systems for neural networks" gives for its MNIST program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
+
+from fleet import INVENTORY  # noqa: E402
+from harness import user_runs  # noqa: E402
+
+from benchmarks.faults import on, raise_fleet, reported  # noqa: E402
+
+matplotlib.use("svg")
+from matplotlib import pyplot  # noqa: E402
+
+PAGE = ROOT / "docs/benchmarks.md"
+PLOTS = ROOT / "docs/images"
+MARKS = ("<!-- made by benchmarks/training.py -->\n", "<!-- end -->\n")
+PS = "ps-0"
+TRAINERS = ("chief-0", "worker-0", "worker-1")  # each on the host of its name
+SHARE = (os.cpu_count() or 1) / 5  # processors that a host has: four hosts, and something for everything else
+REPEATS = 3
+SETTLE_SECS = 10
+MEASURE_SECS = 45
+GROUP = {"instance_type": "t3.large"}
+FLEET = {
+    "fleet_groups": {
+        "ps": {**GROUP, "count": 1},
+        "chief": {**GROUP, "count": 1},
+        "worker": {**GROUP, "count": len(TRAINERS) - 1},
+        "evaluator": {"enabled": False},
+    },
+    "training_max_steps": 10_000_000,
+    "store_mirror_minutes": 0,
+}
+PROGRAMS = {
+    "ResNet-44": {"job": "resnet", "training_batch_size": 128},
+    "MNIST": {
+        "job": "mnist",
+        "training_batch_size": 128,
+        "dataset_source": "s3://flotilla-test/mnist/",
+        "training_program": "training/programs/mnist.py",
+        "training_arguments": ["--data-dir", "{data_dir}", "--model-dir", "{model_dir}", "--max-steps", "{max_steps}"],
+    },
+}
+LOG_EVERY_STEPS = {"ResNet-44": 5, "MNIST": 100}
+
+
+@dataclasses.dataclass(frozen=True)
+class SetUp:
+    """Who trains what, and how."""
+
+    program: str
+    trainers: int  # 0: one process, without a parameter server
+    scheme: str = "estimator"
+    sync: bool = False
+    ps: float = 1.0  # the parameter server's part of a host's share
+    source: str = ""  # what the source measured
+
+    @property
+    def name(self) -> str:
+        """How the tables call it."""
+        who = f"1 ps + {self.trainers}" if self.trainers else "one process"
+        how = [self.program, who, "sync" if self.sync else "async" if self.trainers > 1 else ""]
+        size = f"ps with {self.ps:g} of a share" if self.ps != 1 else ""
+        return ", ".join(filter(None, [*how, "before Estimators" if self.scheme == "session" else "", size]))
+
+
+SET_UPS = [
+    SetUp("ResNet-44", 0, source="0.44 step/s, 54.9 examples/s (4 cores); 0.18, 25.1 (a virtual machine)"),
+    SetUp("ResNet-44", 1),
+    SetUp("ResNet-44", 2, source="7.68 ± 2.95 step/s, 1259 examples/s (2 K80)"),
+    SetUp("ResNet-44", 3, source="10.04 ± 5.59 step/s, 2755 ± 765 examples/s (3 K80)"),
+    SetUp("ResNet-44", 3, ps=0.25),
+    SetUp("ResNet-44", 3, sync=True, source="3.26 ± 1.14 step/s, 485 ± 67 examples/s (3 K80)"),
+    SetUp("ResNet-44", 3, scheme="session"),
+    SetUp("ResNet-44", 3, scheme="session", sync=True),
+    SetUp("MNIST", 1),
+    SetUp("MNIST", 2),
+    SetUp("MNIST", 3, source="4.6 times as fast on 6 GPUs as on one"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What some runs of a set-up have shown: global steps a second and examples a second, of each run."""
+
+    steps: list[float]
+    examples: list[float]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return mean and standard deviation."""
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def everywhere(command: str) -> None:
+    """Run a command as root on every host, on all at once."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: on(name, command), (PS, *TRAINERS)))
+
+
+def limit(name: str, cores: float) -> None:
+    user_runs("scripts/lab", "limit", name, f"{cores:g}")
+
+
+def stop() -> None:
+    """End all that trains, at once."""
+    everywhere(
+        "for unit in $(systemctl list-units --plain --no-legend 'training@*' alone.service | cut -d' ' -f1); do "
+        "systemctl kill --signal=KILL $unit; systemctl stop $unit; systemctl reset-failed $unit; done 2>/dev/null; true"
+    )
+
+
+def prepare(program: str) -> dict[str, Any]:
+    """Have the fleet train a program once; returns its job, as the hosts have it."""
+    raise_fleet({**FLEET, **PROGRAMS[program]})
+    stop()
+    return dict(json.loads(on("chief-0", "cat /etc/flotilla/job.json")))
+
+
+def measure(set_up: SetUp, job: dict[str, Any]) -> float:
+    """Run a set-up for a while; returns its global steps a second, of all trainers."""
+    trainers = TRAINERS[: max(1, set_up.trainers)]
+    cluster = {**job["cluster"], "worker": job["cluster"]["worker"][: len(trainers) - 1]}
+    job = {
+        **job,
+        "scheme": set_up.scheme,
+        "sync": set_up.sync,
+        "log_every_steps": LOG_EVERY_STEPS[set_up.program],
+        "model_dir": f"{job['model_dir']}-{time.time():.0f}",
+        "cluster": cluster if set_up.trainers else {},
+    }
+    everywhere(f"echo {shlex.quote(json.dumps(job))} > /etc/flotilla/job.json; rm -f {job['done_file']}")
+    began = time.time()
+    if set_up.trainers:
+        units = {name: f"training@{name}" for name in trainers}
+        for name in (PS, *trainers):
+            on(name, f"systemctl start training@{name}")
+    else:
+        units = dict.fromkeys(trainers, "alone")
+        program = "/opt/tensorflow/bin/python -m flotilla.train --config /etc/flotilla/job.json"
+        environment = "--property=EnvironmentFile=/etc/hadoop/client.env --setenv=HOME=/var/lib/flotilla"
+        on("chief-0", f"systemd-run --quiet --collect --unit=alone --uid=flotilla --nice=10 {environment} {program}")
+    try:
+        while not all(reported(name, unit, began) for name, unit in units.items()):
+            if time.time() - began > 300:
+                raise RuntimeError(f"{set_up.name}: not everybody trains")
+            time.sleep(2)
+        for name in (PS, *TRAINERS):
+            limit(name, SHARE * set_up.ps if name == PS else SHARE)
+        time.sleep(SETTLE_SECS)
+        begin = time.time()
+        time.sleep(MEASURE_SECS)
+        found = reported("chief-0", units["chief-0"], begin)
+    finally:
+        for name in (PS, *TRAINERS):
+            limit(name, 0)
+        stop()
+        on(PS, f"sudo -u flotilla hdfs dfs -rm -r -f -skipTrash {job['model_dir']}")
+    (first, low), (last, high) = found[0], found[-1]
+    return (high - low) / (last - first)
+
+
+def table(results: dict[SetUp, Figures]) -> str:
+    """Return the results as Markdown."""
+    lines = ["| | global step/s | examples/s | efficiency | the source |", "|---|---|---|---|---|"]
+    for set_up, figures in results.items():
+        rate = f"{efficiency(set_up, results):.2f}" if set_up.trainers else ""
+        cells = [set_up.name, spread(figures.steps, 2), spread(figures.examples, 1), rate, set_up.source]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def efficiency(set_up: SetUp, results: dict[SetUp, Figures]) -> float:
+    """Return examples/s of n trainers over n times those of one: one process, or one trainer where there is none."""
+    one = next(figures for other, figures in results.items() if other.program == set_up.program and other.trainers <= 1)
+    trainers = max(1, set_up.trainers)
+    return statistics.mean(results[set_up].examples) / trainers / statistics.mean(one.examples)
+
+
+def plot(results: dict[SetUp, Figures]) -> None:
+    """Draw examples/s of the set-ups, and the speed-up over trainers."""
+    pyplot.rcParams.update({"svg.hashsalt": "flotilla", "font.size": 11, "axes.spines.top": False})
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    mine = {set_up: figures for set_up, figures in results.items() if set_up.program == "ResNet-44"}
+    labels = [set_up.name.removeprefix("ResNet-44, ") for set_up in mine]
+    axes.barh(
+        labels,
+        [statistics.mean(figures.examples) for figures in mine.values()],
+        xerr=[statistics.stdev(figures.examples) for figures in mine.values()],
+        color="#4c78a8", capsize=3,
+    )  # fmt: skip
+    axes.invert_yaxis()
+    axes.set_xlabel("examples/s (ResNet-44 on CIFAR-10, batch 128)")
+    figure.savefig(PLOTS / "set-ups.svg", metadata={"Date": None})
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for program, color in (("ResNet-44", "#4c78a8"), ("MNIST", "#f58518")):
+        line = [s for s in results if (s.program, s.scheme, s.sync, s.ps) == (program, "estimator", False, 1)]
+        line = [s for s in line if s.trainers]
+        base = statistics.mean(results[line[0]].examples)
+        axes.errorbar(
+            [s.trainers for s in line],
+            [statistics.mean(results[s].examples) / base for s in line],
+            yerr=[statistics.stdev(results[s].examples) / base for s in line],
+            label=program, color=color, marker="o", capsize=3,
+        )  # fmt: skip
+    axes.plot([1, len(TRAINERS)], [1, len(TRAINERS)], color="grey", linestyle=":", label="ideal")
+    axes.set(xlabel="trainers, beside one parameter server", ylabel="times as many examples/s as one")
+    axes.set_xticks(range(1, len(TRAINERS) + 1))
+    axes.legend(frameon=False)
+    figure.savefig(PLOTS / "speed-up.svg", metadata={"Date": None})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Raise a fleet, run every set-up, write tables and plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="", help="run the set-ups with this word, write nothing")
+    word = parser.parse_args(argv).word
+    chosen = [set_up for set_up in SET_UPS if word in set_up.name]
+    if not chosen:
+        parser.error(f"no set-up has '{word}' in its name: {'; '.join(set_up.name for set_up in SET_UPS)}")
+    user_runs("scripts/lab", "up", seconds=300)
+    results: dict[SetUp, Figures] = {}
+    for program in dict.fromkeys(set_up.program for set_up in chosen):
+        data = {"ResNet-44": "cifar10", "MNIST": "mnist"}[program]
+        user_runs(
+            "python", "scripts/dataset.py", "upload", data, f"s3://flotilla-test/{data}/",
+            "--profile", "flotilla-lab", "--create-bucket",
+        )  # fmt: skip
+        print(f"{program}: the fleet …", flush=True)
+        job = prepare(program)
+        for set_up in (set_up for set_up in chosen if set_up.program == program):
+            rates = [measure(set_up, job) for _ in range(REPEATS)]
+            batches = set_up.trainers if set_up.sync else 1
+            results[set_up] = Figures(rates, [rate * job["batch_size"] * batches for rate in rates])
+            print(f"{set_up.name}: {spread(rates, 2)} step/s", flush=True)
+    print(table(results))
+    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
+    user_runs("scripts/lab", "down")
+    if not word:
+        plot(results)
+        head, _, tail = PAGE.read_text().partition(MARKS[0])
+        text = (
+            f"\n{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores; a host has {SHARE:g} of them; means and "
+            f"standard deviations of {REPEATS} runs of {MEASURE_SECS} s each:\n\n{table(results)}\n\n"
+            "![Examples a second of each set-up](images/set-ups.svg)\n\n"
+            "![How many times as fast two and three trainers are](images/speed-up.svg)\n\n"
+        )
+        PAGE.write_text(f"{head}{MARKS[0]}{text}{MARKS[1]}{tail.partition(MARKS[1])[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
