@@ -90,6 +90,22 @@ def quickstart() -> tuple[float, float]:
     return taken[0], taken[1]
 
 
+def page(title: str, script: str, rows: list[tuple[str, str, str]]) -> list[str]:
+    """Return the lines of a page: what was measured where, with its aim."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return [
+        f"# {title}",
+        "",
+        f"One run of `benchmarks/{script}.py`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores "
+        f"({model.group(1) if model else platform.machine()}), Linux "
+        f"{platform.release().split('-')[0]}, downloads cached.",
+        "",
+        "| | measured | aim |",
+        "|---|---|---|",
+        *[f"| {what} | {figure} | {'≤ ' + aim if aim else ''} |" for what, figure, aim in rows],
+    ]
+
+
 def main() -> None:
     """Measure, and write the table."""
     rows: list[tuple[str, str, str]] = []
@@ -117,23 +133,7 @@ def main() -> None:
     first, again = quickstart()
     rows.append(("quickstart, 400 steps, clean clone, empty home", f"{first / 60:.1f} min", "12 min"))
     rows.append(("quickstart again", f"{again / 60:.1f} min", ""))
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    text = [
-        "# The life of a fleet in the lab, measured",
-        "",
-        f"One run of `benchmarks/life.py`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores "
-        f"({model.group(1) if model else platform.machine()}), Linux "
-        f"{platform.release().split('-')[0]}, downloads cached.",
-        "",
-        "| | measured | aim |",
-        "|---|---|---|",
-        *[f"| {what} | {figure} | {'≤ ' + aim if aim else ''} |" for what, figure, aim in rows],
-        "",
-        "```",
-        summary,
-        "```",
-        "",
-    ]
+    text = [*page("The life of a fleet in the lab, measured", "life", rows), "", "```", summary, "```", ""]
     (ROOT / "benchmarks/life.md").write_text("\n".join(text))
     print("\n".join(text))
     print(json.dumps({what: figure for what, figure, _ in rows}, ensure_ascii=False))
