@@ -86,6 +86,7 @@ BAD = {
     "steps not a number": ({"training_max_steps": "60k"}, "60k"),
     "no batch": ({"training_batch_size": 0}, "training_batch_size"),
     "no such scheme": ({"training_scheme": "horovod"}, "horovod"),
+    "no such precision": ({"training_precision": "float16"}, "float16"),
     "nobody to be in step with": (
         {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large"} for g in ("ps", "chief")}}
         | {"training_sync": True}, "trains alone",

@@ -15,6 +15,7 @@ from typing import Any
 from flotilla.errors import BadInput
 
 SCHEMES = ("estimator", "session")
+PRECISIONS = ("float32", "bfloat16", "auto")
 
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
@@ -41,6 +42,7 @@ class TrainConfig:
     batch_size: int = _key(128, "examples a step of one trainer", 1)
     scheme: str = _key("estimator", "estimator, or session: the way before there were Estimators")
     sync: bool = _key(False, "whether a step waits for a batch of every trainer, true or false")
+    precision: str = _key("float32", "what CPUs compute in: float32, bfloat16, or auto: what is faster here")
     program: str = _key("", "the program to run instead of the built-in network, a Python file; see docs/programs.md")
     arguments: tuple[str, ...] = _key((), "its arguments; {data_dir}, {model_dir}, {max_steps} … stand for these keys")
     resnet_size: int = _key(44, "layers of the network, 6n + 2", 8)
@@ -94,6 +96,8 @@ class TrainConfig:
             raise BadInput(f"mirror is '{self.mirror}': give s3://bucket/prefix/, or leave it out.")
         if self.scheme not in SCHEMES:
             raise BadInput(f"scheme is '{self.scheme}': give one of {', '.join(SCHEMES)}.")
+        if self.precision not in PRECISIONS:
+            raise BadInput(f"precision is '{self.precision}': give one of {', '.join(PRECISIONS)}.")
         if self.cluster:
             self.check_trainers(1 + len(self.cluster.get("worker", [])))
         if (self.resnet_size - 2) % 6:

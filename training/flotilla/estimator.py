@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import resnet
+from flotilla import precision, resnet
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.data import DataSet
@@ -51,7 +51,7 @@ def build(config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks:
     run_config = tf.estimator.RunConfig(
         model_dir=config.model_dir,
         tf_random_seed=seed,
-        session_config=session_config(task),
+        session_config=session_config(task, config.precision),
         device_fn=placement(task),
         save_checkpoints_steps=config.save_checkpoints_steps,
         keep_checkpoint_max=config.keep_checkpoints,
@@ -66,11 +66,12 @@ def build(config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks:
     )
 
 
-def session_config(task: Task) -> Any:
+def session_config(task: Task, chosen: str = "float32") -> Any:
     """Return the settings of a task's sessions, a ConfigProto."""
-    session = v1.ConfigProto(allow_soft_placement=True, device_filters=task.device_filters)
+    session = precision.settings(chosen)
+    session.allow_soft_placement = True
+    session.device_filters.extend(task.device_filters)
     session.gpu_options.allow_growth = True
-    session.graph_options.rewrite_options.meta_optimizer_iterations = 1  # as Estimator's own default
     return session
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -49,9 +50,11 @@ class Network:
         """Train, or evaluate, until max_steps or until the process is told to end."""
         import tensorflow as tf
 
-        from flotilla import estimator, session
+        from flotilla import estimator, precision, session
 
-        config, task, dataset = self._config, self._task, self._data
+        task, dataset = self._task, self._data
+        chosen = "float32" if task.type == "evaluator" else precision.choose(self._config.precision)
+        config = dataclasses.replace(self._config, precision=chosen)
         examples = config.examples_a_step(task.trainers)
         tf.get_logger().addFilter(_worth_logging)
 
@@ -84,7 +87,7 @@ class Network:
 
         from flotilla import estimator
 
-        config, dataset = self._config, self._data
+        config, dataset = dataclasses.replace(self._config, precision="float32"), self._data
         # As a task of the cluster, Estimator would look for the variables on the parameter servers.
         os.environ.pop("TF_CONFIG", None)
         model = estimator.build(config, dataset, Task(), config.seed)

@@ -21,7 +21,7 @@ v1 = tf.compat.v1
 def train(config: TrainConfig, dataset: data.DataSet, task: Task, seed: int, make_hooks: MakeHooks) -> None:
     """Train until max_steps, or until the process is told to end."""
     estimator.shorten_waits()
-    settings = estimator.session_config(task)
+    settings = estimator.session_config(task, config.precision)
     target = ""
     if task.cluster:
         cluster = tf.train.ClusterSpec(dict(task.cluster))
