@@ -165,6 +165,8 @@ def model_fn(
     hooks += heirs(config, task, scaffold)
     chief_hooks = [SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()]
     if config.sync:
+        # At the end it still waits for gradients: that the session is closed is no failure, and no traceback.
+        optimizer.get_chief_queue_runner()._queue_closed_exception_types += (tf.errors.CancelledError,)
         hooks.append(optimizer.make_session_run_hook(task.leads))
         chief_hooks.append(ReleaseHook(optimizer.get_init_tokens_op(task.trainers)))
     return tf.estimator.EstimatorSpec(
