@@ -58,7 +58,7 @@ def configured(infrastructure: str) -> None:
 def says(infrastructure: str, what: str, seconds: float) -> None:
     """Wait until the server says something that it hasn't said before it was told to do something."""
     wait_until(
-        lambda: what not in client(f"getcontmsg {infrastructure}"), 60, f"the server has begun, without {what!r}"
+        lambda: what not in client(f"getcontmsg {infrastructure}"), 300, f"the server has begun, without {what!r}"
     )
     wait_until(lambda: what in client(f"getcontmsg {infrastructure}"), seconds, f"the server says {what!r}")
 
