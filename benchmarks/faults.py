@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/life")]
 
 from fleet import INVENTORY, address, host  # noqa: E402
-from harness import kill_family, user_environment, user_runs  # noqa: E402
+from harness import kill_family, upload, user_environment, user_runs  # noqa: E402
 
 TABLE = ROOT / "docs/faults.md"
 MARKS = ("<!-- made by benchmarks/faults.py -->\n", "<!-- end -->\n")
@@ -397,10 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     word = parser.parse_args(argv).word
     if not word:
         user_runs("scripts/lab", "up")
-        user_runs(
-            "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
-            "--profile", "flotilla-lab", "--create-bucket",
-        )  # fmt: skip
+        upload("cifar10")
         raise_fleet()
     outcomes = []
     for fault in (fault for fault in FAULTS if word in fault.name):

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
 
 import test_im as im  # noqa: E402
 from fleet import living  # noqa: E402
-from harness import user_runs, wait_until  # noqa: E402
+from harness import upload, user_runs, wait_until  # noqa: E402
 
 from benchmarks.life import page  # noqa: E402
 
@@ -33,10 +33,7 @@ def main() -> None:
 
     user_runs("scripts/lab", "up", seconds=300)
     user_runs("scripts/lab", "im", seconds=300)
-    user_runs(
-        "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
-        "--profile", "flotilla-lab", "--create-bucket",
-    )  # fmt: skip
+    upload("cifar10")
     with tempfile.TemporaryDirectory() as folder:
         radl = Path(folder, "im.radl")
         im.write(radl)

@@ -25,7 +25,7 @@ import boto3
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from harness import make_network, user_environment, user_runs, wait_until  # noqa: E402
+from harness import make_network, upload, user_environment, user_runs, wait_until  # noqa: E402
 
 INVENTORY = ("-i", "tests/life/inventory", "-e", "training_batch_size=128")
 STEP = re.compile(r"train +([1-9]\d*)/\d+ steps")
@@ -119,10 +119,7 @@ def main() -> None:
     taken, memory = three_instances(folder)
     rows.append(("3 instances requested → ssh-ready, cloud-init done", f"{taken:.1f} s", "5 s"))
     rows.append(("resident memory of a node before HDFS", f"{memory} MB", "150 MB"))
-    user_runs(
-        "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
-        "--profile", "flotilla-lab", "--create-bucket",
-    )  # fmt: skip
+    upload("cifar10")
     first, whole, summary = site()
     rows.append(("site.yml → first global step (3 nodes)", f"{first:.0f} s", "180 s"))
     rows.append(("site.yml, 150 steps, model stored", f"{whole:.0f} s", ""))

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
 
 from fleet import INVENTORY  # noqa: E402
-from harness import user_runs  # noqa: E402
+from harness import upload, user_runs  # noqa: E402
 
 from benchmarks.faults import on, raise_fleet, reported  # noqa: E402
 
@@ -248,11 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     user_runs("scripts/lab", "up", seconds=300)
     results: dict[SetUp, Figures] = {}
     for program in dict.fromkeys(set_up.program for set_up in chosen):
-        data = {"ResNet-44": "cifar10", "MNIST": "mnist"}[program]
-        user_runs(
-            "python", "scripts/dataset.py", "upload", data, f"s3://flotilla-test/{data}/",
-            "--profile", "flotilla-lab", "--create-bucket",
-        )  # fmt: skip
+        upload({"ResNet-44": "cifar10", "MNIST": "mnist"}[program])
         print(f"{program}: the fleet …", flush=True)
         job = prepare(program)
         for set_up in (set_up for set_up in chosen if set_up.program == program):

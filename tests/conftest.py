@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from harness import only_lab, user_runs
+from harness import only_lab, upload, user_runs
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -45,8 +45,5 @@ def lab() -> Iterator[boto3.Session]:
 @pytest.fixture(scope="session")
 def dataset(lab: boto3.Session) -> boto3.Session:
     """Real CIFAR-10 in the lab's S3, where the tests' inventory expects it."""
-    user_runs(
-        "python", "scripts/dataset.py", "upload", "cifar10", "s3://flotilla-test/cifar10/",
-        "--profile", "flotilla-lab", "--create-bucket",
-    )  # fmt: skip
+    upload("cifar10")
     return lab

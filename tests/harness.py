@@ -42,6 +42,14 @@ def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subpro
     return done
 
 
+def upload(name: str) -> None:
+    """Put a real data set, cifar10 or mnist, into the lab's S3, where the tests' inventory expects it."""
+    user_runs(
+        "python", "scripts/dataset.py", "upload", name, f"s3://flotilla-test/{name}/",
+        "--profile", "flotilla-lab", "--create-bucket",
+    )  # fmt: skip
+
+
 def as_root(*command: str) -> str:
     """Run a command as root; returns what it prints."""
     done = subprocess.run([*BY_ROOT, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
