@@ -390,6 +390,12 @@ def row(outcome: Outcome) -> str:
     return f"| {outcome.fault} | {again} | {outcome.still:.0f} s | {back} | {outcome.lost} |{said}{wrong} |"
 
 
+def put(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Write a page anew between its two marks."""
+    head, _, tail = page.read_text().partition(marks[0])
+    page.write_text(f"{head}{marks[0]}{text}{marks[1]}{tail.partition(marks[1])[2]}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Raise a fleet, strike it, and write the table; return 1 where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -407,9 +413,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not word:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
-        head, _, tail = TABLE.read_text().partition(MARKS[0])
-        table = HEAD.format(date=datetime.now(timezone.utc), cores=os.cpu_count()) + "\n".join(map(row, outcomes))
-        TABLE.write_text(f"{head}{MARKS[0]}{table}\n\n{MARKS[1]}{tail.partition(MARKS[1])[2]}")
+        head = HEAD.format(date=datetime.now(timezone.utc), cores=os.cpu_count())
+        put(TABLE, MARKS, head + "\n".join(map(row, outcomes)) + "\n\n")
     return int(any(outcome.problem for outcome in outcomes))
 
 

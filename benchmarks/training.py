@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
 from fleet import INVENTORY  # noqa: E402
 from harness import upload, user_runs  # noqa: E402
 
-from benchmarks.faults import on, raise_fleet, reported  # noqa: E402
+from benchmarks.faults import on, put, raise_fleet, reported  # noqa: E402
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
@@ -261,14 +261,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     user_runs("scripts/lab", "down")
     if not word:
         plot(results)
-        head, _, tail = PAGE.read_text().partition(MARKS[0])
         text = (
             f"\n{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores; a host has {SHARE:g} of them; means and "
             f"standard deviations of {REPEATS} runs of {MEASURE_SECS} s each:\n\n{table(results)}\n\n"
             "![Examples a second of each set-up](images/set-ups.svg)\n\n"
             "![How many times as fast two and three trainers are](images/speed-up.svg)\n\n"
         )
-        PAGE.write_text(f"{head}{MARKS[0]}{text}{MARKS[1]}{tail.partition(MARKS[1])[2]}")
+        put(PAGE, MARKS, text)
     return 0
 
 
