@@ -38,7 +38,7 @@ def choose(wanted: str) -> str:
         return "float32"  # a GPU has no use for what oneDNN does
     steps = {precision: _step(precision) for precision in ("float32", "bfloat16")}
     # One after the other, and the best of each: whatever else runs here takes its time from both.
-    times = [{precision: _seconds(step) for precision, step in steps.items()} for _ in range(ROUNDS)]
+    times = [{precision: _seconds(step) for precision, step in steps.items()} for _round in range(ROUNDS)]
     best = {precision: min(each[precision] for each in times) for precision in steps}
     ratio = best["float32"] / best["bfloat16"]
     chosen = "bfloat16" if ratio > WORTH else "float32"
