@@ -40,6 +40,8 @@ from matplotlib import pyplot  # noqa: E402
 PAGE = ROOT / "docs/benchmarks.md"
 PLOTS = ROOT / "docs/images"
 MARKS = ("<!-- made by benchmarks/training.py -->\n", "<!-- end -->\n")
+JOB = "/etc/flotilla/job.json"
+KIT = "-m flotilla.train"  # what Python runs
 PS = "ps-0"
 TRAINERS = ("chief-0", "worker-0", "worker-1")  # each on the host of its name
 SHARE = (os.cpu_count() or 1) / 5  # processors that a host has: four hosts, and something for everything else
@@ -140,50 +142,56 @@ def prepare(program: str) -> dict[str, Any]:
     """Have the fleet train a program once; returns its job, as the hosts have it."""
     raise_fleet({**FLEET, **PROGRAMS[program]})
     stop()
-    return dict(json.loads(on("chief-0", "cat /etc/flotilla/job.json")))
+    return {**json.loads(on("chief-0", f"cat {JOB}")), "log_every_steps": LOG_EVERY_STEPS[program]}
 
 
-def measure(set_up: SetUp, job: dict[str, Any]) -> float:
-    """Run a set-up for a while; returns its global steps a second, of all trainers."""
-    trainers = TRAINERS[: max(1, set_up.trainers)]
-    cluster = {**job["cluster"], "worker": job["cluster"]["worker"][: len(trainers) - 1]}
-    job = {
-        **job,
-        "scheme": set_up.scheme,
-        "sync": set_up.sync,
-        "log_every_steps": LOG_EVERY_STEPS[set_up.program],
-        "model_dir": f"{job['model_dir']}-{time.time():.0f}",
-        "cluster": cluster if set_up.trainers else {},
-    }
-    everywhere(f"echo {shlex.quote(json.dumps(job))} > /etc/flotilla/job.json; rm -f {job['done_file']}")
+def measure(job: dict[str, Any], trainers: Sequence[str], shares: dict[str, float], program: str = KIT) -> float:
+    """Train a job for a while, some hosts having a share of the processors only; returns global steps a second."""
+    job = {**job, "model_dir": f"{job['model_dir']}-{time.time():.0f}"}
+    units = start(job, trainers, program)
     began = time.time()
-    if set_up.trainers:
-        units = {name: f"training@{name}" for name in trainers}
-        for name in (PS, *trainers):
-            on(name, f"systemctl start training@{name}")
-    else:
-        units = dict.fromkeys(trainers, "alone")
-        program = "/opt/tensorflow/bin/python -m flotilla.train --config /etc/flotilla/job.json"
-        environment = "--property=EnvironmentFile=/etc/hadoop/client.env --setenv=HOME=/var/lib/flotilla"
-        on("chief-0", f"systemd-run --quiet --collect --unit=alone --uid=flotilla --nice=10 {environment} {program}")
     try:
-        while not all(reported(name, unit, began) for name, unit in units.items()):
+        while not all(reported(host, unit, began) for host, unit in units.items()):
             if time.time() - began > 300:
-                raise RuntimeError(f"{set_up.name}: not everybody trains")
+                raise RuntimeError(f"not everybody of {', '.join(trainers)} trains")
             time.sleep(2)
-        for name in (PS, *TRAINERS):
-            limit(name, SHARE * set_up.ps if name == PS else SHARE)
+        for host, share in shares.items():
+            limit(host, share)
         time.sleep(SETTLE_SECS)
         begin = time.time()
         time.sleep(MEASURE_SECS)
-        found = reported("chief-0", units["chief-0"], begin)
+        (first, low), *_, (last, high) = reported(trainers[0], units[trainers[0]], begin)
     finally:
-        for name in (PS, *TRAINERS):
-            limit(name, 0)
+        for host in shares:
+            limit(host, 0)
         stop()
         on(PS, f"sudo -u flotilla hdfs dfs -rm -r -f -skipTrash {job['model_dir']}")
-    (first, low), (last, high) = found[0], found[-1]
     return (high - low) / (last - first)
+
+
+def start(job: dict[str, Any], trainers: Sequence[str], program: str = KIT) -> dict[str, str]:
+    """Start a job's parameter server and trainers, or one process where it has no cluster; returns their units."""
+    everywhere(f"echo {shlex.quote(json.dumps(job))} > {JOB}; rm -f {job['done_file']}")
+    if job["cluster"]:
+        for name in (PS, *trainers):
+            on(name, f"systemctl start training@{name}")
+        return {name: f"training@{name}" for name in trainers}
+    environment = "--property=EnvironmentFile=/etc/hadoop/client.env --setenv=HOME=/var/lib/flotilla"
+    on(
+        trainers[0],
+        f"systemd-run --quiet --collect --unit=alone --uid=flotilla --nice=10 {environment} "
+        f"/opt/tensorflow/bin/python {program} --config {JOB}",
+    )
+    return {trainers[0]: "alone"}
+
+
+def try_out(set_up: SetUp, job: dict[str, Any]) -> float:
+    """Run a set-up for a while; returns its global steps a second, of all trainers."""
+    trainers = TRAINERS[: max(1, set_up.trainers)]
+    cluster = {**job["cluster"], "worker": job["cluster"]["worker"][: len(trainers) - 1]}
+    job = {**job, "scheme": set_up.scheme, "sync": set_up.sync, "cluster": cluster if set_up.trainers else {}}
+    shares = {**dict.fromkeys(TRAINERS, SHARE), PS: SHARE * set_up.ps}
+    return measure(job, trainers, shares)
 
 
 def table(results: dict[SetUp, Figures]) -> str:
@@ -252,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{program}: the fleet …", flush=True)
         job = prepare(program)
         for set_up in (set_up for set_up in chosen if set_up.program == program):
-            rates = [measure(set_up, job) for _ in range(REPEATS)]
+            rates = [try_out(set_up, job) for _ in range(REPEATS)]
             batches = set_up.trainers if set_up.sync else 1
             results[set_up] = Figures(rates, [rate * job["batch_size"] * batches for rate in rates])
             print(f"{set_up.name}: {spread(rates, 2)} step/s", flush=True)

@@ -53,7 +53,8 @@ class Network:
         from flotilla import estimator, precision, session
 
         task, dataset = self._task, self._data
-        chosen = "float32" if task.type == "evaluator" else precision.choose(self._config.precision)
+        wanted = "float32" if task.type == "evaluator" else self._config.precision
+        chosen = precision.choose(wanted, dataset.shape, dataset.classes, self._config.resnet_size)
         config = dataclasses.replace(self._config, precision=chosen)
         examples = config.examples_a_step(task.trainers)
         tf.get_logger().addFilter(_worth_logging)

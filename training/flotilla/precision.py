@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -30,13 +31,17 @@ def settings(precision: str) -> Any:
     return session
 
 
-def choose(wanted: str) -> str:
-    """Return float32 or bfloat16; `auto` tries both on a small network, in a few seconds."""
+def choose(wanted: str, shape: Sequence[int], classes: int, size: int) -> str:
+    """Return float32 or bfloat16; `auto` tries both on the network that is to be trained, for some seconds.
+
+    The images' shape is height, width, channels. A smaller network says nothing: where ResNet-44 trains 0.93 times
+    as fast in bfloat16, ResNet-8 trains 0.36 times as fast.
+    """
     if wanted != "auto":
         return wanted
     if tf.config.list_physical_devices("GPU"):
         return "float32"  # a GPU has no use for what oneDNN does
-    steps = {precision: _step(precision) for precision in ("float32", "bfloat16")}
+    steps = {precision: _step(precision, shape, classes, size) for precision in ("float32", "bfloat16")}
     # One after the other, and the best of each: whatever else runs here takes its time from both.
     times = [{precision: _seconds(step) for precision, step in steps.items()} for _round in range(ROUNDS)]
     best = {precision: min(each[precision] for each in times) for precision in steps}
@@ -46,13 +51,13 @@ def choose(wanted: str) -> str:
     return chosen
 
 
-def _step(precision: str) -> Any:
-    """Return what does a training step of a ResNet-8."""
+def _step(precision: str, shape: Sequence[int], classes: int, size: int) -> Any:
+    """Return what does a training step."""
     graph = tf.Graph()
     with graph.as_default():
-        images = v1.random_uniform([BATCH, 32, 32, 3], 0, 255)
-        labels = v1.random_uniform([BATCH], 0, 10, tf.int64)
-        logits = resnet.network(images, 8, 10, 1)
+        images = v1.random_uniform([BATCH, *shape], 0, 255)
+        labels = v1.random_uniform([BATCH], 0, classes, tf.int64)
+        logits = resnet.network(images, size, classes, 1)
         loss = v1.losses.sparse_softmax_cross_entropy(labels, logits)
         train = v1.train.MomentumOptimizer(0.0, 0.9).minimize(loss)
         session = v1.Session(config=settings(precision))

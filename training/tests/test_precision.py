@@ -11,6 +11,7 @@ import tensorflow as tf
 from flotilla import precision, resnet
 
 v1 = tf.compat.v1
+NETWORK = ((32, 32, 3), 10, 8)
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [((2.0, 1.0), "bfloat16"), ((1.0, 1.0), "float32")])
@@ -21,12 +22,12 @@ def test_the_faster_one_is_chosen(seconds: tuple[float, float], chosen: str, mon
         return measured.setdefault(step, seconds[len(measured) % 2])
 
     monkeypatch.setattr(precision, "_seconds", each_its_own)
-    assert precision.choose("auto") == chosen
+    assert precision.choose("auto", *NETWORK) == chosen
 
 
 def test_what_is_asked_for_isnt_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_step", None)
-    assert [precision.choose(wanted) for wanted in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    assert [precision.choose(wanted, *NETWORK) for wanted in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
 def test_both_compute_nearly_the_same() -> None:
