@@ -83,6 +83,7 @@ class Outcome:
     restarts: dict[str, int]  # by task
     words: str = ""  # what somebody said
     over: float | None = None  # seconds until the job was given up with these words
+    silent: tuple[str, ...] = ()  # tasks that did nothing any more at the end
 
     @property
     def problem(self) -> str:
@@ -93,6 +94,8 @@ class Outcome:
             return f"nobody trained {OVER_SECS} s later"
         if self.over is None and self.back > BACK_SECS:
             return f"nobody trained for {self.back:.0f} s after the cause was gone"
+        if self.silent:
+            return f"nothing more of {', '.join(self.silent)}"
         # Each trainer may have a step of its own under way.
         return f"{self.lost} steps were lost" if self.lost > INTERVAL + len(TRAINERS) else ""
 
@@ -324,14 +327,18 @@ def lost(numbers: Sequence[int]) -> int:
     )
 
 
-def wait_until_all_train(since: float, seconds: float) -> bool:
-    """Wait until every trainer has made steps since then; return whether they have."""
+def wait_for(tasks: Sequence[str], since: float, seconds: float = OVER_SECS) -> tuple[str, ...]:
+    """Wait until all these tasks have told of work done since then; return those that haven't."""
     end = time.monotonic() + seconds
-    while {trainer for _, _, trainer in steps(since)} != set(TRAINERS):
-        if time.monotonic() > end:
-            return False
+    while (silent := tuple(task for task in tasks if told(task) < since)) and time.monotonic() < end:
         time.sleep(1)
-    return True
+    return silent
+
+
+def told(task: str) -> float:
+    """Return when a trainer or evaluator has told of its work the last time."""
+    found = json.loads(on(task, "flotilla-status --tasks"))["tasks"][task]["told"] if there(task) else None
+    return float(found["updated"]) if found else 0.0
 
 
 def given_up(name: str, since: float) -> float:
@@ -342,12 +349,12 @@ def given_up(name: str, since: float) -> float:
 
 
 def run(fault: Fault) -> Outcome:
-    """Strike a fleet that trains, and watch it until all train again, for no longer than OVER_SECS."""
+    """Strike a fleet that trains, and watch it until all work again, for no longer than OVER_SECS."""
     if fault.before:
         fault.before()
     began = time.time()
-    if not wait_until_all_train(began, OVER_SECS):
-        raise RuntimeError(f"before '{fault.name}' not everybody trains")
+    if silent := wait_for(TRAINERS, began):
+        raise RuntimeError(f"before '{fault.name}' nothing is heard of {', '.join(silent)}")
     before, struck = restarts(), time.time()
     fault.strike()
     time.sleep(fault.seconds)
@@ -363,7 +370,8 @@ def run(fault: Fault) -> Outcome:
     watched = time.time()
     if fault.after:
         fault.after()
-    wait_until_all_train(time.time(), OVER_SECS)
+    # The evaluator tells something once a minute.
+    silent = wait_for([*TRAINERS, *(["evaluator-0"] if "evaluator-0" in fault.name else [])], time.time())
     found, after = steps(began), restarts()
     times = [when for when, _, _ in found if when <= watched or not fault.after]
     stood = [(a, b) for a, b in itertools.pairwise(times) if b > struck]
@@ -375,6 +383,7 @@ def run(fault: Fault) -> Outcome:
         {task: after[task] - before.get(task, 0) for task in after if after[task] > before.get(task, 0)},
         words,
         over,
+        silent,
     )
 
 
