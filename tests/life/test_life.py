@@ -16,7 +16,7 @@ import boto3
 import pytest
 from browser import chromium, look
 from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables
-from harness import ROOT, user_runs
+from harness import ROOT, upload, user_runs
 
 PREDICT = """
 import json, os, sys, tempfile
@@ -311,11 +311,15 @@ DIGITS = {
 
 
 def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.Session, engineer: str) -> None:
-    """A plain Estimator program on MNIST, on the fleet that has trained the kit's own network."""
-    user_runs("python", "scripts/dataset.py", "upload", "mnist", "s3://flotilla-test/mnist/", "--profile=flotilla-lab")
-    job = {**DIGITS, "training_program": "training/programs/digits.py"}
+    """A plain Estimator program on MNIST, from git, on the fleet that has trained the kit's own network."""
+    user_runs("scripts/lab", "im", seconds=300)  # for its git server, which has this checkout's commits
+    upload("mnist")
+    program = {
+        "training_program": "git+git://198.18.0.1/flotilla,HEAD",
+        "training_entry": "training/programs/digits.py",
+    }
     first = manifest(region, "models/cifar10/manifest.json")
-    output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(job)).stdout
+    output = run_job("site.yml", engineer, program)
     assert re.search(r"train +150/150 steps", output)
     stored = manifest(region, "models/digits/manifest.json")
     assert stored["global_step"] >= 150 and stored["metrics"]["accuracy"] > 0.8
@@ -324,25 +328,34 @@ def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.
     assert host("ps-0").check_output("systemctl is-system-running") == "running"
 
 
-def test_the_same_program_from_s3_is_the_same_job(
+def run_job(which: str, engineer: str, program: dict[str, str]) -> str:
+    return user_runs(
+        "env", engineer, "ansible-playbook", "-i", INVENTORY, which, "-e", json.dumps(DIGITS | program)
+    ).stdout
+
+
+def test_the_same_program_from_elsewhere_is_the_same_job(
     life: str, region: boto3.Session, engineer: str, tmp_path: Path
 ) -> None:
-    """The hosts fetch it with the role that site.yml gives them, once, and find that the job is done."""
-    with tarfile.open(tmp_path / "digits.tar.gz", "w:gz") as archive:
+    """The hosts fetch it from S3 with the role that site.yml gives them, or get it from here, and find the job done."""
+    with tarfile.open(tmp_path / "programs.tar.gz", "w:gz") as archive:
         archive.add(ROOT / "training/programs", "programs")
-    region.client("s3").upload_file(str(tmp_path / "digits.tar.gz"), BUCKET, "programs/digits.tar.gz")
-    program = {"training_program": f"s3://{BUCKET}/programs/digits.tar.gz", "training_entry": "digits.py"}
+    region.client("s3").upload_file(str(tmp_path / "programs.tar.gz"), BUCKET, "programs/programs.tar.gz")
     stored = manifest(region, "models/digits/manifest.json")
-    for changed in (True, False):
-        output = user_runs(
-            "env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml", "-e", json.dumps(DIGITS | program)
-        ).stdout
+    for which, program, changed in (
+        ("site.yml", f"s3://{BUCKET}/programs/programs.tar.gz", True),
+        ("playbooks/train.yml", f"s3://{BUCKET}/programs/programs.tar.gz", False),
+        ("playbooks/train.yml", "training/programs", True),
+        ("playbooks/train.yml", "training/programs", False),
+    ):
+        output = run_job(which, engineer, {"training_program": program, "training_entry": "digits.py"})
         recap = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE))
-        assert set(recap) == {"localhost", "ps-0", "chief-0", "worker-0"}
-        assert all((count != "0") is changed for count in recap.values()), recap
-    for name in ("ps-0", "chief-0", "worker-0"):
-        entry = json.loads(host(name).check_output("cat /etc/flotilla/job.json"))["program"]
-        assert entry.endswith("/digits/digits.py") and host(name).file(entry).mode == 0o644, "of root, for all to read"
+        recap.pop("localhost", None)
+        assert set(recap) == {"ps-0", "chief-0", "worker-0"}
+        assert all((count != "0") is changed for count in recap.values()), (program, recap)
+        for name in recap:
+            entry = json.loads(host(name).check_output("cat /etc/flotilla/job.json"))["program"]
+            assert entry.endswith("/programs/digits.py") and host(name).file(entry).mode == 0o644, "for all to read"
     assert manifest(region, "models/digits/manifest.json") == stored
 
 
