@@ -137,6 +137,18 @@ def vpc_netns(vpc_id: str) -> str:
     return f"flo-vpc-{vpc_id[-8:]}"
 
 
+# A private address that no instance has answers nobody; without this rule its packets would take the way out.
+INSIDE = """
+table ip inside {
+  set subnets { type ipv4_addr; flags interval; }
+  chain forward {
+    type filter hook forward priority filter - 1; policy accept;
+    oifname "up0" ip daddr @subnets drop
+  }
+}
+"""
+
+
 def vpc_up(vpc_id: str) -> bool:
     """Make a VPC's router if it isn't there; returns whether it was made now."""
     netns = vpc_netns(vpc_id)
@@ -159,6 +171,7 @@ def vpc_up(vpc_id: str) -> bool:
             f"route add default via {link}.1",
             f"addr add {METADATA_ADDRESS}/32 dev lo",
         )
+        _nft(netns, INSIDE)
     except LabError:  # the next launch tries again
         vpc_down(vpc_id)
         raise
@@ -186,7 +199,7 @@ def node_up(vpc_id: str, instance_id: str, address: str, prefix: int) -> None:
     vpc, netns, link = vpc_netns(vpc_id), node_netns(instance_id), _link(instance_id)
     if netns in namespaces():
         return
-    gateway = str(ipaddress.ip_network(f"{address}/{prefix}", strict=False)[1])
+    subnet = ipaddress.ip_network(f"{address}/{prefix}", strict=False)
     run("ip", "netns", "add", netns)
     run("ip", "-n", vpc, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", netns)
     # The router answers ARP for every address (as a VPC's does), so that all traffic passes its rules.
@@ -198,8 +211,9 @@ def node_up(vpc_id: str, instance_id: str, address: str, prefix: int) -> None:
         "link set lo up",
         f"addr add {address}/{prefix} dev eth0",
         "link set eth0 up",
-        f"route add default via {gateway}",
+        f"route add default via {subnet[1]}",
     )
+    _nft(vpc, f"add element ip inside subnets {{ {subnet} }}")
 
 
 def node_down(instance_id: str) -> None:

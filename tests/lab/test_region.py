@@ -136,6 +136,12 @@ def test_security_groups_hold_on_the_wire(network: Network, pair: list[str]) -> 
     assert not from_inside()
 
 
+def test_an_address_that_no_instance_has_answers_nobody(network: Network, pair: list[str]) -> None:
+    first, _dot, last = network.address(pair[0], "Private").rpartition(".")
+    ask = f"timeout 2 bash -c '</dev/tcp/{first}.{(int(last) + 100) % 250}/80'"
+    assert network.ssh(pair[0], ask).returncode == 124, "as from a host that has been terminated"
+
+
 def test_a_limited_host_has_no_more_of_the_processors(network: Network, pair: list[str]) -> None:
     def busy() -> float:
         """Processors that two processes get on the host which want all of two."""
