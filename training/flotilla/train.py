@@ -244,8 +244,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, others: p
                 progress.say("exporting and evaluating the model")
             result = _result(config, work, time.time() - began, speed, life)
             _say_done(config, result, progress)
-    except Exception:
-        if task.leads:  # a loss that is no number, say, is in the variables by now
+    except Exception as error:
+        if task.leads and _by_training(error):
             with contextlib.suppress(ProgramError):
                 hdfs.insist(lambda: checkpoints.trust(config.model_dir, None), DISTRUST_SECS)
         raise
@@ -255,6 +255,15 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, others: p
         tf.compat.v1.summary.FileWriterCache.clear()
     if task.type == "evaluator":
         _say_evaluating(config, False)
+
+
+def _by_training(error: Exception) -> bool:
+    """Whether what failed may be in the variables by now, as a loss that is no number is: a file or a server isn't."""
+    import tensorflow as tf
+
+    if isinstance(error, tf.errors.OpError):
+        return isinstance(error, tf.errors.InvalidArgumentError)  # of check_numerics, say
+    return not isinstance(error, (ProgramError, OSError))
 
 
 def _say_evaluating(config: TrainConfig, running: bool) -> None:

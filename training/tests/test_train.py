@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, image
 
-from flotilla import checkpoints, progress, train
+from flotilla import checkpoints, hdfs, progress, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +25,19 @@ ROOT = Path(__file__).parents[1]
 def result(tmp_path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((tmp_path / "model" / "result.json").read_text())
     return content
+
+
+def test_what_failed_outside_of_the_training_is_not_in_the_variables() -> None:
+    import tensorflow as tf
+
+    errors = tf.errors
+    inside = [
+        tf.estimator.NanLossDuringTrainingError(),
+        errors.InvalidArgumentError(None, None, "Tensor had NaN values"),
+        ValueError("a program's own"),
+    ]
+    outside = [errors.UnknownError(None, None, "hdfs://…; Input/output error"), hdfs.Unreachable(""), OSError(28, "")]
+    assert [train._by_training(error) for error in inside + outside] == [True] * 3 + [False] * 3
 
 
 def test_one_process_from_data_to_a_model_that_predicts(tiny: list[str], tmp_path: Path) -> None:
