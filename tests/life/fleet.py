@@ -51,6 +51,13 @@ def manifest(session: boto3.Session, key: str) -> dict[str, Any]:
     return dict(json.loads(body))
 
 
+def watch(*options: str, code: int = 0) -> dict[str, Any]:
+    """What scripts/watch --json prints last; its exit status has to be this one."""
+    done = user_runs("scripts/watch", "-i", INVENTORY, "--json", *options, check=False)
+    assert done.returncode == code, done.stdout
+    return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1]))
+
+
 def living(session: boto3.Session) -> list[str]:
     """Instances that aren't terminated."""
     found = session.client("ec2").describe_instances()["Reservations"]

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables
+from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables, watch
 from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
-from benchmarks.faults import FAULTS, run
+from benchmarks.faults import FAULTS, TASKS, run
 
 STEPS = 150
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
@@ -168,12 +168,18 @@ def test_fault_of_a_task_is_survived(region: boto3.Session, tmp_path: Path, name
     (fault,) = [fault for fault in FAULTS if fault.name == name]
     outcome = run(fault)
     assert outcome.problem == "" and outcome.restarts
+    seen = watch("--once")
+    assert seen["state"] == "training" and seen["examples_per_second"] > 0 and seen["hdfs"]
+    tasks = {task["task"]: task for task in seen["tasks"]}
+    assert {name: task["state"] for name, task in tasks.items()} == dict.fromkeys(TASKS, "running")
+    assert all(tasks[name]["staleness"] is not None for name in ("chief-0", "worker-0"))
 
 
 def test_stop_saves_a_checkpoint_first(region: boto3.Session) -> None:
     output = " ".join(playbook("playbooks/stop.yml", *OPTIONS).split())  # Ansible has wrapped it
     assert "stopped, with a checkpoint of step" in output
     assert not host("ps-0").service("training@ps-0").is_running
+    assert watch("--once", code=1)["state"] == "stopped"
 
 
 def test_a_training_that_hdfs_has_lost_goes_on_from_the_mirror(region: boto3.Session, tmp_path: Path) -> None:

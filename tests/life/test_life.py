@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 from browser import chromium, look
-from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables
+from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables, watch
 from harness import ROOT, upload, user_runs
 
 PREDICT = """
@@ -215,6 +215,12 @@ def test_second_run_changes_nothing(life: str, engineer: str) -> None:
     output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml").stdout
     recap = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE))
     assert recap == {"localhost": "0", "ps-0": "0", "chief-0": "0", "worker-0": "0"}
+
+
+def test_watch_ends_with_the_job(life: str) -> None:
+    seen = watch()
+    assert seen["state"] == "done" and seen["step"] >= 150
+    assert seen["store"]["state"] == "done" and seen["expires_in"] > 0
 
 
 def test_hdfs_is_healthy(life: str) -> None:
