@@ -14,8 +14,6 @@ v1 = tf.compat.v1
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 job = config.load(sys.argv[1:])
 dataset = data.load(job.data_dir)
-if job.precision == "bfloat16":
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
 
 
 def train(image: Any, label: Any) -> Any:

@@ -12,6 +12,7 @@ from harness import user_runs
 
 INVENTORY = "tests/life/inventory"
 BUCKET = "flotilla-test"
+SERVED = "git+git://198.18.0.1/flotilla,HEAD"  # this checkout's commits, by the git server of `scripts/lab im`
 
 
 def playbook(*arguments: str, check: bool = True) -> str:

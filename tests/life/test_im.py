@@ -14,10 +14,9 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from fleet import left, living, manifest, playbook
+from fleet import SERVED, left, living, manifest, playbook
 from harness import ROOT, as_root, token, user_runs, wait_until
 
-SERVED = "git+git://198.18.0.1/flotilla,HEAD"
 # The parameter server's host is IM's master, too, and gets most of the processors: the others train all the time.
 GROUPS = {
     "ps": {"count": 1, "instance_type": "c5.4xlarge"},
