@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Strikes a training fleet in the lab with every fault, and writes docs/faults.md: what happened, for how long.
 
-    .venv/bin/python benchmarks/faults.py          (root; an hour; no lab may run)
+    .venv/bin/python benchmarks/faults.py          (root; an hour and a half; no lab may run)
     .venv/bin/python benchmarks/faults.py ps       (only faults with this word in their name; writes nothing)
 
 Who trained when is read from the trainers' journals. tests/life/test_faults.py runs some of these faults, too.
@@ -47,13 +47,16 @@ AFTER_SECS = 45  # in which what can be done without has to be done without
 OVER_SECS = 300  # what can't be survived has ended by then, with a sentence
 OPTIONS = {
     "fleet_groups": {
-        group: {"count": 1, "instance_type": "t3.large"} for group in ("ps", "chief", "worker", "evaluator")
+        group: {"count": count, "instance_type": "t3.large"}
+        for group, count in (("ps", 2), ("chief", 1), ("worker", 1), ("evaluator", 1))
     },
     "job": "faults",
     "training_max_steps": 1_000_000,
     "training_batch_size": 16,
 }
+SYNC = {**OPTIONS, "job": "faults-sync", "training_sync": True}
 TASKS = ("ps-0", "chief-0", "worker-0", "evaluator-0")  # each on the host of its name
+HOSTS = (*TASKS, "ps-1")  # the NameNode is on ps-0
 TRAINERS = ("chief-0", "worker-0")
 STEP = re.compile(r"step (\d+) of ")
 
@@ -70,6 +73,8 @@ class Fault:
     before: Callable[[], object] | None = None  # prepares what is struck
     says: tuple[str, str] | None = None  # a host, and a command whose last line says what is wrong
     ends: str = ""  # the job, and this host's flotilla-status says why
+    replaced: str = ""  # the host whose successor's task ends the cause
+    mirrored: bool = False  # what is lost is what the mirror in S3 doesn't have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +86,18 @@ class Outcome:
     back: float | None  # the same after the cause's end; None: nobody trained any more
     lost: int  # steps
     restarts: dict[str, int]  # by task
-    words: str = ""  # what somebody said
+    words: str | None = None  # what somebody said who has to say something
     over: float | None = None  # seconds until the job was given up with these words
     silent: tuple[str, ...] = ()  # tasks that did nothing any more at the end
+    mirrored: bool = False
 
     @property
     def problem(self) -> str:
         """Say which bound is broken; nothing where none is."""
         if self.over is not None and self.over > OVER_SECS:
             return "the job neither went on nor ended"
+        if self.words == "":
+            return "nobody said why"
         if self.back is None:
             return f"nobody trained {OVER_SECS} s later"
         if self.over is None and self.back > BACK_SECS:
@@ -97,7 +105,8 @@ class Outcome:
         if self.silent:
             return f"nothing more of {', '.join(self.silent)}"
         # Each trainer may have a step of its own under way.
-        return f"{self.lost} steps were lost" if self.lost > INTERVAL + len(TRAINERS) else ""
+        bad = self.lost > INTERVAL + len(TRAINERS) and not self.mirrored
+        return f"{self.lost} steps were lost" if bad else ""
 
 
 def on(name: str, command: str) -> str:
@@ -148,7 +157,7 @@ def cut(name: str, seconds: float, then: str = "true") -> None:
 
 
 def everywhere(command: str) -> None:
-    for name in TASKS:
+    for name in HOSTS:
         on(name, command)
 
 
@@ -241,6 +250,24 @@ def same_clock() -> None:
     on("worker-0", f"systemctl daemon-reload; systemctl restart {' '.join(CLOCKED)}")
 
 
+def anew() -> None:
+    """Raise the fleet from nothing: without the NameNode's host there is nothing to go on with but S3."""
+    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
+    raise_fleet()
+
+
+def in_step() -> None:
+    """Have the same fleet train in step."""
+    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/stop.yml")
+    raise_fleet(SYNC)
+
+
+def in_step_again() -> None:
+    if there("worker-0"):
+        same_version()
+    raise_fleet(SYNC)
+
+
 def unit(verb: str, name: str, where: str) -> Callable[[], object]:
     return functools.partial(on, where, f"systemctl {verb} {name}")
 
@@ -266,22 +293,57 @@ FAULTS = [
     Fault(
         "worker-0 has another version of the program",
         other_version,
-        seconds=30,
+        seconds=130,  # for two minutes it waits for the chief to have it, too
         after=same_version,
         says=("worker-0", "journalctl --unit=training@worker-0 --grep='has version' --lines=1 --output=cat --no-pager"),
     ),
+    Fault("the clock of worker-0 an hour ahead", other_clock, after=same_clock),
     *(
-        Fault(f"the host of {name} gone, replaced by site.yml", functools.partial(lose, name), mend=raise_fleet)
-        for name in TRAINERS
+        Fault(
+            f"the host of {name} gone, replaced by site.yml",
+            functools.partial(lose, name),
+            mend=raise_fleet,
+            replaced=name,
+        )
+        for name in ("ps-1", "chief-0", "worker-0", "evaluator-0")
+    ),
+    *(
+        Fault(f"the host of {name} gone for good", functools.partial(lose, name), after=raise_fleet)
+        for name in ("worker-0", "evaluator-0")
+    ),
+    *(
+        Fault(
+            f"the host of {name} gone for good",
+            functools.partial(lose, name),
+            ends=teller,
+            says=(teller, "flotilla-status --here"),
+            after=raise_fleet,
+        )
+        for name, teller in (("ps-1", "chief-0"), ("chief-0", "ps-0"))
     ),
     Fault(
-        "the host of chief-0 gone for good",
-        functools.partial(lose, "chief-0"),
-        ends="ps-0",
-        says=("ps-0", "flotilla-status --here"),
-        after=raise_fleet,
+        "the host of ps-0, with the NameNode, gone for good; destroy.yml, then site.yml",
+        functools.partial(lose, "ps-0"),
+        ends="chief-0",
+        says=("chief-0", "flotilla-status --here"),
+        after=anew,
+        mirrored=True,
     ),
-    Fault("the clock of worker-0 an hour ahead", other_clock, after=same_clock),
+    Fault(
+        "in step (sync): worker-0 has another version of the program",
+        other_version,
+        ends="chief-0",
+        says=("chief-0", "flotilla-status --here"),
+        after=in_step_again,
+        before=in_step,
+    ),
+    Fault(
+        "in step (sync): the host of worker-0 gone for good",
+        functools.partial(lose, "worker-0"),
+        ends="chief-0",
+        says=("chief-0", "flotilla-status --here"),
+        after=in_step_again,
+    ),
 ]
 
 
@@ -320,6 +382,12 @@ def restarts() -> dict[str, int]:
     }
 
 
+def began_on(name: str) -> float:
+    """Return when a new host's task has begun."""
+    journal = on(name, f"journalctl --unit=training@{name} --output=json --no-pager | head -1")
+    return int(json.loads(journal)["__REALTIME_TIMESTAMP"]) / 1e6
+
+
 def lost(numbers: Sequence[int]) -> int:
     """Return by how many steps a training went back at most."""
     return max(
@@ -355,24 +423,25 @@ def run(fault: Fault) -> Outcome:
     began = time.time()
     if silent := wait_for(TRAINERS, began):
         raise RuntimeError(f"before '{fault.name}' nothing is heard of {', '.join(silent)}")
-    before, struck = restarts(), time.time()
+    before, struck, seen = restarts(), time.time(), steps(began)
     fault.strike()
     time.sleep(fault.seconds)
     if fault.mend:
         fault.mend()
-    gone = struck if fault.after else time.time()
+    gone = began_on(fault.replaced) if fault.replaced else struck if fault.after else time.time()
     # What stops nobody at once is noticed later: a frozen worker, say.
     time.sleep(10)
     if fault.after and not fault.ends:
         time.sleep(AFTER_SECS)
     over = given_up(fault.ends, struck) if fault.ends else None
-    words = "".join(on(*fault.says).strip().splitlines()[-1:]) if fault.says else ""
+    words = "".join(on(*fault.says).strip().splitlines()[-1:]) if fault.says else None
     watched = time.time()
+    seen += steps(began)  # a host that goes takes its journal along
     if fault.after:
         fault.after()
     # The evaluator tells something once a minute.
     silent = wait_for([*TRAINERS, *(["evaluator-0"] if "evaluator-0" in fault.name else [])], time.time())
-    found, after = steps(began), restarts()
+    found, after = sorted({*seen, *steps(began)}), restarts()
     times = [when for when, _, _ in found if when <= watched or not fault.after]
     stood = [(a, b) for a, b in itertools.pairwise(times) if b > struck]
     return Outcome(
@@ -384,6 +453,7 @@ def run(fault: Fault) -> Outcome:
         words,
         over,
         silent,
+        fault.mirrored,
     )
 
 

@@ -89,7 +89,7 @@ def up(region: dict[str, Any], say: Callable[[str], None]) -> None:
         say(f"the Infrastructure Manager is up ({time.monotonic() - begin:.1f} s)")
     _write_client(region, facts)
     say(f"  server   {ADDRESS}   log {LOG}")
-    say("  client   im_client.cfg and im.auth here: export PATH=$PWD/.venv-im/bin:$PATH")
+    say("  client   im_client.cfg and im.auth here: export PATH=$PWD/.venv/bin:$PWD/.venv-im/bin:$PATH")
     say(f"  next     ansible-playbook playbooks/radl.yml -e radl_collection={COLLECTION},HEAD")
 
 

@@ -118,8 +118,11 @@ def ssh(name: str, variables: Mapping[str, Any], once: bool) -> list[str]:
 # From the hosts' answers to one object
 
 
-def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, Any]:
-    """Return all that is shown, as one JSON object; `gone` says why there is no fleet any more."""
+def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "") -> dict[str, Any]:
+    """Return all that is shown, as one JSON object; `gone` says why there is no fleet any more.
+
+    While another job than the wanted one is there, that is waited for.
+    """
     hosts = list(hosts)
     # systemd forgets a unit that has been stopped; what the chief told stays with its host.
     asked = [(host, host.look) for host in hosts if host.look]
@@ -135,6 +138,8 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "") -> dict[str, An
             if one.get("state") == "failed" and one["updated"] > train.get("updated", 0):
                 state, message = "failed", one["message"]
     job = look.get("job", {}).get("name")
+    if wanted and job != wanted and not gone:
+        state, message = "waiting", f"for {wanted}: {f'there is still {job}' if job else 'no host has a job yet'}"
     steps = train.get("total") or look.get("job", {}).get("max_steps")
     tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]
     detail, told_before = train.get("detail", {}), now - chief.heard if chief else 0.0
@@ -240,6 +245,7 @@ def _task(
         "staleness": shown.get("staleness"),
         "restarts": task["restarts"],
         "memory": task["memory"] if host.answers(now) else None,
+        "problem": str(told.get("problem") or "") if state.startswith(("failed", "restarting")) else "",
         "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")}
         if {"accuracy", "loss"} <= told.keys()
         else None,
@@ -309,8 +315,15 @@ def screen(summary: Mapping[str, Any]) -> RenderableType:
             f" {store['done']} of {store['total']} objects" if store["state"] == "running" and store["total"] else ""
         )
         parts.append(Text.assemble(("model  ", "bold"), (store["state"] + amount, STYLES.get(store["state"], ""))))
-    parts += [Text(f"{one['host']}: {one['problem']}", "red") for one in summary["hosts"] if one["problem"]]
+    parts += [Text(problem, "red") for problem in _problems(summary)]
     return Group(*parts)
+
+
+def _problems(summary: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with hosts and tasks, but for what is said of the job already."""
+    found = [f"{one['host']}: {one['problem']}" for one in summary["hosts"] if one["problem"]]
+    tasks = [one for one in summary["tasks"] if one["problem"] and one["problem"] not in summary["message"]]
+    return found + [f"{one['task']}: {one['problem']}" for one in tasks]
 
 
 def _numbers(summary: Mapping[str, Any]) -> list[str]:
@@ -386,7 +399,7 @@ def line(summary: Mapping[str, Any]) -> str:
     if summary["time_left"] is not None:
         parts.append(f"{clock(summary['time_left'])} left")
     parts += [f"{one['task']} {one['state']}" for one in summary["tasks"] if one["state"] not in ("running", "ended")]
-    parts += [f"{one['host']}: {one['problem']}" for one in summary["hosts"] if one["problem"]]
+    parts += _problems(summary)
     if summary["hdfs"] and summary["hdfs"]["problem"]:
         parts.append(f"HDFS: {summary['hdfs']['problem']}")
     return "  ".join([*parts, summary["message"]] if summary["message"] else parts)
@@ -511,7 +524,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-async def watch(inventory: str, once: bool, as_json: bool) -> int:
+async def watch(inventory: str, once: bool, as_json: bool, job: str = "") -> int:
     """Show the fleet until its job has ended; return the exit status."""
     fleet = Fleet(inventory, once)
     await fleet.refresh()
@@ -523,7 +536,7 @@ async def watch(inventory: str, once: bool, as_json: bool) -> int:
         with live or contextlib.nullcontext():
             while True:
                 now = time.time()
-                summary = summarize(fleet.hosts.values(), now, fleet.gone())
+                summary = summarize(fleet.hosts.values(), now, fleet.gone(), job)
                 settled = fleet.settled() or summary["state"] == "gone"
                 stopped_since = (stopped_since or now) if summary["state"] == "stopped" else 0.0
                 ended = settled and summary["state"] in CODES
@@ -559,10 +572,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-i", "--inventory", default="inventories/lab", help="default: %(default)s")
     parser.add_argument("--once", action="store_true", help="one look, not a live screen")
     parser.add_argument("--json", action="store_true", help="a line of JSON a look")
+    parser.add_argument("--job", default="", help="wait for this job where there is another one still")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in `scripts/watch --json | head -1`
     try:
-        return asyncio.run(watch(options.inventory, options.once, options.json))
+        return asyncio.run(watch(options.inventory, options.once, options.json, options.job))
     except KeyboardInterrupt:
         return 130
     except NoInventory as error:

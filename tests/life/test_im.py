@@ -131,7 +131,7 @@ def test_expired_credentials_are_refused_in_a_sentence(infrastructure: str) -> N
     says(infrastructure, "have expired at 2026-01-01T00:00:00Z: give it new ones", 300)
 
 
-def test_a_killed_server_goes_on_when_it_is_told_to(infrastructure: str, radl: Path) -> None:
+def test_a_killed_server_goes_on_when_it_is_told_to(region: boto3.Session, infrastructure: str, radl: Path) -> None:
     write(radl)
     begin = time.time()
     reconfigure(infrastructure, radl)
@@ -140,6 +140,10 @@ def test_a_killed_server_goes_on_when_it_is_told_to(infrastructure: str, radl: P
     user_runs("scripts/lab", "im")
     reconfigure(infrastructure, radl)
     configured(infrastructure)
+    assert "configured" in client(f"getstate {infrastructure}")
+    assert len(living(region)) == 3, "what was tried several times is there once"
+    for name in ("ps-0", "chief-1", "worker-2"):
+        assert f"net_interface.1.dns_name = '{name}'" in client(f"getinfo {infrastructure}"), name
     assert re.search(r"train: \w+, \d+ of 100000 steps", client(f"ssh {infrastructure} 0 flotilla-status"))
     wait_until(lambda: step(infrastructure) > 0, 180, "it trains")
 
@@ -200,6 +204,7 @@ def test_credentials_that_expire_before_the_model_is_stored(
     wait_until(lambda: status(infrastructure)["store"]["state"] == "done", 60, "the model is stored")
     stored = manifest(region, "models/im/manifest.json")
     assert stored["files"] and stored["global_step"] >= last
+    assert stored["variables"]["training_max_steps"] == last
 
 
 def test_reconfigure_changed_only_what_was_new(infrastructure: str) -> None:

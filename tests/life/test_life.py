@@ -83,6 +83,7 @@ BAD = {
         {"fleet_groups": {g: {"count": 1, "instance_type": "t3.large"} for g in ("ps", "chief")}
          | {"evaluator": {"count": 1, "instance_type": "t3.large", "enabled": False}}}, "enabled is false",
     ),
+    "no steps": ({"training_max_steps": 0}, "training_max_steps"),
     "steps not a number": ({"training_max_steps": "60k"}, "60k"),
     "no batch": ({"training_batch_size": 0}, "training_batch_size"),
     "no such scheme": ({"training_scheme": "horovod"}, "horovod"),
@@ -92,6 +93,7 @@ BAD = {
         | {"training_sync": True}, "trains alone",
     ),
     "no such program": ({"training_program": "nowhere/train.py"}, "there is no"),
+    "program without an entry": ({"training_program": "training"}, "has no Python file main.py"),
     "no such program object": ({"training_program": "s3://flotilla-test/nothing.tar.gz"}, "There is no object"),
     "no program's kind": ({"training_program": "s3://flotilla-test/program.rar"}, "program.rar"),
     "arguments that are no list": ({"training_arguments": "--steps 3"}, "give a list of words"),
@@ -363,6 +365,36 @@ def test_the_same_program_from_elsewhere_is_the_same_job(
             entry = json.loads(host(name).check_output("cat /etc/flotilla/job.json"))["program"]
             assert entry.endswith("/programs/digits.py") and host(name).file(entry).mode == 0o644, "of root"
     assert manifest(region, "models/digits/manifest.json") == stored
+
+
+def test_a_job_that_is_refused_changes_nothing(life: str, engineer: str, tmp_path: Path) -> None:
+    nowhere, large = tmp_path / "nowhere", {"training_batch_size": 100_000}
+    nowhere.mkdir()
+    (nowhere / "main.py").write_text("import tensorflow\n")
+    (nowhere / "requirements.txt").write_text("numpy==9.9\n")
+    files = "sha256sum /etc/flotilla/*.json /etc/systemd/system/*.service /etc/systemd/system/*.timer"
+    before = [host(name).check_output(files) for name in ("chief-0", "worker-0")]
+    for change, words in (
+        (DIGITS | {"training_program": str(nowhere)}, "The requirements.txt of training_program can't be met"),
+        ({"job": "large"} | large, "batch_size is 100000, but the split 'train' has"),
+    ):
+        command = ["ansible-playbook", "-i", INVENTORY, "playbooks/train.yml", "-e", json.dumps(change)]
+        done = user_runs("env", engineer, *command, check=False)
+        # Ansible wraps what it prints.
+        assert done.returncode != 0 and words in " ".join(done.stdout.split()), done.stdout
+    assert [host(name).check_output(files) for name in ("chief-0", "worker-0")] == before
+
+
+def test_the_policy_is_enough_for_the_infrastructure_manager_too(
+    region: boto3.Session, life: str, engineer: str, tmp_path: Path
+) -> None:
+    there, other = left(region), "fleet_name=other"
+    version = f"radl_collection=git+https://example.com/flotilla,{'0' * 40}"
+    command = ["env", engineer, "ansible-playbook", "-i", INVENTORY]
+    user_runs(*command, "playbooks/radl.yml", "-e", other, "-e", version, "-e", f"radl_file={tmp_path / 'other.radl'}")
+    assert (tmp_path / "other.radl").exists()
+    user_runs(*command, "playbooks/destroy.yml", "-e", other)
+    assert left(region) == there
 
 
 def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[str], engineer: str) -> None:

@@ -117,8 +117,24 @@ def test_one_object_of_all_answers() -> None:
     assert [task["task"] for task in summary["tasks"]] == ["evaluator-0", "ps-0", "chief-0", "worker-0"]
     assert summary["tasks"][3] == {
         "task": "worker-0", "host": "worker-0", "state": "running", "step": 238, **TRAINS, "restarts": 2,
-        "memory": 612_000_000,
+        "memory": 612_000_000, "problem": "",
     }  # fmt: skip
+
+
+def test_what_is_wrong_with_a_task_is_said_until_it_runs() -> None:
+    version = told("worker-0", problem="worker-0 has version a of the program, the chief b.")
+    wrong = fleet(worker_0={"tasks": {"worker-0": unit("failed", result="exit-code", told=version)}})
+    assert "worker-0: worker-0 has version a of the program, the chief b." in shown(wrong)
+    assert "the chief b." in watch.line(watch.summarize(wrong, NOW))
+    assert "the chief b." not in shown(fleet(worker_0={"tasks": {"worker-0": unit(told=version)}}))
+
+
+def test_a_job_that_is_still_to_come() -> None:
+    done = fleet(chief_0=chief(train={"state": "done", "message": "trained 400 steps"}, store={"state": "done"}))
+    assert watch.summarize(done, NOW, wanted="cifar10")["state"] == "done"
+    waiting = watch.summarize(done, NOW, wanted="next")
+    assert (waiting["state"], waiting["message"]) == ("waiting", "for next: there is still cifar10")
+    assert watch.summarize(done, NOW, "its time was over", "next")["state"] == "gone"
 
 
 def test_screen() -> None:

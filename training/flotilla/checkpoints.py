@@ -12,7 +12,8 @@ from flotilla.config import TrainConfig
 from flotilla.errors import BadInput, Temporary
 
 TRUST = "variables.json"  # in the model directory
-AGREE_SECS = 60  # a chief that is being restarted with another program needs about 10
+TRUST_SECS = 30
+AGREE_SECS = 120  # a chief that is being restarted with another program needs about 10
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ def trusted(model_dir: str) -> int | None:
 
 def trust(model_dir: str, step: int | None) -> None:
     """Note it, or that a chief that is started again must not go on with what they hold."""
-    hdfs.write_json(hdfs.join(model_dir, TRUST), {"step": step})
+    # A DataNode that has just died is offered for some seconds still.
+    hdfs.insist(lambda: hdfs.write_json(hdfs.join(model_dir, TRUST), {"step": step}), TRUST_SECS)
 
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:
@@ -55,8 +57,9 @@ def finished(config: TrainConfig) -> dict[str, Any] | None:
 def check_steps(config: TrainConfig) -> None:
     """Raise BadInput where an unfinished job is to end at a step that it has long passed."""
     step = latest_step(config.model_dir) or 0
+    told = not config.program or any("{max_steps}" in argument for argument in config.arguments)
     # Each trainer may have made one step more than was asked for.
-    if not config.program and step > config.max_steps + len(config.cluster.get("worker", [])):
+    if told and step > config.max_steps + len(config.cluster.get("worker", [])):
         raise BadInput(
             f"max_steps is {config.max_steps}, but {config.model_dir} has a checkpoint of step {step} already: "
             "give more steps, or give the job another name."
@@ -89,7 +92,7 @@ def check_model(model_dir: str, found: dict[str, Any] | None, model: dict[str, A
 
 
 def agree(model_dir: str, name: str, version: str, seconds: float = AGREE_SECS) -> None:
-    """Wait for the chief to say which version of the program it runs; raise Temporary where it stays another one."""
+    """Wait for the chief to say which version of the program it runs; raise BadInput where it stays another one."""
     end = None
     while True:
         model = hdfs.read_json(hdfs.join(model_dir, "model.json"))
@@ -98,7 +101,7 @@ def agree(model_dir: str, name: str, version: str, seconds: float = AGREE_SECS) 
                 return
             end = end or time.monotonic() + seconds
             if time.monotonic() >= end:
-                raise Temporary(
+                raise BadInput(
                     f"{name} has version {version} of the program, the chief {chiefs}: give all hosts the same "
                     "(playbooks/train.yml)."
                 )

@@ -64,6 +64,24 @@ def check_batch(data: DataSet, split: str, batch_size: int) -> None:
         )
 
 
+def check_records(data: DataSet, split: str) -> None:
+    """Raise BadInput unless a split's first record is what the manifest says of all."""
+    import tensorflow as tf
+
+    file = data.files[split][0]
+    height, width, channels = data.shape
+    try:
+        (record,) = _records(file).take(1).as_numpy_iterator()
+        found = tf.io.parse_single_example(record, _features())
+        if len(found["image"].numpy()) != height * width * channels or not 0 <= int(found["label"]) < data.classes:
+            raise ValueError
+    except (ValueError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        raise BadInput(
+            f"The records of {file} aren't what its manifest says, an image of {height} x {width} x {channels} bytes "
+            f"and a label below {data.classes}: prepare and stage the data set again."
+        ) from error
+
+
 def training_batches(data: DataSet, split: str, batch_size: int, shuffle_buffer: int, seed: int) -> Any:
     """Return a tf.data.Dataset without end of ({"image": uint8 [batch, h, w, c]}, label int64 [batch]).
 
@@ -93,11 +111,16 @@ def _records(file: Any) -> Any:
     return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER)
 
 
+def _features() -> dict[str, Any]:
+    import tensorflow as tf
+
+    return {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+
+
 def _parsed(batch: Any, data: DataSet) -> tuple[dict[str, Any], Any]:
     import tensorflow as tf
 
-    features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
-    parsed = tf.io.parse_example(batch, features)
+    parsed = tf.io.parse_example(batch, _features())
     height, width, channels = data.shape
     image = tf.reshape(tf.io.decode_raw(parsed["image"], tf.uint8), [-1, channels, height, width])
     return {"image": tf.transpose(image, [0, 2, 3, 1])}, parsed["label"]

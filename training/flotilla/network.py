@@ -53,6 +53,8 @@ class Network:
         from flotilla import estimator, precision, session
 
         task, dataset = self._task, self._data
+        for split in _splits(self._config, task):
+            data.check_records(dataset, split)
         wanted = "float32" if task.type == "evaluator" else self._config.precision
         chosen = precision.choose(wanted, dataset.shape, dataset.classes, self._config.resnet_size)
         config = dataclasses.replace(self._config, precision=chosen)

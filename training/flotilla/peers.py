@@ -108,10 +108,16 @@ class Watch:
                 if time.monotonic() - since > bound and not self._ended.is_set():
                     self._away.pop(peer.name, None)
                     self._note()
+                    # The first ps has its host in common with the NameNode.
+                    advice = (
+                        "HDFS was on its host: playbooks/destroy.yml, then site.yml go on from the mirror in S3."
+                        if peer.name == "ps-0"
+                        else "site.yml makes a new host where one is missing, and goes on from the last checkpoint."
+                    )
                     self._on_lost(
                         peer,
                         f"The job can't go on: {peer.name} ({peer.address}) hasn't answered for {bound / 60:.0f} min. "
-                        "site.yml makes a new host where one is missing, and goes on from the last checkpoint.",
+                        f"{advice}",
                     )
             self._note()
 

@@ -1,7 +1,8 @@
 """Trains a model: one task of a cluster where --task or TF_CONFIG says so, else everything in this process.
 
-Ends with 0 when the job is done, 2 when what it was given can't work (starting again doesn't help), 75 when
-HDFS didn't answer or the global step stood still, 1 after any other error. A finished job that is started
+Ends with 0 when the job is done, 2 when what it was given can't work or has failed ATTEMPTS times since the same
+checkpoint (starting again doesn't help), 75 when HDFS didn't answer or the global step stood still, 1 after any
+other error. A finished job that is started
 again trains nothing.
 """
 
@@ -22,18 +23,31 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flotilla
-from flotilla import checkpoints, ending, hdfs, mirror, network, peers, program, progress, publish, share, watchdog
+from flotilla import (
+    checkpoints,
+    ending,
+    failure,
+    hdfs,
+    mirror,
+    network,
+    peers,
+    program,
+    progress,
+    publish,
+    share,
+    watchdog,
+)
 from flotilla.cluster import Task, task_from, tf_config
 from flotilla.config import TrainConfig, load
 from flotilla.errors import BadInput, ProgramError
 from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
+ATTEMPTS = 3  # for what fails at each start, as a loss that is no number does
 OVER_SECS = 10
 HURRY_SECS = 30  # for a step, when a task that was away is back
 LAST_CHECKPOINT_SECS = 300  # for the one that a worker saves in the lost chief's place
 FROZEN_SECS = 30  # for a ps, which everybody waits for; in a trainer a call that blocks all threads may take longer
-DISTRUST_SECS = 30
 LEAVE_AFTER_SECS = 60  # a session's close can take half of it
 EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
 
@@ -65,38 +79,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the task; return the process's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    progress = publisher = None
+    progress = publisher = task = config = None
+    told = TaskFile("", "", "")
     try:
         config = load(argv)
         if config.task:
             os.environ["TF_CONFIG"] = tf_config(config.cluster, config.task)  # where Estimator looks, too
         task = task_from(os.environ)
         share.take(task)
+        told = TaskFile(config.tasks_dir, config.name, task.name)
         if task.leads:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
             if task.type == "chief":  # a process on its own has no other nodes to tell
                 publisher = publish.Publisher(config.progress, config.model_dir)
-        _run(config, task, progress)
-    except ProgramError as error:
-        _log.error("%s", error)
+        _run(config, task, progress, told)
+    except Exception as error:
+        code, text = _problem(config, task, error)
+        told.tell(problem=text)
         # What a restart may cure is not yet a failure.
-        if progress and isinstance(error, BadInput):
-            progress.fail(str(error))
+        if progress and code == BadInput.code:
+            progress.fail(text)
         elif progress:
-            progress.say(str(error))
-        return error.code
-    except Exception:
-        _log.exception("%s failed.", task.name)
-        return 1
+            progress.say(text)
+        return code
     finally:
         if publisher:
             publisher.stop()
     return 0
 
 
-def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+def _problem(config: TrainConfig | None, task: Task | None, error: Exception) -> tuple[int, str]:
+    """Log an error; return the exit status, and a sentence."""
+    name = task.name if task else "the task"
+    if isinstance(error, ProgramError):
+        _log.error("%s", error)
+        code, text = error.code, str(error)
+    else:
+        _log.exception("%s failed.", name)
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        code, text = 1, f"{name} failed by {type(error).__name__}: {first}"
+    if code == 1 and config and task and _by_training(error) and _again(config, task):
+        _log.error("This was the attempt number %d since the same checkpoint: giving up.", ATTEMPTS)
+        code, text = BadInput.code, f"{text.rstrip('.')}, {ATTEMPTS} times since the same checkpoint."
+    return code, text
+
+
+def _again(config: TrainConfig, task: Task) -> bool:
+    """Note that a task's own work has failed; return whether it has often enough, with no new checkpoint between."""
+    if not config.tasks_dir:
+        return False
+    note = Path(config.tasks_dir) / f"{task.name}.failed"
+    with contextlib.suppress(ProgramError, OSError):
+        now = {"model_dir": config.model_dir, "step": checkpoints.latest_step(config.model_dir)}
+        before = hdfs.read_json(str(note)) or {}
+        count = before.pop("count", 0) + 1 if {**before, "count": 0} == {**now, "count": 0} else 1
+        write_json(note, {**now, "count": count})
+        if count >= ATTEMPTS:
+            note.unlink()  # somebody may mend it
+            return True
+    return False
+
+
+def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile) -> None:
     memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
-    others = peers.Watch(peers.needed(task, config.sync), functools.partial(_lost, config, task, progress), memory)
+    on_lost = functools.partial(_lost, config, task, progress, told)
+    others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = checkpoints.finished(config)
     if done:
@@ -110,10 +157,12 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None) -> None:
     elif task.type == "ps":
         _serve(config, task)
     else:
-        _train(config, task, progress, others)
+        _train(config, task, progress, told, others)
 
 
-def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peers.Peer, message: str) -> None:
+def _lost(
+    config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile, peer: peers.Peer, message: str
+) -> None:
     """End for good, and say why where flotilla-status looks; return if the other comes back after all.
 
     For a chief, a worker saves a last checkpoint (hooks.HeirHook), which the parameter servers wait for.
@@ -121,6 +170,7 @@ def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peer
     if _over(config):
         watchdog.leave(0)
     _log.error("%s", message)
+    told.tell(problem=message)
     chief = peer.name.startswith("chief-")
     if chief and task.name == "ps-0":
         progress = Progress(config.progress, "train", config.max_steps, "steps")
@@ -130,8 +180,12 @@ def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peer
     if chief and task.type in ("ps", "worker"):
         peers.chief_lost.set()
         before, end = _latest_step(config), time.monotonic() + LAST_CHECKPOINT_SECS
-        while time.monotonic() < end and not (task.type == "ps" and _latest_step(config) != before):
+        while time.monotonic() < end:
             time.sleep(DONE_POLL_SECS)
+            step = _latest_step(config)
+            before = step if before is None else before
+            if task.type == "ps" and step not in (None, before):
+                break
             if peers.answers(peer):
                 peers.chief_lost.clear()
                 if progress:
@@ -142,8 +196,9 @@ def _lost(config: TrainConfig, task: Task, progress: Progress | None, peer: peer
 
 
 def _latest_step(config: TrainConfig) -> int | None:
+    """Return the newest checkpoint's step, 0 where there is none; None where HDFS doesn't say."""
     with contextlib.suppress(ProgramError):
-        return checkpoints.latest_step(config.model_dir)
+        return checkpoints.latest_step(config.model_dir) or 0
     return None
 
 
@@ -157,17 +212,24 @@ def _serve(config: TrainConfig, task: Task) -> None:
     watchdog.beat(FROZEN_SECS)
     if (progress.read(config.progress) or {}).get("state") == "failed":  # by an earlier process, in _lost
         Path(config.progress).unlink(missing_ok=True)
-    _wait_for_end(config)
-    _log.info("The job is done: %s ends.", task.name)
+    reason = _wait_for_end(config)
+    _log.info("The job %s: %s ends.", f"has failed ({reason})" if reason else "is done", task.name)
     watchdog.leave(0)
 
 
-def _wait_for_end(config: TrainConfig) -> None:
-    said = False
+def _wait_for_end(config: TrainConfig) -> str:
+    """Return when the job is done; or when it has failed for good since then, and why."""
+    said = looked = False
+    earlier: dict[str, Any] | None = None  # of a start that has failed before this one
     while True:
         try:
             if checkpoints.finished(config):
-                return
+                return ""
+            failed = failure.read(config.model_dir)
+            if not looked:
+                earlier, looked = failed, True
+            elif failed and failed != earlier:
+                return str(failed.get("message"))
             said = False
         except hdfs.Unreachable as error:
             if not said:
@@ -176,12 +238,10 @@ def _wait_for_end(config: TrainConfig) -> None:
         time.sleep(DONE_POLL_SECS)
 
 
-def _train(config: TrainConfig, task: Task, progress: Progress | None, others: peers.Watch) -> None:
+def _train(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile, others: peers.Watch) -> None:
     version = program.version(config.program) if task.cluster else ""
-    if task.leads:
-        checkpoints.check_steps(config)
-    else:
-        threading.Thread(target=_leave_after_end, args=(config, task), daemon=True).start()
+    if task.cluster:
+        threading.Thread(target=_leave_after_end, args=(config, task, progress), daemon=True).start()
     work: Work = program.Program(config, task) if config.program else network.Network(config, task)
     import tensorflow as tf
 
@@ -194,6 +254,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, others: p
         if config.mirror:
             mirror.restore(config.mirror, config.model_dir, work.model, config.reach_secs)
         began = checkpoints.begin(config.model_dir, work.model, version)
+        checkpoints.check_steps(config)
         checkpoints.prepare(config.model_dir)
     else:
         checkpoints.agree(config.model_dir, task.name, version)
@@ -212,7 +273,6 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, others: p
         watch.start()
     others.on_back = lambda: watch.hurry(HURRY_SECS)
     reports: list[Any] = []
-    told = TaskFile(config.tasks_dir, config.name, task.name)
 
     def make_hooks(tensors: dict[str, Any], max_steps: int, examples_a_step: int | None) -> list[Any]:
         summary_dir = config.model_dir if task.leads else None
@@ -247,7 +307,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, others: p
     except Exception as error:
         if task.leads and _by_training(error):
             with contextlib.suppress(ProgramError):
-                hdfs.insist(lambda: checkpoints.trust(config.model_dir, None), DISTRUST_SECS)
+                checkpoints.trust(config.model_dir, None)
         raise
     finally:
         watch.stop()
@@ -257,10 +317,12 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, others: p
         _say_evaluating(config, False)
 
 
-def _by_training(error: Exception) -> bool:
+def _by_training(error: BaseException) -> bool:
     """Whether what failed may be in the variables by now, as a loss that is no number is: a file or a server isn't."""
     import tensorflow as tf
 
+    if type(error) is ProgramError:  # of a program of somebody's
+        return error.__cause__ is None or _by_training(error.__cause__)
     if isinstance(error, tf.errors.OpError):
         return isinstance(error, tf.errors.InvalidArgumentError)  # of check_numerics, say
     return not isinstance(error, (ProgramError, OSError))
@@ -298,9 +360,16 @@ def _over(config: TrainConfig) -> bool:
     return said == [True]
 
 
-def _leave_after_end(config: TrainConfig, task: Task) -> None:
-    """End a worker or evaluator that waits for what will never come, when the job is done without it."""
-    _wait_for_end(config)
+def _leave_after_end(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    """End a worker or evaluator that waits for what will never come, when the job is done without it, or has failed."""
+    if reason := _wait_for_end(config):
+        _log.error("The job has failed: %s", reason)
+        if progress:
+            progress.fail(reason)
+            publish.Publisher(config.progress, config.model_dir).stop()
+        watchdog.leave(BadInput.code if task.leads else 0)
+    if task.leads:
+        return
     time.sleep(EVALUATOR_LEAVE_AFTER_SECS if task.type == "evaluator" and config.program else LEAVE_AFTER_SECS)
     import tensorflow as tf
 

@@ -31,6 +31,38 @@ def test_manifest(data_dir: Path) -> None:
         data.check_splits(found, "test")
 
 
+def test_records_that_are_not_what_the_manifest_says(data_dir: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def record(**features: tf.train.Feature) -> bytes:
+        return bytes(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+    def value(kind: str, list_type: Any, value: Any) -> tf.train.Feature:
+        return tf.train.Feature(**{kind: list_type(value=[value])})
+
+    good = value("bytes_list", tf.train.BytesList, image(0).tobytes())
+    label = value("int64_list", tf.train.Int64List, 1)
+    data.check_records(data.load(str(data_dir)), "train")
+    folder = tmp_path / "other"
+    shutil.copytree(data_dir, folder)
+    found = data.load(str(folder))
+    for content in (
+        record(pixels=good, label=label),
+        record(image=value("bytes_list", tf.train.BytesList, b"short"), label=label),
+        record(image=good, label=value("int64_list", tf.train.Int64List, CLASSES)),
+        record(image=good, label=value("float_list", tf.train.FloatList, 1.0)),
+        b"no example",
+        None,
+    ):
+        if content is None:
+            Path(found.files["train"][0]).write_text("no record at all")
+        else:
+            with tf.io.TFRecordWriter(found.files["train"][0]) as writer:
+                writer.write(content)
+        with pytest.raises(BadInput, match=r"an image of 16 x 16 x 3 bytes and a label below 4: prepare and stage"):
+            data.check_records(found, "train")
+
+
 def test_evaluation_sees_all_of_it_once_and_in_order(data_dir: Path) -> None:
     found = data.load(str(data_dir))
     batches = list(data.evaluation_batches(found, "train", 50))

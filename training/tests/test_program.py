@@ -15,7 +15,7 @@ import pytest
 from test_train import addresses, start, wait_for_line
 
 from flotilla import checkpoints, config, program, progress, train
-from flotilla.errors import BadInput, Temporary
+from flotilla.errors import BadInput
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 ARGUMENTS = "--data-dir {data_dir} --model-dir {model_dir} --max-steps {max_steps} --batch-size 20"
@@ -182,6 +182,28 @@ def test_a_program_that_fails_says_where(tmp_path: Path, text: str, code: int, w
     assert told["state"] == ("failed" if code == 2 else "running")
 
 
+def test_a_program_that_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "p.py").write_text("import sys\nsys.exit('no luck')\n")
+    arguments = job(tmp_path / "program" / "p.py", tmp_path, "none", "", f"--tasks-dir={tmp_path / 'tasks'}")
+    assert [train.main(arguments) for _ in range(4)] == [1, 1, 2, 1], "who has mended it has as many attempts again"
+    words = "p.py ended with no luck"
+    assert json.loads((tmp_path / "tasks" / "local-0.json").read_text())["problem"] == f"{words}."
+    assert train.main(arguments) == 1 and train.main(arguments) == 2
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and told["state"] == "failed"
+    assert told["message"] == f"{words}, 3 times since the same checkpoint."
+
+
+def test_fewer_steps_than_there_are_are_refused_where_the_program_is_told_them(tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text("print('trained')\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-900"\n')
+    assert train.main(job(tmp_path / "p.py", tmp_path, "none", "--steps {max_steps}")) == 2
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told is not None and "max_steps is 60, but" in told["message"]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -227,7 +249,7 @@ def test_a_task_with_another_version_of_the_program_is_refused_and_named(tmp_pat
     model = str(tmp_path / "model")
     checkpoints.begin(model, {"program": "main.py"}, old)
     checkpoints.agree(model, "worker-1", old, seconds=0)
-    with pytest.raises(Temporary, match=f"worker-1 has version {new} of the program, the chief {old}"):
+    with pytest.raises(BadInput, match=f"worker-1 has version {new} of the program, the chief {old}"):
         checkpoints.agree(model, "worker-1", new, seconds=0)
     checkpoints.begin(model, {"program": "main.py"}, new)
     checkpoints.agree(model, "worker-1", new, seconds=0)

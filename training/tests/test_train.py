@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from conftest import CLASSES, image
 
-from flotilla import checkpoints, hdfs, progress, train
+from flotilla import checkpoints, failure, hdfs, progress, train
+from flotilla.cluster import Task
+from flotilla.errors import ProgramError
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +39,10 @@ def test_what_failed_outside_of_the_training_is_not_in_the_variables() -> None:
         ValueError("a program's own"),
     ]
     outside = [errors.UnknownError(None, None, "hdfs://…; Input/output error"), hdfs.Unreachable(""), OSError(28, "")]
-    assert [train._by_training(error) for error in inside + outside] == [True] * 3 + [False] * 3
+    for error in [*inside, *outside]:
+        own = ProgramError("p.py, line 3: …")  # as a program's error is told
+        own.__cause__ = error
+        assert train._by_training(error) == train._by_training(own) == (error in inside)
 
 
 def test_one_process_from_data_to_a_model_that_predicts(tiny: list[str], tmp_path: Path) -> None:
@@ -271,3 +276,51 @@ def test_with_a_ps_that_only_seems_to_serve_a_trainer_ends_to_be_started_again(t
     assert "is a ps gone" in (tmp_path / "chief-0").read_text()
     told = progress.read(tmp_path / "progress" / "train.json")
     assert told is not None and told["state"] == "running"
+
+
+def test_who_fails_for_good_ends_the_job_for_all(tiny: list[str], tmp_path: Path) -> None:
+    """As systemd does it by OnFailure=, here for a ps that its unit has given up."""
+    cluster = addresses(ps=2, chief=1)
+    arguments = [*tiny, "--max-steps", "100000"]
+    tasks = {name: start(arguments, cluster, name, tmp_path) for name in ("ps-0", "ps-1", "chief-0")}
+    try:
+        wait_for_line(r"step \d+ of", tasks["chief-0"], tmp_path / "chief-0")
+        tasks.pop("ps-1").kill()
+        assert failure.main([*arguments, "--cluster", json.dumps(cluster), "--task", "ps-1"]) == 0
+        assert {name: task.wait(timeout=30) for name, task in tasks.items()} == {"ps-0": 0, "chief-0": 2}
+        told = progress.read(tmp_path / "progress" / "train.json")
+        assert told is not None and told["state"] == "failed"
+        assert told["message"] == "ps-1 has failed again and again: see journalctl -u training@ps-1 on its host."
+        assert told["done"] > 0, "how far it has come is still to be seen"
+        # What ended an earlier start isn't this one's end.
+        tasks["ps-0"] = start(arguments, cluster, "ps-0", tmp_path)
+        wait_for_line("serves at", tasks["ps-0"], tmp_path / "ps-0")
+        with pytest.raises(subprocess.TimeoutExpired):
+            tasks["ps-0"].wait(timeout=3 * train.DONE_POLL_SECS)
+    finally:
+        for task in tasks.values():
+            task.kill()
+
+
+@pytest.mark.parametrize(
+    ("task", "sync", "ends"),
+    [
+        ("ps", False, True), ("chief", False, True), ("worker", False, False), ("worker", True, True),
+        ("evaluator", True, False),
+    ],
+)  # fmt: skip
+def test_without_whom_a_job_cannot_go_on(task: str, sync: bool, ends: bool) -> None:
+    assert failure.ends_job(Task(task, 0, {}), sync) == ends
+
+
+def test_why_a_task_has_failed(tiny: list[str], tmp_path: Path) -> None:
+    told, tasks = tmp_path / "progress" / "train.json", tmp_path / "tasks"
+    cluster = json.dumps({"ps": ["a:1"], "chief": ["b:1"]})
+    arguments = [*tiny, "--tasks-dir", str(tasks), "--cluster", cluster, "--task", "chief-0"]
+    progress.TaskFile(str(tasks), "tiny", "chief-0").tell(problem="ValueError: no.")
+    progress.Progress(told, "train", 15, "steps").update(7)
+    assert failure.main(arguments) == 0
+    assert (failure.read(str(tmp_path / "model")) or {})["message"] == "ValueError: no."
+    content = progress.read(told)
+    assert content is not None and (content["state"], content["done"]) == ("failed", 7)
+    assert (progress.read(tmp_path / "model" / "progress" / "train.json") or {})["message"] == "ValueError: no."

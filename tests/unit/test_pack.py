@@ -1,0 +1,57 @@
+"""roles/training/files/pack.py: what a program from this machine is refused for, and what of it goes to the hosts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+PACK = Path(__file__).parents[2] / "roles/training/files/pack.py"
+
+
+def pack(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(PACK), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in {
+        "main.py": "import lib.a\n",
+        "lib/a.py": "",
+        ".git/config": "",
+        "lib/__pycache__/a.pyc": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_good_program_is_packed_the_same_each_time(folder: Path) -> None:
+    assert pack("--check", str(folder), ".", "main.py").returncode == 0
+    first = pack(str(folder), ".").stdout
+    (folder / "main.py").touch()
+    assert pack(str(folder), ".").stdout == first
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(first))) as archive:
+        assert archive.getnames() == ["lib/a.py", "main.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words", "names", "entry"),
+    [
+        ("lib/a.py", "x = 1\ndef f(:\n", "lib/a.py, line 2: invalid syntax", ".", "main.py"),
+        ("main.py", "", "has no Python file other.py: training_entry names the one to run", ".", "other.py"),
+        ("data.bin", "0" * 20_000_001, "data.bin the most of it: data belong into dataset_source", ".", "main.py"),
+        ("main.py", "import near\n", "main.py imports near, which lies beside it: give", "main.py", "main.py"),
+        ("main.py", "", "there is no ", "nowhere.py", "nowhere.py"),
+    ],
+)  # fmt: skip
+def test_what_can_not_run_is_refused(folder: Path, name: str, text: str, words: str, names: str, entry: str) -> None:
+    (folder / "near.py").write_text("")
+    (folder / name).write_text(text)
+    done = pack("--check", str(folder), names, entry)
+    assert done.returncode == 1 and words in done.stderr and "\n" not in done.stderr.strip()

@@ -1,0 +1,83 @@
+"""Tells a job's other tasks that it has failed for good: systemd runs it when it won't start a task again (OnFailure=).
+
+Without a word, parameter servers would serve for ever, and workers train what nobody saves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flotilla import hdfs, progress, publish
+from flotilla.cluster import Task, task_from, tf_config
+from flotilla.config import TrainConfig, load
+from flotilla.errors import ProgramError
+
+FILE = "job-failed.json"  # in the model directory
+RECENT_SECS = 60  # what a task told earlier is not why it has failed now
+
+_log = logging.getLogger("flotilla")
+
+
+def read(model_dir: str) -> dict[str, Any] | None:
+    """Return what the last task that failed for good has said; raise hdfs.Unreachable."""
+    return hdfs.read_json(hdfs.join(model_dir, FILE))
+
+
+def tell(config: TrainConfig, message: str) -> None:
+    """Have this host's progress say that the job has failed, and publish that."""
+    told = progress.read(config.progress)
+    if told:
+        told.update(state="failed", eta=None, message=message, updated=time.time())
+        progress.write_json(config.progress, told)
+    else:
+        progress.Progress(config.progress, "train", config.max_steps, "steps").fail(message)
+    publish.Publisher(config.progress, config.model_dir).stop()
+
+
+def ends_job(task: Task, sync: bool) -> bool:
+    """Whether a job can't go on without this task."""
+    return task.type in ("ps", "chief") or (sync and task.type == "worker")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Say why --task has failed, where the job can't go on without it; return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        config = load(argv)
+        task = task_from({"TF_CONFIG": tf_config(config.cluster, config.task)})
+        if not ends_job(task, config.sync):
+            return 0
+        message = reason(config, task)
+        if task.leads and config.progress:
+            tell(config, message)
+        content = {"task": task.name, "message": message, "at": time.time()}
+        hdfs.insist(lambda: hdfs.write_json(hdfs.join(config.model_dir, FILE), content), config.reach_secs)
+        _log.info("Told all tasks: %s", message)
+    except ProgramError as error:
+        _log.error("%s", error)
+        return error.code
+    return 0
+
+
+def reason(config: TrainConfig, task: Task) -> str:
+    """Return why a task on this host has failed, as well as it is known."""
+    told = progress.read(config.progress) if config.progress else None
+    if told and told["state"] == "failed":
+        return str(told["message"])
+    try:
+        own = json.loads(Path(config.tasks_dir, f"{task.name}.json").read_text(encoding="utf-8"))
+        if own.get("problem") and time.time() - own["updated"] < RECENT_SECS:
+            return str(own["problem"])
+    except (OSError, ValueError):
+        pass
+    return f"{task.name} has failed again and again: see journalctl -u training@{task.name} on its host."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
