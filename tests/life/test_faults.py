@@ -175,6 +175,17 @@ def test_fault_of_a_task_is_survived(region: boto3.Session, tmp_path: Path, name
     assert all(tasks[name]["staleness"] is not None for name in ("chief-0", "worker-0"))
 
 
+def test_what_fails_for_good_ends_the_job_for_all(region: boto3.Session, tmp_path: Path) -> None:
+    chief = host("chief-0")
+    chief.check_output('sudo sed -i \'s/"batch_size": [0-9]*/"batch_size": 1000000/\' /etc/flotilla/job.json')
+    chief.check_output("sudo systemctl restart training@chief-0")
+    tasks = {name: host(name).service(f"training@{name}") for name in TASKS}
+    wait_until(lambda: not any(task.is_running for task in tasks.values()), 120, "all tasks have ended")
+    seen = watch("--once", code=1)
+    assert seen["state"] == "failed" and "batch_size is 1000000, but the split 'train' has" in seen["message"]
+    endless(tmp_path)  # with the settings as they were
+
+
 def test_stop_saves_a_checkpoint_first(region: boto3.Session) -> None:
     output = " ".join(playbook("playbooks/stop.yml", *OPTIONS).split())  # Ansible has wrapped it
     assert "stopped, with a checkpoint of step" in output

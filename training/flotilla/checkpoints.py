@@ -29,16 +29,16 @@ def latest_step(model_dir: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def trusted(model_dir: str) -> int | None:
-    """Return at which checkpoint's step what the parameter servers hold was as it should be; None: at none."""
-    step = (hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("step")
-    return step if isinstance(step, int) else None
+def trusted(model_dir: str) -> list[int]:
+    """Return at which checkpoints' steps what the parameter servers hold was as it should be."""
+    steps = (hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("steps")
+    return steps if isinstance(steps, list) else []
 
 
-def trust(model_dir: str, step: int | None) -> None:
-    """Note it, or that a chief that is started again must not go on with what they hold."""
+def trust(model_dir: str, *steps: int | None) -> None:
+    """Note them; without any a chief that is started again must not go on with what they hold."""
     # A DataNode that has just died is offered for some seconds still.
-    hdfs.insist(lambda: hdfs.write_json(hdfs.join(model_dir, TRUST), {"step": step}), TRUST_SECS)
+    hdfs.insist(lambda: hdfs.write_json(hdfs.join(model_dir, TRUST), {"steps": steps}), TRUST_SECS)
 
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:

@@ -7,10 +7,15 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from flotilla import watchdog
 
+CLOSE_SECS = 3  # for the rest, where a session's close can take half a minute
+
 asked = threading.Event()  # set when the process has been told to end
+saved = threading.Event()  # set when there is a checkpoint since then
+farewell: Callable[[], None] | None = None  # says so
 _grace_secs = 0.0
 _log = logging.getLogger(__name__)
 
@@ -38,6 +43,10 @@ def _wait() -> None:
     asked.set()
     if _grace_secs:
         _log.info("Told to end: saving a checkpoint first.")
-        time.sleep(_grace_secs)
-        _log.warning("No checkpoint within %.0f s: ending without.", _grace_secs)
+        if saved.wait(_grace_secs):
+            time.sleep(CLOSE_SECS)
+            if farewell:
+                farewell()
+        else:
+            _log.warning("No checkpoint within %.0f s: ending without.", _grace_secs)
     watchdog.leave(0)

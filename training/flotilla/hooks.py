@@ -191,7 +191,10 @@ class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
             run_context.request_stop()
 
     def end(self, session: Any) -> None:
-        ending.grace(0)
+        if ending.asked.is_set():
+            ending.saved.set()
+        else:
+            ending.grace(0)
 
 
 class HeirHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
@@ -252,12 +255,12 @@ class Saver(v1.train.Saver):  # type: ignore[misc, name-defined]
     def restore(self, sess: Any, save_path: str) -> None:
         if self._model_dir:
             saved = int(save_path.rsplit("-", 1)[1])
-            if checkpoints.trusted(self._model_dir) == saved and not len(sess.run(self._missing)):
+            if saved in checkpoints.trusted(self._model_dir) and not len(sess.run(self._missing)):
                 step, finite = sess.run([self._step, self._finite])
                 if step >= saved and finite:
                     _log.info("Going on from step %d, as the parameter servers have it (checkpoint: %d).", step, saved)
                     return
-            checkpoints.trust(self._model_dir, None)
+            checkpoints.trust(self._model_dir)
         super().restore(sess, save_path)
 
 
@@ -284,6 +287,6 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
         self._timer.update_last_triggered_step(step)
 
     def _save(self, session: Any, step: int) -> Any:
-        ends = super()._save(session, step)
-        checkpoints.trust(self._model_dir, int(step))
-        return ends
+        # First, and with the one before: a chief that is lost in the middle of it leaves one of the two.
+        checkpoints.trust(self._model_dir, checkpoints.latest_step(self._model_dir), int(step))
+        return super()._save(session, step)

@@ -271,6 +271,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         watch.pause()
     if task.type != "evaluator":
         watch.start()
+    ending.farewell = functools.partial(_say_stopped, config, task, progress)
     others.on_back = lambda: watch.hurry(HURRY_SECS)
     reports: list[Any] = []
 
@@ -293,9 +294,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         work.run(_seed(config, task), make_hooks, life, told)
         others.stop()
         if ending.asked.is_set():
-            _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
-            if progress:
-                progress.say(f"stopped, with a checkpoint of step {checkpoints.latest_step(config.model_dir)}")
+            _say_stopped(config, task, progress)
             return
         _log.info("%s has done its part.", task.name)
         if task.leads:
@@ -307,7 +306,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
     except Exception as error:
         if task.leads and _by_training(error):
             with contextlib.suppress(ProgramError):
-                checkpoints.trust(config.model_dir, None)
+                checkpoints.trust(config.model_dir)
         raise
     finally:
         watch.stop()
@@ -317,11 +316,21 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         _say_evaluating(config, False)
 
 
+def _say_stopped(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+    import tensorflow as tf
+
+    _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
+    if progress:
+        progress.say(f"stopped, with a checkpoint of step {checkpoints.latest_step(config.model_dir)}")
+        publish.Publisher(config.progress, config.model_dir).stop()
+    tf.compat.v1.summary.FileWriterCache.clear()
+
+
 def _by_training(error: BaseException) -> bool:
     """Whether what failed may be in the variables by now, as a loss that is no number is: a file or a server isn't."""
     import tensorflow as tf
 
-    if type(error) is ProgramError:  # of a program of somebody's
+    if isinstance(error, ProgramError) and error.code == 1:  # of a program of somebody's
         return error.__cause__ is None or _by_training(error.__cause__)
     if isinstance(error, tf.errors.OpError):
         return isinstance(error, tf.errors.InvalidArgumentError)  # of check_numerics, say

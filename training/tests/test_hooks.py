@@ -94,19 +94,25 @@ def session(server: Any, folder: Path, first: int, spoil: bool = False) -> tuple
             return began, int(inner.run(value))
 
 
-def test_a_chief_goes_on_with_what_the_parameter_servers_hold(server: Any, tmp_path: Path) -> None:
+def test_a_chief_goes_on_with_what_the_parameter_servers_hold(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert session(server, tmp_path, 10) == (10, 15)
     assert checkpoints.latest_step(str(tmp_path)) == 0
     assert session(server, tmp_path, 20) == (15, 20), "neither begun anew nor set back to the checkpoint"
     assert checkpoints.latest_step(str(tmp_path)) == 5
-    checkpoints.trust(str(tmp_path), None)
+    checkpoints.trust(str(tmp_path))
     assert session(server, tmp_path, 30) == (15, 20), "set back to the checkpoint"
     checkpoints.trust(str(tmp_path), 4)
     assert session(server, tmp_path, 30) == (15, 20), "what it trusts is of another checkpoint"
     assert session(server, tmp_path, 30, spoil=True) == (20, 25), "it goes on"
     assert session(server, tmp_path, 30) == (20, 25), "set back to the checkpoint, since not all is a number"
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.estimator.CheckpointSaverHook, "_save", lambda *_: False)
+        assert session(server, tmp_path, 30) == (25, 30), "lost before it has saved"
+    assert session(server, tmp_path, 30) == (30, 35), "what it noted before is of no harm"
     other = tf.distribute.Server.create_local_server()
-    assert session(other, tmp_path, 40)[0] == 20, "a parameter server that was started anew holds nothing"
+    assert session(other, tmp_path, 40)[0] == 30, "a parameter server that was started anew holds nothing"
 
 
 def test_a_worker_saves_what_was_learned_when_the_chief_is_lost(
