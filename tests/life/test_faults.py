@@ -19,7 +19,7 @@ import pytest
 from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables, watch
 from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
-from benchmarks.faults import FAULTS, TASKS, run
+from benchmarks.faults import FAULTS, TASKS, TRAINERS, run, wait_for
 
 STEPS = 150
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
@@ -184,6 +184,7 @@ def test_what_fails_for_good_ends_the_job_for_all(region: boto3.Session, tmp_pat
     seen = watch("--once", code=1)
     assert seen["state"] == "failed" and "batch_size is 1000000, but the split 'train' has" in seen["message"]
     endless(tmp_path)  # with the settings as they were
+    assert wait_for(TRAINERS, time.time()) == (), "all train again"
 
 
 def test_stop_saves_a_checkpoint_first(region: boto3.Session) -> None:

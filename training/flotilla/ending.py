@@ -15,7 +15,7 @@ CLOSE_SECS = 3  # for the rest, where a session's close can take half a minute
 
 asked = threading.Event()  # set when the process has been told to end
 saved = threading.Event()  # set when there is a checkpoint since then
-farewell: Callable[[], None] | None = None  # says so
+farewell: Callable[[bool], None] | None = None  # says whether it has been saved
 _grace_secs = 0.0
 _log = logging.getLogger(__name__)
 
@@ -41,12 +41,14 @@ def grace(seconds: float) -> None:
 def _wait() -> None:
     signal.sigwait({signal.SIGTERM})
     asked.set()
-    if _grace_secs:
-        _log.info("Told to end: saving a checkpoint first.")
-        if saved.wait(_grace_secs):
-            time.sleep(CLOSE_SECS)
+    try:
+        if _grace_secs:
+            _log.info("Told to end: saving a checkpoint first.")
+            if saved.wait(_grace_secs):
+                time.sleep(CLOSE_SECS)
+            else:
+                _log.warning("No checkpoint within %.0f s: ending without.", _grace_secs)
             if farewell:
-                farewell()
-        else:
-            _log.warning("No checkpoint within %.0f s: ending without.", _grace_secs)
-    watchdog.leave(0)
+                farewell(saved.is_set())
+    finally:
+        watchdog.leave(0)

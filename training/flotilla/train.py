@@ -294,7 +294,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         work.run(_seed(config, task), make_hooks, life, told)
         others.stop()
         if ending.asked.is_set():
-            _say_stopped(config, task, progress)
+            _say_stopped(config, task, progress, True)
             return
         _log.info("%s has done its part.", task.name)
         if task.leads:
@@ -316,12 +316,15 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         _say_evaluating(config, False)
 
 
-def _say_stopped(config: TrainConfig, task: Task, progress: Progress | None) -> None:
+def _say_stopped(config: TrainConfig, task: Task, progress: Progress | None, saved: bool) -> None:
+    """Say that the task ends as it was told to, with a checkpoint or without."""
     import tensorflow as tf
 
     _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
-    if progress:
-        progress.say(f"stopped, with a checkpoint of step {checkpoints.latest_step(config.model_dir)}")
+    if progress and not saved:
+        progress.say("stopped without a checkpoint: a parameter server or HDFS didn't answer in time")
+    elif progress:
+        progress.say(f"stopped, with a checkpoint of step {_latest_step(config)}")
         publish.Publisher(config.progress, config.model_dir).stop()
     tf.compat.v1.summary.FileWriterCache.clear()
 
