@@ -71,8 +71,8 @@ class Fault:
     mend: Callable[[], object] | None = None  # ends the cause, where that isn't the fleet's own affair
     after: Callable[[], object] | None = None  # puts the fleet right again, when it has shown that it trains without
     before: Callable[[], object] | None = None  # prepares what is struck
-    says: tuple[str, str] | None = None  # a host, and a command whose last line says what is wrong
     ends: str = ""  # the job, and this host's flotilla-status says why
+    says: tuple[str, str] | None = None  # else: a host, and a command whose last line says what is wrong
     replaced: str = ""  # the host whose successor's task ends the cause
     mirrored: bool = False  # what is lost is what the mirror in S3 doesn't have
 
@@ -316,7 +316,6 @@ FAULTS = [
             f"the host of {name} gone for good",
             functools.partial(lose, name),
             ends=teller,
-            says=(teller, "flotilla-status --here"),
             after=raise_fleet,
         )
         for name, teller in (("ps-1", "chief-0"), ("chief-0", "ps-0"))
@@ -325,7 +324,6 @@ FAULTS = [
         "the host of ps-0, with the NameNode, gone for good; destroy.yml, then site.yml",
         functools.partial(lose, "ps-0"),
         ends="chief-0",
-        says=("chief-0", "flotilla-status --here"),
         after=anew,
         mirrored=True,
     ),
@@ -333,7 +331,6 @@ FAULTS = [
         "in step (sync): worker-0 has another version of the program",
         other_version,
         ends="chief-0",
-        says=("chief-0", "flotilla-status --here"),
         after=in_step_again,
         before=in_step,
     ),
@@ -341,7 +338,6 @@ FAULTS = [
         "in step (sync): the host of worker-0 gone for good",
         functools.partial(lose, "worker-0"),
         ends="chief-0",
-        says=("chief-0", "flotilla-status --here"),
         after=in_step_again,
     ),
 ]
@@ -434,7 +430,8 @@ def run(fault: Fault) -> Outcome:
     if fault.after and not fault.ends:
         time.sleep(AFTER_SECS)
     over = given_up(fault.ends, struck) if fault.ends else None
-    words = "".join(on(*fault.says).strip().splitlines()[-1:]) if fault.says else None
+    says = (fault.ends, "flotilla-status --here") if fault.ends else fault.says
+    words = "".join(on(*says).strip().splitlines()[-1:]) if says else None
     watched = time.time()
     seen += steps(began)  # a host that goes takes its journal along
     if fault.after:

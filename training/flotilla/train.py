@@ -2,8 +2,7 @@
 
 Ends with 0 when the job is done, 2 when what it was given can't work or has failed ATTEMPTS times since the same
 checkpoint (starting again doesn't help), 75 when HDFS didn't answer or the global step stood still, 1 after any
-other error. A finished job that is started
-again trains nothing.
+other error. A finished job that is started again trains nothing.
 """
 
 from __future__ import annotations
@@ -132,7 +131,9 @@ def _again(config: TrainConfig, task: Task) -> bool:
     with contextlib.suppress(ProgramError, OSError):
         now = {"model_dir": config.model_dir, "step": checkpoints.latest_step(config.model_dir)}
         before = hdfs.read_json(str(note)) or {}
-        count = before.pop("count", 0) + 1 if {**before, "count": 0} == {**now, "count": 0} else 1
+        count = before.pop("count", 0) + 1
+        if before != now:
+            count = 1
         write_json(note, {**now, "count": count})
         if count >= ATTEMPTS:
             note.unlink()  # somebody may mend it
