@@ -353,7 +353,7 @@ def test_the_same_program_from_elsewhere_is_the_same_job(
     nodes = ("ps-0", "chief-0", "worker-0")
     for which, program, changed in (
         ("site.yml", f"s3://{BUCKET}/programs/programs.tar.gz", True),
-        ("site.yml", f"s3://{BUCKET}/programs/programs.tar.gz", False),
+        ("playbooks/train.yml", f"s3://{BUCKET}/programs/programs.tar.gz", False),
         ("playbooks/train.yml", "training/programs", True),
         ("playbooks/train.yml", "training/programs", False),
     ):

@@ -72,6 +72,7 @@ class TrainConfig:
     tasks_dir: str = _key("", "folder in which each task on this host says what it does itself")
     done_file: str = _key("", "file that the chief writes when the model is complete")
     mirror: str = _key("", "s3://bucket/prefix/, the job's mirror: a chief without any checkpoint goes on from it")
+    evaluator: bool = _key(False, "whether a task beside the cluster's evaluates, true or false")
     cluster: Mapping[str, Any] = _key({}, "TF_CONFIG's cluster: lists of host:port for ps, chief and worker")
     task: str = _key("", "which of the cluster's tasks this is, as chief-0; without it TF_CONFIG says so")
 

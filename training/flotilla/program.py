@@ -256,17 +256,32 @@ class _Adapter:
         return found
 
     def _evaluate_and_export(self, original: Any, evaluator: Any) -> Any:
-        """Begin again with a newer checkpoint where the chief has deleted this one meanwhile: a fast training does."""
+        """Evaluate what will be stored, of a fast training, too.
+
+        The chief may delete a checkpoint meanwhile; and of several trainers each may have made a step more after the
+        one with the last step, so that the chief's last checkpoint is a later one.
+        """
         import tensorflow as tf
 
         while True:
             begun = tf.train.latest_checkpoint(self._config.model_dir)
             try:
-                return original(evaluator)
+                found = original(evaluator)
+                last = evaluator._max_training_steps
+                if not last or (self._evaluated or 0) < last or self._evaluated == self._last_step():
+                    return found
             except (ValueError, tf.errors.NotFoundError):
                 newest = tf.train.latest_checkpoint(self._config.model_dir)
                 if newest == begun or tf.train.checkpoint_exists(begun):
                     raise
+
+    def _last_step(self) -> int | None:
+        """Wait until the job is done; return the step of its last checkpoint."""
+        while True:
+            with contextlib.suppress(hdfs.Unreachable):
+                if checkpoints.finished(self._config):
+                    return checkpoints.latest_step(self._config.model_dir)
+            time.sleep(POLL_SECS)
 
     def _sleep(self, seconds: float) -> None:
         """Wait between two evaluations, but not when the job has ended: evaluate its last checkpoint, and end.

@@ -147,7 +147,7 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskF
     others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = checkpoints.finished(config)
-    if done:
+    if done and not (task.type == "evaluator" and _is_awaited(config)):
         _log.info("The job %s is done (%d steps): nothing to train.", config.name, done["global_step"])
         if task.type == "evaluator":
             _say_evaluating(config, False)
@@ -262,6 +262,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
     # An HDFS without space would end this process at its first checkpoint or event, and again and again.
     note = hdfs.join(config.model_dir, publish.FOLDER, f"{task.name}.started")
     hdfs.insist(lambda: hdfs.write_json(note, time.time()), config.reach_secs)
+    if task.leads and config.evaluator:
+        _await_evaluator(config)
     watch = watchdog.Watchdog(
         config.watchdog_secs,
         config.watchdog_start_secs,
@@ -339,6 +341,20 @@ def _by_training(error: BaseException) -> bool:
     if isinstance(error, tf.errors.OpError):
         return isinstance(error, tf.errors.InvalidArgumentError)  # of check_numerics, say
     return not isinstance(error, (ProgramError, OSError))
+
+
+def _await_evaluator(config: TrainConfig) -> None:
+    """Have the store wait for an evaluator that is still to begin: a short job may be done by then."""
+    # What an evaluator has said is of this training, unless that has been done before with fewer steps.
+    said = hdfs.read_json(hdfs.join(config.model_dir, "evaluator.json"))
+    if said is None or hdfs.read_json(hdfs.join(config.model_dir, "job-done.json")):
+        _say_evaluating(config, True)
+
+
+def _is_awaited(config: TrainConfig) -> bool:
+    """Whether a program's last evaluation is still to be made; the built-in network's is the chief's."""
+    said = hdfs.read_json(hdfs.join(config.model_dir, "evaluator.json")) or {}
+    return bool(config.program and said.get("evaluating"))
 
 
 def _say_evaluating(config: TrainConfig, running: bool) -> None:

@@ -102,6 +102,12 @@ def test_a_program_trains_a_cluster_and_ends(digits: Path, tmp_path: Path, name:
         assert written(tmp_path, "evaluation.json")["metrics"]["accuracy"] > 0.9
         assert written(tmp_path, "evaluation.json")["global_step"] == written(tmp_path, "result.json")["global_step"]
         assert list((tmp_path / "model" / "export" / "digits").glob("*/saved_model.pb"))
+        # An evaluator that begins when a short job is done already.
+        (tmp_path / "model" / "evaluation.json").unlink()
+        (tmp_path / "model" / "evaluator.json").write_text('{"evaluating": true}')
+        assert start(arguments, cluster, "evaluator-0", tmp_path).wait(timeout=120) == 0
+        assert written(tmp_path, "evaluation.json")["global_step"] == written(tmp_path, "result.json")["global_step"]
+        assert written(tmp_path, "evaluator.json") == {"evaluating": False}
     else:
         assert "accuracy" in log.read_text()
 

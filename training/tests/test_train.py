@@ -19,6 +19,7 @@ from conftest import CLASSES, image
 
 from flotilla import checkpoints, failure, hdfs, progress, train
 from flotilla.cluster import Task
+from flotilla.config import load
 from flotilla.errors import ProgramError
 
 ROOT = Path(__file__).parents[1]
@@ -311,6 +312,20 @@ def test_who_fails_for_good_ends_the_job_for_all(tiny: list[str], tmp_path: Path
 )  # fmt: skip
 def test_without_whom_a_job_cannot_go_on(task: str, sync: bool, ends: bool) -> None:
     assert failure.ends_job(Task(task, 0, {}), sync) == ends
+
+
+def test_the_model_is_stored_after_an_evaluator_that_begins_late(tiny: list[str], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    config = load([*tiny, "--evaluator", "true", "--program", "digits.py"])
+    hdfs.write_json(str(model / "model.json"), {})
+    train._await_evaluator(config)
+    assert told(model / "evaluator.json") == {"evaluating": True} and train._is_awaited(config)
+    train._say_evaluating(config, False)
+    train._await_evaluator(config)  # by a chief that was started again
+    assert told(model / "evaluator.json") == {"evaluating": False} and not train._is_awaited(config)
+    hdfs.write_json(str(model / "job-done.json"), {"global_step": 6})  # done before, with fewer steps
+    train._await_evaluator(config)
+    assert told(model / "evaluator.json") == {"evaluating": True}
 
 
 def test_why_a_task_has_failed(tiny: list[str], tmp_path: Path) -> None:
