@@ -122,7 +122,7 @@ def main() -> None:
     upload("cifar10")
     first, whole, summary = site()
     rows.append(("site.yml → first global step (3 nodes)", f"{first:.0f} s", "180 s"))
-    rows.append(("site.yml, 150 steps, model stored", f"{whole:.0f} s", ""))
+    rows.append(("site.yml, 100 steps, model stored", f"{whole:.0f} s", ""))
     rows.append(("second site.yml", f"{seconds('ansible-playbook', *INVENTORY, 'site.yml'):.0f} s", "60 s"))
     destroy = seconds("ansible-playbook", *INVENTORY, "playbooks/destroy.yml")
     rows.append(("destroy, verified empty", f"{destroy:.0f} s", "20 s"))

@@ -21,7 +21,7 @@ from harness import ROOT, kill_family, user_environment, user_runs, wait_until
 
 from benchmarks.faults import FAULTS, TASKS, TRAINERS, run, wait_for
 
-STEPS = 150
+STEPS = 80
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
 # The training is the one from before Estimators, in step; tests/life/test_life.py has the other one.
 JOB = {

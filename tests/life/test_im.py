@@ -18,13 +18,12 @@ from fleet import SERVED, left, living, manifest, playbook
 from harness import ROOT, as_root, token, user_runs, wait_until
 
 # The parameter server's host is IM's master, too, and gets most of the processors: the others train all the time.
-# Workers come later: each host more makes each configuration longer by half a minute.
 GROUPS = {
     "ps": {"count": 1, "instance_type": "c5.4xlarge"},
     "chief": {"count": 1, "instance_type": "t3.large"},
-    "worker": {"count": 0, "instance_type": "t3.large"},
+    "worker": {"count": 1, "instance_type": "t3.large"},
 }
-JOB = {"job": "im", "training_max_steps": 100_000, "training_batch_size": 128}
+JOB = {"job": "im", "training_max_steps": 100_000, "training_batch_size": 32}
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, **JOB}))
 
 
@@ -74,7 +73,7 @@ def configures(infrastructure: str, since: float) -> bool:
 
 
 def on(infrastructure: str, machine: int, command: str, check: bool = True) -> str:
-    """Run a command on one of its virtual machines: 0 the parameter server's host, 1 the chief's, 2 the worker's."""
+    """Run a command on one of its virtual machines: 0 the parameter server's host, 1 the chief's, 2 and 3 workers'."""
     return client(f"sshvm {infrastructure} {machine} 0 {shlex.quote(command)}", check=check)
 
 
@@ -142,8 +141,8 @@ def test_a_killed_server_goes_on_when_it_is_told_to(region: boto3.Session, infra
     reconfigure(infrastructure, radl)
     configured(infrastructure)
     assert "configured" in client(f"getstate {infrastructure}")
-    assert len(living(region)) == 2, "what was tried several times is there once"
-    for name in ("ps-0", "chief-1"):
+    assert len(living(region)) == 3, "what was tried several times is there once"
+    for name in ("ps-0", "chief-1", "worker-2"):
         assert f"net_interface.1.dns_name = '{name}'" in client(f"getinfo {infrastructure}"), name
     assert re.search(r"train: \w+, \d+ of 100000 steps", client(f"ssh {infrastructure} 0 flotilla-status"))
     wait_until(lambda: step(infrastructure) > 0, 180, "it trains")
@@ -166,17 +165,17 @@ def states(region: boto3.Session) -> set[str]:
 def test_a_worker_more_joins_hdfs_and_the_training(infrastructure: str) -> None:
     client(f"addresource {infrastructure} radl/worker.radl")
     configured(infrastructure)
-    assert "Live datanodes (3)" in on(infrastructure, 0, "sudo -u hdfs hdfs dfsadmin -report -live")
-    log = "sudo journalctl --unit training@worker-0"
-    wait_until(lambda: "examples/s" in on(infrastructure, 2, log), 180, "the new worker trains")
+    assert "Live datanodes (4)" in on(infrastructure, 0, "sudo -u hdfs hdfs dfsadmin -report -live")
+    log = "sudo journalctl --unit training@worker-1"
+    wait_until(lambda: "examples/s" in on(infrastructure, 3, log), 180, "the new worker trains")
 
 
 def test_a_worker_less_loses_no_block_and_training_goes_on(infrastructure: str) -> None:
-    client(f"removeresource {infrastructure} 2")
+    client(f"removeresource {infrastructure} 3")
     begin = time.time()
-    report = "sudo -u hdfs hdfs dfsadmin -report | grep -E 'datanodes|^.Missing blocks:'"
-    gone = ("Live datanodes (2)", "Missing blocks: 0")
-    wait_until(lambda: all(line in on(infrastructure, 0, report) for line in gone), 240, "HDFS knows that it has gone")
+    report = "sudo -u hdfs hdfs dfsadmin -report | grep -E 'datanodes|^.Missing blocks:|^.Under'"
+    gone = ("Live datanodes (3)", "Missing blocks: 0", "Under replicated blocks: 0")
+    wait_until(lambda: all(line in on(infrastructure, 0, report) for line in gone), 240, "HDFS has all copies again")
     assert "is HEALTHY" in on(infrastructure, 0, "sudo -u hdfs hdfs fsck /")
     wait_until(lambda: step(infrastructure, begin) > 0, 180, "training goes on")
 
@@ -184,8 +183,8 @@ def test_a_worker_less_loses_no_block_and_training_goes_on(infrastructure: str) 
 def test_credentials_that_expire_before_the_model_is_stored(
     region: boto3.Session, infrastructure: str, radl: Path, expired: dict[str, str]
 ) -> None:
-    # It would have the processors, and be done meanwhile.
-    on(infrastructure, 1, "sudo systemctl stop training@chief-0")
+    for machine, task in ((1, "chief-0"), (2, "worker-0")):  # they would have the processors, and be done meanwhile
+        on(infrastructure, machine, f"sudo systemctl stop training@{task}")
     last = step(infrastructure) + 80
     steps = ("-e", f"training_max_steps={last}")
     write(radl, *steps)

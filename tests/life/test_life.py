@@ -204,7 +204,7 @@ def life(region: boto3.Session, before: list[str], engineer: str) -> str:
 
 
 def test_run_shows_progress_and_ends_with_a_summary(life: str) -> None:
-    assert re.search(r"train +\d+/150 steps +\d+ examples/s", life)
+    assert re.search(r"train +\d+/100 steps +\d+ examples/s", life)
     assert "FAILED - RETRYING" not in life
     summary = life[life.index("min:s") :]
     for phase in ("provision", "node", "hdfs", "tensorflow", "stage", "train", "store"):
@@ -221,7 +221,7 @@ def test_second_run_changes_nothing(life: str, engineer: str) -> None:
 
 def test_watch_ends_with_the_job(life: str) -> None:
     seen = watch()
-    assert seen["state"] == "done" and seen["step"] >= 150
+    assert seen["state"] == "done" and seen["step"] >= 100
     assert seen["store"]["state"] == "done" and seen["expires_in"] > 0
 
 
@@ -279,7 +279,7 @@ def test_tensorboard_shows_the_training_in_a_browser_through_the_tunnel(life: st
 def test_model_in_s3_matches_its_manifest(life: str, region: boto3.Session) -> None:
     s3 = region.client("s3")
     stored = manifest(region, "models/cifar10/manifest.json")
-    assert stored["global_step"] >= 150
+    assert stored["global_step"] >= 100
     assert stored["metrics"]["accuracy"] > 0.12
     paths = [file["path"] for file in stored["files"]]
     for needed in ("saved_model/saved_model.pb", "checkpoint/checkpoint", "result.json"):
@@ -313,6 +313,7 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
 
 DIGITS = {
     "job": "digits",
+    "training_max_steps": 150,
     "dataset_source": f"s3://{BUCKET}/mnist/",
     "training_arguments": ["--data-dir", "{data_dir}", "--model-dir", "{model_dir}", "--max-steps", "{max_steps}"],
 }
