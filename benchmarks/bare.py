@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import tensorflow as tf
+import tensorflow_io  # noqa: F401 - registers hdfs://
 from flotilla import config, data, resnet
 
 v1 = tf.compat.v1

@@ -2,7 +2,7 @@
 """Measures one training process that has all of this machine's cores, and writes its part of docs/benchmarks.md.
 
     .venv/bin/python benchmarks/process.py          (root; 50 minutes; no lab may run, and nothing else)
-    .venv/bin/python benchmarks/process.py speed    (or accuracy, or memory: only that; writes nothing)
+    .venv/bin/python benchmarks/process.py speed    (or accuracy, or memory: only that)
 
 What is compared runs in turns, in rounds, and the ratios are those within a round.
 """
@@ -28,7 +28,6 @@ from harness import upload, user_runs, wait_until  # noqa: E402
 from benchmarks.faults import on, put, reported  # noqa: E402
 from benchmarks.training import KIT, PAGE, REPEATS, measure, prepare, spread, start, stop  # noqa: E402
 
-MARKS = ("<!-- made by benchmarks/process.py -->\n", "<!-- end -->\n")
 CHIEF = "chief-0"
 LOCAL = "/var/tmp/data"
 BARE = "/var/tmp/bare.py"
@@ -46,16 +45,17 @@ STEPS, SMALL = 10_000, {"batch_size": 8}
 
 
 def speed(job: dict[str, Any]) -> str:
-    """Return a table of examples/s."""
+    """Compare examples/s."""
     on(CHIEF, f"rm -rf {LOCAL}; sudo -u flotilla hdfs dfs -get {job['data_dir']} {LOCAL}")
-    host(CHIEF).check_output("cat > %s << 'END'\n%s\nEND", BARE, (ROOT / "benchmarks/bare.py").read_text())
+    host(CHIEF).check_output("printf %%s %s > %s", (ROOT / "benchmarks/bare.py").read_text(), BARE)
     found: dict[str, list[float]] = {name: [] for name in SPEEDS}
     for _round in range(REPEATS):
         for name, (changes, program) in SPEEDS.items():
             rate = measure({**job, **changes}, [CHIEF], {}, program) * job["batch_size"]
             found[name].append(rate)
             print(f"{name}: {rate:.1f} examples/s", flush=True)
-    lines = ["| | examples/s | of one process |", "|---|---|---|"]
+    lines = [f"ResNet-44, batches of {job['batch_size']}; means and standard deviations of {REPEATS} runs:", ""]
+    lines += ["| | examples/s | of one process |", "|---|---|---|"]
     for name, rates in found.items():
         ratios = [rate / one for rate, one in zip(rates, found[ONE], strict=True)]
         lines.append(f"| {name} | {spread(rates, 1)} | {spread(ratios, 2)} |")
@@ -63,8 +63,9 @@ def speed(job: dict[str, Any]) -> str:
 
 
 def accuracy(job: dict[str, Any]) -> str:
-    """Return a table of what short trainings in both precisions have learned."""
-    lines = ["| | accuracy | loss |", "|---|---|---|"]
+    """Compare what short trainings in both precisions have learned."""
+    lines = [f"After {ACCURACY['max_steps']} steps, of {len(SEEDS)} trainings each:", ""]
+    lines += ["| | accuracy | loss |", "|---|---|---|"]
     for precision in ("float32", "bfloat16"):
         found = []
         for seed in SEEDS:
@@ -81,7 +82,7 @@ def accuracy(job: dict[str, Any]) -> str:
 
 
 def memory(job: dict[str, Any]) -> str:
-    """Return how many megabytes a chief has resident, in the course of STEPS steps."""
+    """Say how many megabytes a chief has resident, in the course of STEPS steps."""
     began = time.time()
     units = start({**job, **SMALL, "model_dir": f"{job['model_dir']}-{began:.0f}"}, [CHIEF])
     resident: dict[int, int] = {}
@@ -94,34 +95,29 @@ def memory(job: dict[str, Any]) -> str:
             resident[step] = int(status.split()[1]) // 1024
             print(f"step {step}: {resident[step]} MB", flush=True)
     stop()
-    return ", ".join(f"{size} MB at step {step}" for step, size in resident.items())
+    sizes = ", ".join(f"{size} MB at step {step}" for step, size in resident.items())
+    return f"Memory of a chief that makes {STEPS} steps (batches of {SMALL['batch_size']}): {sizes}."
 
 
 PARTS = {"speed": speed, "accuracy": accuracy, "memory": memory}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Raise a fleet, measure, and write the page's part."""
+    """Raise a fleet, measure, and write each part of the page as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="measure this only, write nothing")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="measure this only")
     part = parser.parse_args(argv).part
     user_runs("scripts/lab", "up", seconds=300)
     upload("cifar10")
     job = prepare("ResNet-44")
     job["cluster"]["worker"] = []  # nobody starts them
-    found = {name: PARTS[name](job) for name in PARTS if part in (None, name)}
-    print(*found.values(), sep="\n")
+    for name in [part] if part else PARTS:
+        found = PARTS[name](job)
+        print(found, flush=True)
+        marks = (f"<!-- made by benchmarks/process.py {name} -->\n", "<!-- end -->\n")
+        put(PAGE, marks, f"\n{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores. {found}\n\n")
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
     user_runs("scripts/lab", "down")
-    if not part:
-        text = (
-            f"\n{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores; ResNet-44, batches of "
-            f"{job['batch_size']}; means and standard deviations of {REPEATS} runs:\n\n{found['speed']}\n\n"
-            f"After {ACCURACY['max_steps']} steps, of {len(SEEDS)} trainings each:\n\n{found['accuracy']}\n\n"
-            f"Memory of a chief that makes {STEPS} steps (batches of {SMALL['batch_size']}): "
-            f"{found['memory']}.\n\n"
-        )
-        put(PAGE, MARKS, text)
     return 0
 
 

@@ -1,10 +1,11 @@
 """Each role on real hosts: check mode before anything is there, converge, nothing to do the second time, verify.
 
-The hosts are a fleet in a VPC that was there before.
+The hosts, a parameter server's and a chief's, are a fleet in a VPC that was there before.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import boto3
 import pytest
 from harness import ROOT, make_vpc, user_runs
 
-FLEET = ["-i", "tests/life/inventory", "-e", "fleet_name=roles"]
+GROUPS = {name: {"count": 1, "instance_type": "c5.xlarge"} for name in ("ps", "chief")}
+FLEET = ["-i", "tests/life/inventory", "-e", json.dumps({"fleet_name": "roles", "fleet_groups": GROUPS})]
 ROLES = ["node", "hdfs", "tensorflow", "dataset", "training", "tensorboard", "store"]  # each needs those before it
 
 
@@ -24,7 +26,7 @@ def vpc(dataset: boto3.Session) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def inventory(vpc: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Three hosts of the lab, bare."""
+    """Two hosts of the lab, bare."""
     where = ("-e", f"fleet_vpc_id={vpc[0]}", "-e", f"fleet_subnet_id={vpc[1]}")
     user_runs("ansible-playbook", *FLEET, *where, "playbooks/provision.yml")
     file = tmp_path_factory.mktemp("inventory") / "hosts.yml"
@@ -44,7 +46,7 @@ def test_role(role: str, inventory: Path) -> None:
 def test_destroy_leaves_a_vpc_that_was_there(inventory: Path, dataset: boto3.Session, vpc: tuple[str, str]) -> None:
     ec2 = dataset.client("ec2")
     networks = ec2.describe_network_interfaces(Filters=[{"Name": "vpc-id", "Values": [vpc[0]]}])
-    assert len(networks["NetworkInterfaces"]) == 3
+    assert len(networks["NetworkInterfaces"]) == 2
     user_runs("ansible-playbook", *FLEET, "playbooks/destroy.yml")
     assert [subnet["VpcId"] for subnet in ec2.describe_subnets(SubnetIds=[vpc[1]])["Subnets"]] == [vpc[0]]
     groups = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc[0]]}])["SecurityGroups"]
