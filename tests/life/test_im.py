@@ -162,17 +162,9 @@ def states(region: boto3.Session) -> set[str]:
     return {i["State"]["Name"] for r in found for i in r["Instances"]}
 
 
-def trainers_get(infrastructure: str, quota: str) -> None:
-    """Limit the processors of chief and worker, whom nobody waits for while hosts are configured; or don't, by ''."""
-    for machine, task in ((1, "chief-0"), (2, "worker-0")):
-        on(infrastructure, machine, f"sudo systemctl set-property --runtime training@{task} CPUQuota={quota}")
-
-
 def test_a_worker_more_joins_hdfs_and_the_training(infrastructure: str) -> None:
-    trainers_get(infrastructure, "30%")
     client(f"addresource {infrastructure} radl/worker.radl")
     configured(infrastructure)
-    trainers_get(infrastructure, "")
     assert "Live datanodes (4)" in on(infrastructure, 0, "sudo -u hdfs hdfs dfsadmin -report -live")
     log = "sudo journalctl --unit training@worker-1"
     wait_until(lambda: "examples/s" in on(infrastructure, 3, log), 180, "the new worker trains")
