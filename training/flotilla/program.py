@@ -267,21 +267,25 @@ class _Adapter:
             begun = tf.train.latest_checkpoint(self._config.model_dir)
             try:
                 found = original(evaluator)
-                last = evaluator._max_training_steps
-                if not last or (self._evaluated or 0) < last or self._evaluated == self._last_step():
-                    return found
             except (ValueError, tf.errors.NotFoundError):
                 newest = tf.train.latest_checkpoint(self._config.model_dir)
                 if newest == begun or tf.train.checkpoint_exists(begun):
                     raise
+                continue
+            last = evaluator._max_training_steps
+            if not last or (self._evaluated or 0) < last:
+                return found
+            while (stored := self._has_evaluated_last()) is None:
+                time.sleep(POLL_SECS)
+            if stored:
+                return found
 
-    def _last_step(self) -> int | None:
-        """Wait until the job is done; return the step of its last checkpoint."""
-        while True:
-            with contextlib.suppress(hdfs.Unreachable):
-                if checkpoints.finished(self._config):
-                    return checkpoints.latest_step(self._config.model_dir)
-            time.sleep(POLL_SECS)
+    def _has_evaluated_last(self) -> bool | None:
+        """Whether the finished job's last checkpoint is evaluated; None while nobody says that the job is finished."""
+        with contextlib.suppress(hdfs.Unreachable):
+            if checkpoints.finished(self._config):
+                return self._evaluated == checkpoints.latest_step(self._config.model_dir)
+        return None
 
     def _sleep(self, seconds: float) -> None:
         """Wait between two evaluations, but not when the job has ended: evaluate its last checkpoint, and end.
@@ -290,11 +294,11 @@ class _Adapter:
         """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            with contextlib.suppress(hdfs.Unreachable):
-                if checkpoints.finished(self._config):
-                    if self._evaluated == checkpoints.latest_step(self._config.model_dir):
-                        raise SystemExit(0)
-                    return
+            stored = self._has_evaluated_last()
+            if stored:
+                raise SystemExit(0)
+            if stored is False:
+                return
             time.sleep(min(POLL_SECS, max(0.0, end - time.monotonic())))
 
     def _session(self, original: Any, *arguments: Any, **options: Any) -> Any:

@@ -147,7 +147,9 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskF
     others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = checkpoints.finished(config)
-    if done and not (task.type == "evaluator" and _is_awaited(config)):
+    # A program's last evaluation is its evaluator's, however late it begins; the built-in network's is the chief's.
+    late = done and task.type == "evaluator" and config.program and _said_evaluating(config)
+    if done and not late:
         _log.info("The job %s is done (%d steps): nothing to train.", config.name, done["global_step"])
         if task.type == "evaluator":
             _say_evaluating(config, False)
@@ -346,20 +348,18 @@ def _by_training(error: BaseException) -> bool:
 def _await_evaluator(config: TrainConfig) -> None:
     """Have the store wait for an evaluator that is still to begin: a short job may be done by then."""
     # What an evaluator has said is of this training, unless that has been done before with fewer steps.
-    said = hdfs.read_json(hdfs.join(config.model_dir, "evaluator.json"))
-    if said is None or hdfs.read_json(hdfs.join(config.model_dir, "job-done.json")):
+    if _said_evaluating(config) is None or hdfs.read_json(hdfs.join(config.model_dir, "job-done.json")):
         _say_evaluating(config, True)
-
-
-def _is_awaited(config: TrainConfig) -> bool:
-    """Whether a program's last evaluation is still to be made; the built-in network's is the chief's."""
-    said = hdfs.read_json(hdfs.join(config.model_dir, "evaluator.json")) or {}
-    return bool(config.program and said.get("evaluating"))
 
 
 def _say_evaluating(config: TrainConfig, running: bool) -> None:
     """Tell who stores the model whether the evaluator's events are still to come."""
     hdfs.write_json(hdfs.join(config.model_dir, "evaluator.json"), {"evaluating": running})
+
+
+def _said_evaluating(config: TrainConfig) -> bool | None:
+    """Return what _say_evaluating said last; None where nothing was said."""
+    return (hdfs.read_json(hdfs.join(config.model_dir, "evaluator.json")) or {}).get("evaluating")
 
 
 def _seed(config: TrainConfig, task: Task) -> int:

@@ -319,10 +319,10 @@ def test_the_model_is_stored_after_an_evaluator_that_begins_late(tiny: list[str]
     config = load([*tiny, "--evaluator", "true", "--program", "digits.py"])
     hdfs.write_json(str(model / "model.json"), {})
     train._await_evaluator(config)
-    assert told(model / "evaluator.json") == {"evaluating": True} and train._is_awaited(config)
+    assert told(model / "evaluator.json") == {"evaluating": True} and train._said_evaluating(config)
     train._say_evaluating(config, False)
     train._await_evaluator(config)  # by a chief that was started again
-    assert told(model / "evaluator.json") == {"evaluating": False} and not train._is_awaited(config)
+    assert told(model / "evaluator.json") == {"evaluating": False} and train._said_evaluating(config) is False
     hdfs.write_json(str(model / "job-done.json"), {"global_step": 6})  # done before, with fewer steps
     train._await_evaluator(config)
     assert told(model / "evaluator.json") == {"evaluating": True}
