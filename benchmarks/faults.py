@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Strikes a training fleet in the lab with every fault, and writes docs/faults.md: what happened, for how long.
 
-    .venv/bin/python benchmarks/faults.py          (root; an hour and a half; no lab may run)
-    .venv/bin/python benchmarks/faults.py ps       (only faults with this word in their name; writes nothing)
+    .venv/bin/python benchmarks/faults.py                   (root; an hour and a half)
+    .venv/bin/python benchmarks/faults.py ps-1 "in step"    (only faults with one of these in their names)
+    .venv/bin/python benchmarks/faults.py --keep ps-1       (the fleet stays, and is there for the next run)
+
+Each fault's row is written when it has happened; those of other faults stay.
 
 Who trained when is read from the trainers' journals. tests/life/test_faults.py runs some of these faults, too.
 """
@@ -36,10 +39,10 @@ from harness import kill_family, upload, user_environment, user_runs  # noqa: E4
 TABLE = ROOT / "docs/faults.md"
 MARKS = ("<!-- made by benchmarks/faults.py -->\n", "<!-- end -->\n")
 HEAD = """
-One run, {date:%Y-%m-%d}, {cores} cores for all hosts:
+The last run of each, {cores} cores for all hosts:
 
-| fault | started again by systemd | nobody trained for | … after the cause was gone | steps lost | |
-|---|---|---|---|---|---|
+| fault | started again by systemd | nobody trained for | … after the cause was gone | steps lost | | on |
+|---|---|---|---|---|---|---|
 """
 INTERVAL = 200  # steps between two checkpoints, the kit's default
 BACK_SECS = 60  # after the cause is gone somebody has to train again
@@ -258,6 +261,8 @@ def anew() -> None:
 
 def in_step() -> None:
     """Have the same fleet train in step."""
+    if f'"{SYNC["job"]}"' in on("chief-0", "cat /etc/flotilla/job.json"):
+        return
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/stop.yml")
     raise_fleet(SYNC)
 
@@ -339,6 +344,7 @@ FAULTS = [
         functools.partial(lose, "worker-0"),
         ends="chief-0",
         after=in_step_again,
+        before=in_step,
     ),
 ]
 
@@ -463,7 +469,15 @@ def row(outcome: Outcome) -> str:
         back = f"given up after {outcome.over:.0f} s"
     said = f" “{outcome.words}”" if outcome.words else ""
     wrong = f" **{outcome.problem}**" if outcome.problem else ""
-    return f"| {outcome.fault} | {again} | {outcome.still:.0f} s | {back} | {outcome.lost} |{said}{wrong} |"
+    today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
+    return f"| {outcome.fault} | {again} | {outcome.still:.0f} s | {back} | {outcome.lost} |{said}{wrong} | {today} |"
+
+
+def write(new: str) -> None:
+    """Put a row in its place in the table."""
+    rows = {line.split(" | ")[0]: line for line in [*TABLE.read_text().splitlines(), new] if line.startswith("| ")}
+    found = [rows[name] for fault in FAULTS if (name := f"| {fault.name}") in rows]
+    put(TABLE, MARKS, HEAD.format(cores=os.cpu_count()) + "\n".join(found) + "\n\n")
 
 
 def put(page: Path, marks: tuple[str, str], text: str) -> None:
@@ -475,22 +489,24 @@ def put(page: Path, marks: tuple[str, str], text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Raise a fleet, strike it, and write the table; return 1 where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("word", nargs="?", default="", help="try the faults with this word on a fleet that trains")
-    word = parser.parse_args(argv).word
-    if not word:
-        user_runs("scripts/lab", "up")
-        upload("cifar10")
-        raise_fleet()
+    parser.add_argument("words", nargs="*", default=[""], metavar="WORD", help="only faults with it in their names")
+    parser.add_argument("--keep", action="store_true", help="leave the fleet for the next run")
+    options = parser.parse_args(argv)
+    chosen = [fault for fault in FAULTS if any(word in fault.name for word in options.words)]
+    if not chosen:
+        parser.error(f"no fault has any of {options.words} in its name")
+    user_runs("scripts/lab", "up")
+    upload("cifar10")
+    raise_fleet()
     outcomes = []
-    for fault in (fault for fault in FAULTS if word in fault.name):
+    for fault in chosen:
         print(f"{fault.name} …", flush=True)
         outcomes.append(run(fault))
         print(row(outcomes[-1]), flush=True)
-    if not word:
+        write(row(outcomes[-1]))
+    if not options.keep:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
-        head = HEAD.format(date=datetime.now(timezone.utc), cores=os.cpu_count())
-        put(TABLE, MARKS, head + "\n".join(map(row, outcomes)) + "\n\n")
     return int(any(outcome.problem for outcome in outcomes))
 
 
