@@ -464,13 +464,13 @@ def row(outcome: Outcome) -> str:
     """Return an outcome as a line of the table."""
     again = ", ".join(f"{task} x{count}" if count > 1 else task for task, count in outcome.restarts.items()) or "-"
     if outcome.over is None:
-        back = "-" if outcome.back is None else f"{outcome.back:.0f} s"
+        still, back = f"{outcome.still:.0f} s", "-" if outcome.back is None else f"{outcome.back:.0f} s"
     else:
-        back = f"given up after {outcome.over:.0f} s"
+        still, back = "-", f"given up after {outcome.over:.0f} s"
     said = f" “{outcome.words}”" if outcome.words else ""
     wrong = f" **{outcome.problem}**" if outcome.problem else ""
     today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
-    return f"| {outcome.fault} | {again} | {outcome.still:.0f} s | {back} | {outcome.lost} |{said}{wrong} | {today} |"
+    return f"| {outcome.fault} | {again} | {still} | {back} | {outcome.lost} |{said}{wrong} | {today} |"
 
 
 def write(new: str) -> None:

@@ -136,10 +136,11 @@ class Progress:
             self._content["detail"].update(detail)
             self._file.write(self._content)
 
-    def fail(self, message: str) -> None:
-        """Say that the phase ended badly, in one sentence."""
+    def fail(self, message: str, done: float = 0) -> None:
+        """Say that the phase ended badly, in one sentence; `done` counts where less was told."""
         with self._lock:
-            self._content.update(state="failed", eta=None, message=message)
+            done = max(done, self._content["done"])
+            self._content.update(state="failed", done=done, eta=None, message=message)
             self._file.write(self._content)
 
     def _eta(self) -> float | None:

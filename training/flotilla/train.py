@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import flotilla
 from flotilla import (
@@ -51,6 +51,7 @@ LEAVE_AFTER_SECS = 60  # a session's close can take half of it
 EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
 
 _log = logging.getLogger("flotilla")
+_T = TypeVar("_T")
 
 
 class Work(Protocol):
@@ -96,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, text = _problem(config, task, error)
         told.tell(problem=text)
         # What a restart may cure is not yet a failure.
-        if progress and code == BadInput.code:
-            progress.fail(text)
+        if progress and config and code == BadInput.code:
+            _fail(config, progress, text)
         elif progress:
             progress.say(text)
         return code
@@ -178,7 +179,7 @@ def _lost(
     if chief and task.name == "ps-0":
         progress = Progress(config.progress, "train", config.max_steps, "steps")
     if progress:
-        progress.fail(message)
+        _fail(config, progress, message)
         publish.Publisher(config.progress, config.model_dir).stop()
     if chief and task.type in ("ps", "worker"):
         peers.chief_lost.set()
@@ -377,16 +378,27 @@ def _stalled(config: TrainConfig, message: str) -> None:
 
 def _over(config: TrainConfig) -> bool:
     """Whether HDFS says, within some seconds, that the job is done."""
-    said: list[bool] = []
+    return _soon(lambda: checkpoints.finished(config)) is not None
 
-    def ask() -> None:
+
+def _fail(config: TrainConfig, progress: Progress, message: str) -> None:
+    """Say that the job has failed, and how far it is, also where this process hasn't made a step."""
+    step = _soon(lambda: checkpoints.latest_step(config.model_dir))
+    progress.fail(message, step or 0)
+
+
+def _soon(ask: Callable[[], _T]) -> _T | None:
+    """Return what HDFS answers within some seconds; None where it doesn't."""
+    said: list[_T] = []
+
+    def asking() -> None:
         with contextlib.suppress(ProgramError):
-            said.append(checkpoints.finished(config) is not None)
+            said.append(ask())
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(OVER_SECS)
-    return said == [True]
+    thread = threading.Thread(target=asking, daemon=True)
+    thread.start()
+    thread.join(OVER_SECS)
+    return said[0] if said else None
 
 
 def _leave_after_end(config: TrainConfig, task: Task, progress: Progress | None) -> None:
@@ -394,7 +406,7 @@ def _leave_after_end(config: TrainConfig, task: Task, progress: Progress | None)
     if reason := _wait_for_end(config):
         _log.error("The job has failed: %s", reason)
         if progress:
-            progress.fail(reason)
+            _fail(config, progress, reason)
             publish.Publisher(config.progress, config.model_dir).stop()
         watchdog.leave(BadInput.code if task.leads else 0)
     if task.leads:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, image
 
-from flotilla import checkpoints, failure, hdfs, progress, train
+from flotilla import checkpoints, failure, hdfs, peers, progress, train
 from flotilla.cluster import Task
 from flotilla.config import load
 from flotilla.errors import ProgramError
@@ -169,6 +170,22 @@ def test_wrong_input_is_said_and_told(tiny: list[str], tmp_path: Path, caplog: p
     assert "batch_size is 121, but the split 'train' has 120 examples" in caplog.text
     assert train.main([*tiny, "--max-steps", "-1"]) == 2
     assert "max_steps is -1" in caplog.text
+
+
+def test_the_first_ps_tells_how_far_a_lost_chief_was(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train.main(tiny) == 0
+    (tmp_path / "model" / "job-done.json").unlink()
+    monkeypatch.setattr(peers, "chief_lost", threading.Event())
+    monkeypatch.setattr(train, "LAST_CHECKPOINT_SECS", 0)
+    monkeypatch.setattr(train.watchdog, "leave", lambda code: None)
+    config = load(tiny)
+    told = progress.TaskFile(config.tasks_dir, "job", "ps-0")
+    train._lost(config, Task("ps", 0, {}), None, told, peers.Peer("chief-0", "chief-0:2222", False), "It is gone.")
+    said = progress.read(tmp_path / "progress" / "train.json")
+    assert said is not None and (said["state"], said["message"]) == ("failed", "It is gone.")
+    assert said["done"] == result(tmp_path)["global_step"]
 
 
 def addresses(**tasks: int) -> dict[str, list[str]]:
