@@ -46,7 +46,7 @@ The last run of each, {cores} cores for all hosts:
 """
 INTERVAL = 200  # steps between two checkpoints, the kit's default
 BACK_SECS = 60  # after the cause is gone somebody has to train again
-AFTER_SECS = 45  # in which what can be done without has to be done without
+AFTER_SECS = 75  # in which what can be done without has to be done without: more than BACK_SECS
 OVER_SECS = 300  # what can't be survived has ended by then, with a sentence
 OPTIONS = {
     "fleet_groups": {
@@ -92,7 +92,7 @@ class Outcome:
     words: str | None = None  # what somebody said who has to say something
     over: float | None = None  # seconds until the job was given up with these words
     silent: tuple[str, ...] = ()  # tasks that did nothing any more at the end
-    mirrored: bool = False
+    kept: int | None = None  # steps, of a training whose HDFS was lost
 
     @property
     def problem(self) -> str:
@@ -107,9 +107,10 @@ class Outcome:
             return f"nobody trained for {self.back:.0f} s after the cause was gone"
         if self.silent:
             return f"nothing more of {', '.join(self.silent)}"
+        if self.kept is not None:
+            return "" if self.kept >= INTERVAL else "nothing of the training was kept"
         # Each trainer may have a step of its own under way.
-        bad = self.lost > INTERVAL + len(TRAINERS) and not self.mirrored
-        return f"{self.lost} steps were lost" if bad else ""
+        return f"{self.lost} steps were lost" if self.lost > INTERVAL + len(TRAINERS) else ""
 
 
 def on(name: str, command: str) -> str:
@@ -391,7 +392,7 @@ def began_on(name: str) -> float:
 
 
 def lost(numbers: Sequence[int]) -> int:
-    """Return by how many steps a training went back at most."""
+    """Return by how many steps a trainer's went back at most."""
     return max(
         (most - number for most, number in zip(itertools.accumulate(numbers, max), numbers, strict=True)), default=0
     )
@@ -446,17 +447,20 @@ def run(fault: Fault) -> Outcome:
     silent = wait_for([*TRAINERS, *(["evaluator-0"] if "evaluator-0" in fault.name else [])], time.time())
     found, after = sorted({*seen, *steps(began)}), restarts()
     times = [when for when, _, _ in found if when <= watched or not fault.after]
+    if fault.after and not fault.ends:
+        times.append(watched)
+    went_back = max(lost([step for _, step, who in found if who == trainer]) for trainer in TRAINERS)
     stood = [(a, b) for a, b in itertools.pairwise(times) if b > struck]
     return Outcome(
         fault.name,
         max((b - a for a, b in stood), default=0.0),
         max((b - max(a, gone) for a, b in stood if b > gone), default=None),
-        lost([step for _, step, _ in found]),
+        went_back,
         {task: after[task] - before.get(task, 0) for task in after if after[task] > before.get(task, 0)},
         words,
         over,
         silent,
-        fault.mirrored,
+        max(step for _, step, _ in seen) - went_back if fault.mirrored else None,
     )
 
 

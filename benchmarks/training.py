@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures training on lab hosts with equal shares of the processors, and writes docs/benchmarks.md with its plots.
 
-    .venv/bin/python benchmarks/training.py           (root; an hour; no lab may run)
-    .venv/bin/python benchmarks/training.py MNIST     (only set-ups with this word; writes nothing)
+    .venv/bin/python benchmarks/training.py           (root; an hour; no lab may run, and nothing else)
+    .venv/bin/python benchmarks/training.py MNIST     (or ResNet-44: only this part)
 
 The set-ups are those of the tables 3.3, 3.4 and 3.5 of the thesis that this kit follows, and of the speed-up that
 "Distributed systems for neural networks" gives for its MNIST program.
@@ -39,7 +39,6 @@ from matplotlib import pyplot  # noqa: E402
 
 PAGE = ROOT / "docs/benchmarks.md"
 PLOTS = ROOT / "docs/images"
-MARKS = ("<!-- made by benchmarks/training.py -->\n", "<!-- end -->\n")
 JOB = "/etc/flotilla/job.json"
 KIT = "-m flotilla.train"  # what Python runs
 PS = "ps-0"
@@ -87,7 +86,7 @@ class SetUp:
     def name(self) -> str:
         """How the tables call it."""
         who = f"1 ps + {self.trainers}" if self.trainers else "one process"
-        how = [self.program, who, "sync" if self.sync else "async" if self.trainers > 1 else ""]
+        how = [who, "sync" if self.sync else "async" if self.trainers > 1 else ""]
         size = f"ps with {self.ps:g} of a share" if self.ps != 1 else ""
         return ", ".join(filter(None, [*how, "before Estimators" if self.scheme == "session" else "", size]))
 
@@ -146,8 +145,11 @@ def prepare(program: str) -> dict[str, Any]:
 
 
 def measure(job: dict[str, Any], trainers: Sequence[str], shares: dict[str, float], program: str = KIT) -> float:
-    """Train a job for a while, some hosts having a share of the processors only; returns global steps a second."""
-    job = {**job, "model_dir": f"{job['model_dir']}-{time.time():.0f}"}
+    """Train a job for a while, some hosts having a share of the processors only; returns global steps a second.
+
+    Without checkpoints: how many of them fall into the while would be chance.
+    """
+    job = {**job, "model_dir": f"{job['model_dir']}-{time.time():.0f}", "save_checkpoints_steps": 10**9}
     units = start(job, trainers, program)
     began = time.time()
     try:
@@ -160,6 +162,10 @@ def measure(job: dict[str, Any], trainers: Sequence[str], shares: dict[str, floa
         time.sleep(SETTLE_SECS)
         begin = time.time()
         time.sleep(MEASURE_SECS)
+        for host, unit in units.items():
+            state = on(host, f"systemctl show --property=ActiveState,NRestarts {unit}").split()
+            if sorted(state) != ["ActiveState=active", "NRestarts=0"] or not reported(host, unit, begin):
+                raise RuntimeError(f"{unit} on {host} hasn't trained all the time: {' '.join(state)}")
         (first, low), *_, (last, high) = reported(trainers[0], units[trainers[0]], begin)
     finally:
         for host in shares:
@@ -206,76 +212,77 @@ def table(results: dict[SetUp, Figures]) -> str:
 
 def efficiency(set_up: SetUp, results: dict[SetUp, Figures]) -> float:
     """Return examples/s of n trainers over n times those of one: one process, or one trainer where there is none."""
-    one = next(figures for other, figures in results.items() if other.program == set_up.program and other.trainers <= 1)
+    one = next(figures for other, figures in results.items() if other.trainers <= 1)
     trainers = max(1, set_up.trainers)
     return statistics.mean(results[set_up].examples) / trainers / statistics.mean(one.examples)
 
 
-def plot(results: dict[SetUp, Figures]) -> None:
-    """Draw examples/s of the set-ups, and the speed-up over trainers."""
+def plot(program: str, results: dict[SetUp, Figures]) -> list[Path]:
+    """Draw examples/s of the set-ups, and the speed-up over trainers; returns the files."""
     pyplot.rcParams.update({"svg.hashsalt": "flotilla", "font.size": 11, "axes.spines.top": False})
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    mine = {set_up: figures for set_up, figures in results.items() if set_up.program == "ResNet-44"}
-    labels = [set_up.name.removeprefix("ResNet-44, ") for set_up in mine]
+    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.45 * len(results)), layout="constrained")
     axes.barh(
-        labels,
-        [statistics.mean(figures.examples) for figures in mine.values()],
-        xerr=[statistics.stdev(figures.examples) for figures in mine.values()],
+        [set_up.name for set_up in results],
+        [statistics.mean(figures.examples) for figures in results.values()],
+        xerr=[statistics.stdev(figures.examples) for figures in results.values()],
         color="#4c78a8", capsize=3,
     )  # fmt: skip
     axes.invert_yaxis()
-    axes.set_xlabel("examples/s (ResNet-44 on CIFAR-10, batch 128)")
-    figure.savefig(PLOTS / "set-ups.svg", metadata={"Date": None})
+    axes.set_xlabel(f"examples/s ({program})")
+    files = [PLOTS / f"set-ups-{program.lower()}.svg", PLOTS / f"speed-up-{program.lower()}.svg"]
+    figure.savefig(files[0], metadata={"Date": None})
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for program, color in (("ResNet-44", "#4c78a8"), ("MNIST", "#f58518")):
-        line = [s for s in results if (s.program, s.scheme, s.sync, s.ps) == (program, "estimator", False, 1)]
-        line = [s for s in line if s.trainers]
-        base = statistics.mean(results[line[0]].examples)
-        axes.errorbar(
-            [s.trainers for s in line],
-            [statistics.mean(results[s].examples) / base for s in line],
-            yerr=[statistics.stdev(results[s].examples) / base for s in line],
-            label=program, color=color, marker="o", capsize=3,
-        )  # fmt: skip
+    line = [s for s in results if s.trainers and (s.scheme, s.sync, s.ps) == ("estimator", False, 1)]
+    base = statistics.mean(results[line[0]].examples)
+    axes.errorbar(
+        [s.trainers for s in line],
+        [statistics.mean(results[s].examples) / base for s in line],
+        yerr=[statistics.stdev(results[s].examples) / base for s in line],
+        label=program, color="#4c78a8", marker="o", capsize=3,
+    )  # fmt: skip
     axes.plot([1, len(TRAINERS)], [1, len(TRAINERS)], color="grey", linestyle=":", label="ideal")
     axes.set(xlabel="trainers, beside one parameter server", ylabel="times as many examples/s as one")
     axes.set_xticks(range(1, len(TRAINERS) + 1))
     axes.legend(frameon=False)
-    figure.savefig(PLOTS / "speed-up.svg", metadata={"Date": None})
+    figure.savefig(files[1], metadata={"Date": None})
+    return files
+
+
+def run(program: str) -> dict[SetUp, Figures]:
+    """Run a program's set-ups in turns, in rounds: a machine isn't as fast in one hour as in the next."""
+    upload({"ResNet-44": "cifar10", "MNIST": "mnist"}[program])
+    print(f"{program}: the fleet …", flush=True)
+    job = prepare(program)
+    results = {set_up: Figures([], []) for set_up in SET_UPS if set_up.program == program}
+    for _round in range(REPEATS):
+        for set_up, figures in results.items():
+            rate = try_out(set_up, job)
+            figures.steps.append(rate)
+            figures.examples.append(rate * job["batch_size"] * (set_up.trainers if set_up.sync else 1))
+            print(f"{program}, {set_up.name}: {rate:.2f} step/s", flush=True)
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Raise a fleet, run every set-up, write tables and plots."""
+    """Raise a fleet, run every set-up, and write each program's table and plots as soon as they are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("word", nargs="?", default="", help="run the set-ups with this word, write nothing")
-    word = parser.parse_args(argv).word
-    chosen = [set_up for set_up in SET_UPS if word in set_up.name]
-    if not chosen:
-        parser.error(f"no set-up has '{word}' in its name: {'; '.join(set_up.name for set_up in SET_UPS)}")
+    parser.add_argument("program", nargs="?", choices=PROGRAMS, help="measure this only")
+    program = parser.parse_args(argv).program
     user_runs("scripts/lab", "up", seconds=300)
-    results: dict[SetUp, Figures] = {}
-    for program in dict.fromkeys(set_up.program for set_up in chosen):
-        upload({"ResNet-44": "cifar10", "MNIST": "mnist"}[program])
-        print(f"{program}: the fleet …", flush=True)
-        job = prepare(program)
-        for set_up in (set_up for set_up in chosen if set_up.program == program):
-            rates = [try_out(set_up, job) for _ in range(REPEATS)]
-            batches = set_up.trainers if set_up.sync else 1
-            results[set_up] = Figures(rates, [rate * job["batch_size"] * batches for rate in rates])
-            print(f"{set_up.name}: {spread(rates, 2)} step/s", flush=True)
-    print(table(results))
-    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
-    user_runs("scripts/lab", "down")
-    if not word:
-        plot(results)
+    for name in [program] if program else PROGRAMS:
+        results = run(name)
+        print(table(results))
+        bars, speed_up = (f"images/{file.name}" for file in plot(name, results))
         text = (
             f"\n{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores; a host has {SHARE:g} of them; means and "
-            f"standard deviations of {REPEATS} runs of {MEASURE_SECS} s each:\n\n{table(results)}\n\n"
-            "![Examples a second of each set-up](images/set-ups.svg)\n\n"
-            "![How many times as fast two and three trainers are](images/speed-up.svg)\n\n"
+            f"standard deviations of {REPEATS} runs of {MEASURE_SECS} s each, without checkpoints:\n\n"
+            f"{table(results)}\n\n![Examples a second of each set-up]({bars})\n\n"
+            f"![How many times as fast two and three trainers are]({speed_up})\n\n"
         )
-        put(PAGE, MARKS, text)
+        put(PAGE, (f"<!-- made by benchmarks/training.py {name} -->\n", "<!-- end -->\n"), text)
+    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
+    user_runs("scripts/lab", "down")
     return 0
 
 
