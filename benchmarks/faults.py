@@ -471,7 +471,7 @@ def row(outcome: Outcome) -> str:
         still, back = f"{outcome.still:.0f} s", "-" if outcome.back is None else f"{outcome.back:.0f} s"
     else:
         still, back = "-", f"given up after {outcome.over:.0f} s"
-    said = f" “{outcome.words}”" if outcome.words else ""
+    said = f' "{outcome.words}"' if outcome.words else ""
     wrong = f" **{outcome.problem}**" if outcome.problem else ""
     today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     return f"| {outcome.fault} | {again} | {still} | {back} | {outcome.lost} |{said}{wrong} | {today} |"
