@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import re
 import runpy
 import shlex
 import sys
@@ -242,13 +243,18 @@ class _Adapter:
         return original(estimator, spec, worker_hooks, _without_savers(given), *others)
 
     def _evaluate(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> Any:
+        import tensorflow as tf
+
         options = _named("input_fn steps hooks checkpoint_path name", arguments, options)
+        path = options.get("checkpoint_path") or tf.train.latest_checkpoint(self._config.model_dir) or ""
         found = original(estimator, **{**options, "hooks": [*(options.get("hooks") or []), self._life()]})
         if self._task.leads or self._task.type == "evaluator":
             metrics = {
                 name: float(value) for name, value in found.items() if name != "global_step" and _is_number(value)
             }
-            step = int(found["global_step"])
+            # While it was saved, other trainers may have made a step more: it is known by its name.
+            named = re.search(r"-(\d+)$", str(path))
+            step = int(named[1] if named else found["global_step"])
             hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), {"global_step": step, "metrics": metrics})
             if self._task.type == "evaluator":
                 self._evaluated = step

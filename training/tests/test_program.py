@@ -15,6 +15,7 @@ import pytest
 from test_train import addresses, start, wait_for_line
 
 from flotilla import checkpoints, config, program, progress, train
+from flotilla.cluster import Task
 from flotilla.errors import BadInput
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -130,6 +131,22 @@ def test_a_program_alone_and_again_and_for_longer(digits: Path, tmp_path: Path) 
 
     code, log = alone(job(PROGRAMS / "digits.py", tmp_path, digits, ARGUMENTS))
     assert code == 2 and "holds a model whose program is programs/mnist.py, not programs/digits.py" in log
+
+
+def test_an_evaluation_is_of_the_checkpoint_whatever_step_that_holds(tmp_path: Path) -> None:
+    """Of several trainers one may have made a step more while the chief saved it."""
+    settings = config.load(job(tmp_path / "p.py", tmp_path))
+    told = progress.TaskFile("", "", "")
+    evaluator = program._Adapter(settings, Task("evaluator"), 0, lambda *_: [], lambda: None, told)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-152"\n')
+    done = {"program": settings.program_name, "arguments": settings.program_arguments()}
+    (tmp_path / "model" / "job-done.json").write_text(json.dumps(done))
+    found = {"global_step": 153, "accuracy": 0.5}
+    path = str(tmp_path / "model" / "model.ckpt-152")
+    assert evaluator._evaluate(lambda *_, **__: found, None, None, checkpoint_path=path) == found
+    assert written(tmp_path, "evaluation.json") == {"global_step": 152, "metrics": {"accuracy": 0.5}}
+    assert evaluator._has_evaluated_last()
 
 
 def test_a_keras_model_a_pool_and_a_saver_of_its_own(tmp_path: Path) -> None:
