@@ -392,7 +392,7 @@ def began_on(name: str) -> float:
 
 
 def lost(numbers: Sequence[int]) -> int:
-    """Return by how many steps a trainer's went back at most."""
+    """Return by how many steps at most the numbers of one trainer went back."""
     return max(
         (most - number for most, number in zip(itertools.accumulate(numbers, max), numbers, strict=True)), default=0
     )
@@ -506,8 +506,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in chosen:
         print(f"{fault.name} …", flush=True)
         outcomes.append(run(fault))
-        print(row(outcomes[-1]), flush=True)
-        write(row(outcomes[-1]))
+        line = row(outcomes[-1])
+        print(line, flush=True)
+        write(line)
     if not options.keep:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
