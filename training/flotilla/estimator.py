@@ -155,8 +155,8 @@ def model_fn(
     optimizer = v1.train.MomentumOptimizer(rate, config.momentum)
     if config.sync:
         optimizer = v1.train.SyncReplicasOptimizer(optimizer, task.trainers, task.trainers)
-    with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
-        train = optimizer.minimize(loss, global_step=step)
+    # Side by side: gradients that waited for the averages would wait for the network, too.
+    train = tf.group(optimizer.minimize(loss, global_step=step), *v1.get_collection(v1.GraphKeys.UPDATE_OPS))
     # Built after minimize(), which makes the optimizer's variables.
     saver = Saver(keeps(config, task), max_to_keep=config.keep_checkpoints)
     scaffold = v1.train.Scaffold(saver=saver)
