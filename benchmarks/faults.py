@@ -274,6 +274,16 @@ def in_step_again() -> None:
     raise_fleet(SYNC)
 
 
+def space_again() -> None:
+    quota("clrSpaceQuota")()
+    raise_fleet()
+
+
+def namenode_again() -> None:
+    on("ps-0", "systemctl start hadoop-namenode")
+    raise_fleet()
+
+
 def unit(verb: str, name: str, where: str) -> Callable[[], object]:
     return functools.partial(on, where, f"systemctl {verb} {name}")
 
@@ -295,6 +305,13 @@ FAULTS = [
         after=unit("start", "hadoop-datanode", "worker-0"),
     ),
     Fault("HDFS full (a quota) for 60 s", quota("setSpaceQuota 1"), 60, quota("clrSpaceQuota")),
+    Fault("HDFS full (a quota) for good", quota("setSpaceQuota 1"), ends="chief-0", after=space_again),
+    Fault(
+        "NameNode down for good",
+        unit("stop", "hadoop-namenode", "ps-0"),
+        ends="chief-0",
+        after=namenode_again,
+    ),
     Fault("the chief's disk full for 60 s", fill_chief, 60, empty_chief, before=small_disk),
     Fault(
         "worker-0 has another version of the program",
@@ -437,7 +454,7 @@ def run(fault: Fault) -> Outcome:
     if fault.after and not fault.ends:
         time.sleep(AFTER_SECS)
     over = given_up(fault.ends, struck) if fault.ends else None
-    says = (fault.ends, "flotilla-status --here") if fault.ends else fault.says
+    says = (fault.ends, "flotilla-status --here | grep ^train") if fault.ends else fault.says
     words = "".join(on(*says).strip().splitlines()[-1:]) if says else None
     watched = time.time()
     seen += steps(began)  # a host that goes takes its journal along

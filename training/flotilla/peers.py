@@ -123,7 +123,7 @@ class Watch:
 
     def _note(self) -> None:
         if self._memory:
-            content = {"boot": _boot(), "at": time.monotonic(), "heard": sorted(self._heard), "away": self._away}
+            content = {"boot": boot(), "at": time.monotonic(), "heard": sorted(self._heard), "away": self._away}
             with contextlib.suppress(OSError):
                 write_json(self._memory, content)
 
@@ -132,13 +132,14 @@ class Watch:
         if self._memory:
             with contextlib.suppress(OSError, ValueError):
                 content = json.loads(self._memory.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("boot") == _boot():
+        if isinstance(content, dict) and content.get("boot") == boot():
             self._heard = set(content["heard"])
             if time.monotonic() - content["at"] < AT_ONCE_SECS:  # not after a stop
                 self._away = dict(content["away"])
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Return what tells one boot of this host from another."""
     with contextlib.suppress(OSError):
         return BOOT.read_text(encoding="ascii").strip()
     return ""

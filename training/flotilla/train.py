@@ -1,6 +1,6 @@
 """Trains a model: one task of a cluster where --task or TF_CONFIG says so, else everything in this process.
 
-Ends with 0 when the job is done, 2 when what it was given can't work or has failed ATTEMPTS times since the same
+Ends with 0 when the job is done, 2 when what it was given can't work or has failed again and again since the same
 checkpoint (starting again doesn't help), 75 when HDFS didn't answer or the global step stood still, 1 after any
 other error. A finished job that is started again trains nothing.
 """
@@ -43,6 +43,7 @@ from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 ATTEMPTS = 3  # for what fails at each start, as a loss that is no number does
+PATIENCE_SECS = 150  # for what may come right by itself, as an HDFS that is full or away
 OVER_SECS = 10
 HURRY_SECS = 30  # for a step, when a task that was away is back
 LAST_CHECKPOINT_SECS = 300  # for the one that a worker saves in the lost chief's place
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the task; return the process's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    progress = publisher = task = config = None
+    progress = publisher = task = config = others = None
     told = TaskFile("", "", "")
     try:
         config = load(argv)
@@ -92,9 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress = Progress(config.progress, "train", config.max_steps, "steps")
             if task.type == "chief":  # a process on its own has no other nodes to tell
                 publisher = publish.Publisher(config.progress, config.model_dir)
-        _run(config, task, progress, told)
+        memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
+        on_lost = functools.partial(_lost, config, task, progress, told)
+        others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
+        _run(config, task, progress, told, others)
     except Exception as error:
-        code, text = _problem(config, task, error)
+        code, text = _problem(config, task, others, error)
         told.tell(problem=text)
         # What a restart may cure is not yet a failure.
         if progress and config and code == BadInput.code:
@@ -103,12 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.say(text)
         return code
     finally:
+        if others:
+            others.stop()
         if publisher:
             publisher.stop()
     return 0
 
 
-def _problem(config: TrainConfig | None, task: Task | None, error: Exception) -> tuple[int, str]:
+def _problem(
+    config: TrainConfig | None, task: Task | None, others: peers.Watch | None, error: Exception
+) -> tuple[int, str]:
     """Log an error; return the exit status, and a sentence."""
     name = task.name if task else "the task"
     if isinstance(error, ProgramError):
@@ -118,34 +126,40 @@ def _problem(config: TrainConfig | None, task: Task | None, error: Exception) ->
         _log.exception("%s failed.", name)
         first = (str(error).strip() or repr(error)).splitlines()[0]
         code, text = 1, f"{name} failed by {type(error).__name__}: {first}"
-    if code == 1 and config and task and _by_training(error) and _again(config, task):
-        _log.error("This was the attempt number %d since the same checkpoint: giving up.", ATTEMPTS)
-        code, text = BadInput.code, f"{text.rstrip('.')}, {ATTEMPTS} times since the same checkpoint."
+    if code == BadInput.code or not config or not task or not others:
+        return code, text
+    inside = code == 1 and _by_training(error)
+    # A worker out of step may try for ever, and everybody waits for a host that is away as long as peers does.
+    if not inside and (task.type == "ps" or others.away or not failure.ends_job(task, config.sync)):
+        return code, text
+    if attempts := _in_vain(config, task, 0 if inside else PATIENCE_SECS):
+        _log.error("This was the attempt number %d since the same checkpoint: giving up.", attempts)
+        code, text = BadInput.code, f"{text.rstrip('.')}, {attempts} times since the same checkpoint."
     return code, text
 
 
-def _again(config: TrainConfig, task: Task) -> bool:
-    """Note that a task's own work has failed; return whether it has often enough, with no new checkpoint between."""
+def _in_vain(config: TrainConfig, task: Task, patience: float) -> int:
+    """Note that a task has failed; return how often, if that is often and long enough with no new checkpoint."""
     if not config.tasks_dir:
-        return False
+        return 0
     note = Path(config.tasks_dir) / f"{task.name}.failed"
     with contextlib.suppress(ProgramError, OSError):
-        now = {"model_dir": config.model_dir, "step": checkpoints.latest_step(config.model_dir)}
         before = hdfs.read_json(str(note)) or {}
-        count = before.pop("count", 0) + 1
-        if before != now:
-            count = 1
-        write_json(note, {**now, "count": count})
-        if count >= ATTEMPTS:
+        step = _soon(lambda: checkpoints.latest_step(config.model_dir))
+        if step is None:  # or HDFS doesn't say
+            step = before.get("step")
+        now = {"model_dir": config.model_dir, "step": step, "boot": peers.boot()}
+        if any(before.get(key) != value for key, value in now.items()):
+            before = {"count": 0, "since": time.monotonic()}
+        count = int(before["count"]) + 1
+        write_json(note, {**now, "count": count, "since": before["since"]})
+        if count >= ATTEMPTS and time.monotonic() - before["since"] >= patience:
             note.unlink()  # somebody may mend it
-            return True
-    return False
+            return count
+    return 0
 
 
-def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile) -> None:
-    memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
-    on_lost = functools.partial(_lost, config, task, progress, told)
-    others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
+def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile, others: peers.Watch) -> None:
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = checkpoints.finished(config)
     # A program's last evaluation is its evaluator's, however late it begins; the built-in network's is the chief's.

@@ -320,6 +320,30 @@ def test_who_fails_for_good_ends_the_job_for_all(tiny: list[str], tmp_path: Path
             task.kill()
 
 
+def test_who_is_needed_is_given_up_when_hdfs_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = addresses(ps=1, chief=1, worker=1)
+    boot = tmp_path / "boot"
+    boot.write_text("one")
+    monkeypatch.setattr(peers, "BOOT", boot)
+
+    def starts(task: str, *more: str) -> int:
+        options = ["--reach-secs=0", f"--tasks-dir={tmp_path}", f"--progress={tmp_path}/train.json", *more]
+        nowhere = [f"--{key}-dir=hdfs://127.0.0.1:1/{key}" for key in ("data", "model")]
+        return train.main([*nowhere, *options, f"--cluster={json.dumps(cluster)}", f"--task={task}"])
+
+    assert [starts("chief-0") for _ in range(4)] == [75] * 4, "it may come back soon"
+    monkeypatch.setattr(train, "PATIENCE_SECS", 0)
+    assert [starts("worker-0") for _ in range(4)] == [75] * 4
+    boot.write_text("two")
+    assert [starts("chief-0") for _ in range(4)] == [75, 75, 2, 75], "who has mended it has as many attempts again"
+    assert starts("chief-0") == 75 and starts("chief-0") == 2
+    message = told(tmp_path / "train.json")["message"]
+    assert re.fullmatch(r"hdfs://127.0.0.1:1 doesn't answer \(.*\), 3 times since the same checkpoint\.", message)
+    assert [starts("worker-0", "--sync=true") for _ in range(3)][-1] == 2
+    monkeypatch.setattr(peers.Watch, "away", True)
+    assert [starts("chief-0") for _ in range(4)] == [75] * 4, "a host that is away is another matter"
+
+
 @pytest.mark.parametrize(
     ("task", "sync", "ends"),
     [
