@@ -170,6 +170,7 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "
         "hosts": [_host(host, now) for host in hosts],
         "hdfs": hdfs[0] if hdfs else None,
         "store": _store(look),
+        "mirror": _mirror(look),
     }
 
 
@@ -262,7 +263,7 @@ def _state(task: Mapping[str, Any]) -> str:
 
 
 def _host(host: Host, now: float) -> dict[str, Any]:
-    phases = list((host.look or {}).get("phases", {}).values())
+    phases = [phase for phase in (host.look or {}).get("phases", {}).values() if phase["phase"] != "mirror"]
     last = phases[-1] if phases else {}
     doing = f"{last['phase']} {last['state']}" if last else ""
     if last.get("state") == "running" and last.get("total"):
@@ -275,6 +276,11 @@ def _store(look: Mapping[str, Any]) -> dict[str, Any] | None:
     if not look.get("store") or not phase or phase["updated"] < _train(look).get("updated", 0):
         return None
     return {key: phase[key] for key in ("state", "done", "total", "message")}
+
+
+def _mirror(look: Mapping[str, Any]) -> dict[str, Any] | None:
+    phase = look.get("phases", {}).get("mirror")
+    return {key: phase[key] for key in ("state", "done", "message")} if phase else None
 
 
 def _seconds_until(expires: str | None, now: float) -> int | None:
@@ -323,7 +329,10 @@ def _problems(summary: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with hosts and tasks, but for what is said of the job already."""
     found = [f"{one['host']}: {one['problem']}" for one in summary["hosts"] if one["problem"]]
     tasks = [one for one in summary["tasks"] if one["problem"] and one["problem"] not in summary["message"]]
-    return found + [f"{one['task']}: {one['problem']}" for one in tasks]
+    found += [f"{one['task']}: {one['problem']}" for one in tasks]
+    if summary["mirror"] and summary["mirror"]["state"] == "failed":
+        found.append(f"no checkpoint goes to S3: {summary['mirror']['message']}")
+    return found
 
 
 def _numbers(summary: Mapping[str, Any]) -> list[str]:

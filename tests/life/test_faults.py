@@ -198,6 +198,7 @@ def test_a_training_that_hdfs_has_lost_goes_on_from_the_mirror(region: boto3.Ses
     chief = host("chief-0")
     chief.check_output("sudo systemctl start flotilla-mirror")
     said = chief.check_output("sudo journalctl --unit=flotilla-mirror --output=cat")
+    assert "mirror: done" in chief.check_output("flotilla-status --here")
     step = re.findall(r"step (\d+) is at s3://flotilla-test/models/endless/mirror/test/", said)[-1]
     chief.check_output("sudo -u flotilla hdfs dfs -rm -r -skipTrash /jobs/endless")
     endless(tmp_path)

@@ -162,6 +162,17 @@ def test_a_chief_that_is_lost_is_said_by_a_parameter_server() -> None:
     assert watch.summarize(hosts, NOW)["state"] == "training", "what was said before this chief began is over"
 
 
+def test_a_mirror_that_does_not_get_into_s3() -> None:
+    phases = {
+        "train": TRAIN,
+        "mirror": {"phase": "mirror", "state": "done", "done": 200, "message": "", "updated": NOW},
+    }
+    assert "S3" not in shown(fleet(chief_0={"phases": phases}))
+    phases["mirror"] |= {"state": "failed", "message": "s3://b/ refuses."}
+    text = shown(fleet(chief_0={"phases": phases}))
+    assert "no checkpoint goes to S3: s3://b/ refuses." in text
+
+
 def test_hosts_that_do_not_answer() -> None:
     hosts = fleet(worker_0=None)
     hosts[0].heard = NOW - 75

@@ -23,6 +23,8 @@ from flotilla import checkpoints, hdfs
 from flotilla.errors import BadInput, Mismatch, ProgramError, Temporary
 from flotilla.files import Files, crc32c, open_folder
 from flotilla.objects import Item, compare, from_file, upload
+from flotilla.progress import Progress
+from flotilla.publish import Publisher
 from flotilla.s3 import Prefix
 
 FORMAT = "flotilla-mirror/1"
@@ -241,20 +243,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flotilla.mirror", description=__doc__)
     parser.add_argument("--model-dir", required=True, metavar="URL", help="the job's folder, or hdfs://host:port/path")
     parser.add_argument("--mirror", required=True, metavar="s3://BUCKET/PREFIX/", help="the folder of its mirror")
+    parser.add_argument("--progress", metavar="FILE", default="", help="file that says what came of it")
     arguments = parser.parse_args(argv)
     try:
         outcome = copy(arguments.model_dir, Prefix(arguments.mirror))
-    except FileNotFoundError as error:
-        return _failed(Temporary(f"{error} is gone."))
-    except ProgramError as error:
-        return _failed(error)
-    print(json.dumps(outcome))
-    return 0
+    except (FileNotFoundError, ProgramError) as found:
+        error = found if isinstance(found, ProgramError) else Temporary(f"{found} is gone.")
+        print(f"flotilla.mirror: {error}", file=sys.stderr)
+        _tell(arguments, 0).fail(str(error))
+        code = error.code
+    else:
+        print(json.dumps(outcome))
+        _tell(arguments, outcome["global_step"] or 0).finish(outcome["message"])
+        code = 0
+    Publisher(arguments.progress, arguments.model_dir).stop()
+    return code
 
 
-def _failed(error: ProgramError) -> int:
-    print(f"flotilla.mirror: {error}", file=sys.stderr)
-    return error.code
+def _tell(arguments: argparse.Namespace, steps: int) -> Progress:
+    return Progress(arguments.progress, "mirror", steps, "steps")
 
 
 if __name__ == "__main__":

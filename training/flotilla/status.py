@@ -122,10 +122,8 @@ def _published(job_file: str) -> list[bytes]:
 
 def line(phase: dict[str, Any], now: float | None = None) -> str:
     """Say one phase's progress in one line."""
-    parts = [
-        f"{phase['phase']}: {phase['state']}",
-        f"{_number(phase['done'])} of {_number(phase['total'])} {phase['unit']}",
-    ]
+    of = f" of {_number(phase['total'])}" if phase["total"] else ""  # a program needn't have said how much
+    parts = [f"{phase['phase']}: {phase['state']}", f"{_number(phase['done'])}{of} {phase['unit']}"]
     if phase.get("rate") is not None:
         parts.append(f"{_number(phase['rate'])} {phase['rate_unit']}")
     parts += [f"{key} {_number(value)}" for key, value in phase["detail"].items()]

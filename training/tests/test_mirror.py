@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from test_store import Refusal
 
-from flotilla import checkpoints, errors, files, mirror, s3, store, train
+from flotilla import checkpoints, errors, files, mirror, progress, s3, status, store, train
 
 URL = "s3://data/models/tiny/mirror/demo/"
 KEY = "models/tiny/mirror/demo/"
@@ -342,6 +343,26 @@ def test_hdfs_that_does_not_answer_is_no_empty_folder(client: Any, tmp_path: Pat
     with pytest.raises(errors.Temporary):
         mirror.restore(URL, "hdfs://127.0.0.1:1/jobs/tiny/model", SHAPE)
     assert mirror.main(["--model-dir", "hdfs://127.0.0.1:1/jobs/tiny/model", "--mirror", URL]) == 75
+
+
+def test_what_came_of_it_is_told_on_this_host_and_on_all(client: Any, tmp_path: Path) -> None:
+    save(tmp_path / "job", 200)
+    file, published = tmp_path / "mirror.json", tmp_path / "job/progress/mirror.json"
+    arguments = ["--model-dir", str(tmp_path / "job"), "--mirror", URL, "--progress", str(file)]
+
+    def told() -> str:
+        content = progress.read(file)
+        assert content and published.read_bytes() == file.read_bytes()
+        return status.line(content)
+
+    assert mirror.main(arguments) == 0
+    assert told() == f"mirror: done, 200 of 200 steps, step 200 is at {URL}a/"
+    refusal = Refusal(client, "PutObject")
+    save(tmp_path / "job", 400)
+    assert mirror.main(arguments) == 2
+    assert re.match("mirror: failed, 0 steps, .*AccessDenied|mirror: failed, 0 steps, .*permission", told()), told()
+    refusal.on = False
+    assert mirror.main(arguments) == 0 and told().startswith("mirror: done, 400 of 400 steps, ")
 
 
 def test_bad_urls() -> None:
