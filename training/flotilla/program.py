@@ -48,8 +48,8 @@ def files(entry: str) -> list[Path]:
 def check(entry: str) -> None:
     """Raise BadInput, with file and line, for what can be seen without running the program."""
     path = Path(entry)
-    if not path.is_file():
-        raise BadInput(f"The program has no {path.name}: training_entry names the file to run.")
+    if not path.is_file() or path.suffix != ".py":
+        raise BadInput(f"The program has no Python file {path.name}: training_entry names the one to run.")
     trees = {}
     for file in files(entry):
         try:

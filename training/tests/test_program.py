@@ -230,7 +230,7 @@ def test_fewer_steps_than_there_are_are_refused_where_the_program_is_told_them(t
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"other.py": ""}, "has no main.py: training_entry names the file to run"),
+        ({"other.py": ""}, "has no Python file main.py: training_entry names the one to run"),
         ({"main.py": "x = 1\nif x:\n"}, r"main\.py, line 2: expected an indented block"),
         ({"main.py": "", "lib/a.py": "def f(:\n"}, r"lib/a\.py, line 1: invalid syntax"),
         (
