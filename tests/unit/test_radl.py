@@ -103,6 +103,11 @@ def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
     # Where settings have changed, the chief saves a checkpoint before the parameter servers are started again.
     (chief,) = [step for system, configure, step in items if (system, configure) == ("chief", "training")]
     assert all(step > chief for system, configure, step in items if configure == "training" and system != "chief")
+    # Each host refuses another job before it takes anything over from it.
+    recipes = parsed(variant[1])["configures"]
+    (single,) = [name for name, recipe in recipes.items() if "tasks_from: single" in recipe]
+    assert {system for system, configure, _ in items if configure == single} == set(parsed(variant[1])["systems"])
+    assert max(steps[single]) < min(steps["store"] + steps["training"])
     # On a host the blocks of a step run in the order of the file.
     for host in {system for system, _, _ in items}:
         mine = sorted(
