@@ -5,6 +5,7 @@ Without a word, parameter servers would serve for ever, and workers train what n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -56,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = reason(config, task)
         if task.leads and config.progress:
             tell(config, message)
+        if _own(config, task).get("waited"):
+            # Who hears nothing keeps what was learned, and site.yml goes on with it.
+            _log.info("Told nobody else: %s", message)
+            return 0
         content = {"task": task.name, "message": message, "at": time.time()}
         hdfs.insist(lambda: hdfs.write_json(hdfs.join(config.model_dir, FILE), content), config.reach_secs)
         _log.info("Told all tasks: %s", message)
@@ -70,13 +75,18 @@ def reason(config: TrainConfig, task: Task) -> str:
     told = progress.read(config.progress) if config.progress else None
     if told and told["state"] == "failed":
         return str(told["message"])
-    try:
-        own = json.loads(Path(config.tasks_dir, f"{task.name}.json").read_text(encoding="utf-8"))
-        if own.get("problem") and time.time() - own["updated"] < RECENT_SECS:
-            return str(own["problem"])
-    except (OSError, ValueError):
-        pass
+    if problem := _own(config, task).get("problem"):
+        return str(problem)
     return f"{task.name} has failed again and again: see journalctl -u training@{task.name} on its host."
+
+
+def _own(config: TrainConfig, task: Task) -> dict[str, Any]:
+    """Return what a task on this host told just now; nothing where that was earlier."""
+    with contextlib.suppress(OSError, ValueError):
+        own = json.loads(Path(config.tasks_dir, f"{task.name}.json").read_text(encoding="utf-8"))
+        if time.time() - own["updated"] < RECENT_SECS:
+            return dict(own)
+    return {}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class TaskFile:
         self._file = _File(Path(folder) / f"{task}.json" if folder else None)
         self._content: dict[str, Any] = {"job": job, "task": task}
 
-    def tell(self, **values: float | str | None) -> None:
+    def tell(self, **values: float | str | bool | None) -> None:
         """Add to what was told before, or replace it."""
         self._content.update(values)
         self._file.write(self._content)

@@ -28,7 +28,7 @@ def network(images: Any, size: int, classes: int, trainers: int) -> Any:
     UPDATE_OPS.
     """
     blocks = (size - 2) // 6
-    norms = _BatchNorms([STAGES[0], *(filters for filters in STAGES for _ in range(2 * blocks))], trainers)
+    norms = _BatchNorms([STAGES[0], *(filters for filters in STAGES for _block in range(2 * blocks))], trainers)
     x = tf.cast(images, tf.float32) / 128 - 1
     x = tf.nn.relu(_conv_bn("first", x, STAGES[0], 1, norms))
     for stage, filters in enumerate(STAGES):

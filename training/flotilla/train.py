@@ -43,7 +43,7 @@ from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 ATTEMPTS = 3  # for what fails at each start, as a loss that is no number does
-PATIENCE_SECS = 150  # for what may come right by itself, as an HDFS that is full or away
+PATIENCE_SECS = 240  # without a step, for what may come right by itself, as an HDFS that is full or away
 OVER_SECS = 10
 HURRY_SECS = 30  # for a step, when a task that was away is back
 LAST_CHECKPOINT_SECS = 300  # for the one that a worker saves in the lost chief's place
@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
         _run(config, task, progress, told, others)
     except Exception as error:
-        code, text = _problem(config, task, others, error)
-        told.tell(problem=text)
+        code, text, waited = _problem(config, task, others, error)
+        told.tell(problem=text, waited=waited)
         # What a restart may cure is not yet a failure.
         if progress and config and code == BadInput.code:
             _fail(config, progress, text)
@@ -116,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _problem(
     config: TrainConfig | None, task: Task | None, others: peers.Watch | None, error: Exception
-) -> tuple[int, str]:
-    """Log an error; return the exit status, and a sentence."""
+) -> tuple[int, str, bool]:
+    """Log an error; return the exit status, a sentence, and whether it was waited for in vain that it comes right."""
     name = task.name if task else "the task"
     if isinstance(error, ProgramError):
         _log.error("%s", error)
@@ -127,19 +127,19 @@ def _problem(
         first = (str(error).strip() or repr(error)).splitlines()[0]
         code, text = 1, f"{name} failed by {type(error).__name__}: {first}"
     if code == BadInput.code or not config or not task or not others:
-        return code, text
-    inside = code == 1 and _by_training(error)
+        return code, text, False
+    outside = code != 1 or not _by_training(error)
     # A worker out of step may try for ever, and everybody waits for a host that is away as long as peers does.
-    if not inside and (task.type == "ps" or others.away or not failure.ends_job(task, config.sync)):
-        return code, text
-    if attempts := _in_vain(config, task, 0 if inside else PATIENCE_SECS):
+    if outside and (task.type == "ps" or others.away or not failure.ends_job(task, config.sync)):
+        return code, text, False
+    if attempts := _in_vain(config, task, outside):
         _log.error("This was the attempt number %d since the same checkpoint: giving up.", attempts)
-        code, text = BadInput.code, f"{text.rstrip('.')}, {attempts} times since the same checkpoint."
-    return code, text
+        return BadInput.code, f"{text.rstrip('.')}, {attempts} times since the same checkpoint.", outside
+    return code, text, False
 
 
-def _in_vain(config: TrainConfig, task: Task, patience: float) -> int:
-    """Note that a task has failed; return how often, if that is often and long enough with no new checkpoint."""
+def _in_vain(config: TrainConfig, task: Task, outside: bool) -> int:
+    """Note that a task has failed; return how often, if that is too often with no new checkpoint."""
     if not config.tasks_dir:
         return 0
     note = Path(config.tasks_dir) / f"{task.name}.failed"
@@ -150,10 +150,13 @@ def _in_vain(config: TrainConfig, task: Task, patience: float) -> int:
             step = before.get("step")
         now = {"model_dir": config.model_dir, "step": step, "boot": peers.boot()}
         if any(before.get(key) != value for key, value in now.items()):
-            before = {"count": 0, "since": time.monotonic()}
+            # It has trained until then, or an earlier process of it has.
+            own = hdfs.read_json(hdfs.join(config.tasks_dir, f"{task.name}.json")) or {}
+            before = {"count": 0, "since": own.get("updated", time.time())}
         count = int(before["count"]) + 1
         write_json(note, {**now, "count": count, "since": before["since"]})
-        if count >= ATTEMPTS and time.monotonic() - before["since"] >= patience:
+        enough = time.time() - before["since"] >= PATIENCE_SECS and count > 1 if outside else count >= ATTEMPTS
+        if enough:
             note.unlink()  # somebody may mend it
             return count
     return 0
