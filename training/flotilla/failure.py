@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = reason(config, task)
         if task.leads and config.progress:
             tell(config, message)
-        if _own(config, task).get("waited"):
+        if task.leads and _own(config, task).get("waited"):
             # Who hears nothing keeps what was learned, and site.yml goes on with it.
             _log.info("Told nobody else: %s", message)
             return 0

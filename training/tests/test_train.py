@@ -370,6 +370,17 @@ def test_the_model_is_stored_after_an_evaluator_that_begins_late(tiny: list[str]
     assert told(model / "evaluator.json") == {"evaluating": True}
 
 
+def test_a_chief_that_waited_in_vain_leaves_the_others_what_they_learned(tiny: list[str], tmp_path: Path) -> None:
+    cluster = json.dumps({"ps": ["a:1"], "chief": ["b:1"], "worker": ["c:1"]})
+    arguments = [*tiny, f"--tasks-dir={tmp_path}", "--sync=true", f"--cluster={cluster}"]
+    for task, others_are_told in (("chief-0", False), ("worker-0", True)):
+        progress.TaskFile(str(tmp_path), "tiny", task).tell(problem="HDFS is full.", waited=True)
+        assert failure.main([*arguments, f"--task={task}"]) == 0
+        assert bool(failure.read(str(tmp_path / "model"))) == others_are_told
+        if task == "chief-0":
+            assert told(tmp_path / "progress" / "train.json")["message"] == "HDFS is full."
+
+
 def test_why_a_task_has_failed(tiny: list[str], tmp_path: Path) -> None:
     told, tasks = tmp_path / "progress" / "train.json", tmp_path / "tasks"
     cluster = json.dumps({"ps": ["a:1"], "chief": ["b:1"]})
