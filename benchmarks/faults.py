@@ -274,13 +274,9 @@ def in_step_again() -> None:
     raise_fleet(SYNC)
 
 
-def space_again() -> None:
-    quota("clrSpaceQuota")()
-    raise_fleet()
-
-
-def namenode_again() -> None:
-    on("ps-0", "systemctl start hadoop-namenode")
+def mended(mend: Callable[[], object]) -> None:
+    """End a cause that a job was given up for, and go on with the job."""
+    mend()
     raise_fleet()
 
 
@@ -305,12 +301,17 @@ FAULTS = [
         after=unit("start", "hadoop-datanode", "worker-0"),
     ),
     Fault("HDFS full (a quota) for 60 s", quota("setSpaceQuota 1"), 60, quota("clrSpaceQuota")),
-    Fault("HDFS full (a quota) for good", quota("setSpaceQuota 1"), ends="chief-0", after=space_again),
+    Fault(
+        "HDFS full (a quota) for good",
+        quota("setSpaceQuota 1"),
+        ends="chief-0",
+        after=functools.partial(mended, quota("clrSpaceQuota")),
+    ),
     Fault(
         "NameNode down for good",
         unit("stop", "hadoop-namenode", "ps-0"),
         ends="chief-0",
-        after=namenode_again,
+        after=functools.partial(mended, unit("start", "hadoop-namenode", "ps-0")),
     ),
     Fault("the chief's disk full for 60 s", fill_chief, 60, empty_chief, before=small_disk),
     Fault(

@@ -91,7 +91,8 @@ def test_one_worker_more() -> None:
 
 
 def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
-    items = [(system, configure, step) for system, configure, step, tool in parsed(variant[1])["items"] if step]
+    radl = parsed(variant[1])
+    items = [(system, configure, step) for system, configure, step, tool in radl["items"] if step]
     steps: dict[str, list[int]] = {}
     for _, configure, step in items:
         steps.setdefault(configure, []).append(step)
@@ -104,9 +105,8 @@ def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
     (chief,) = [step for system, configure, step in items if (system, configure) == ("chief", "training")]
     assert all(step > chief for system, configure, step in items if configure == "training" and system != "chief")
     # Each host refuses another job before it takes anything over from it.
-    recipes = parsed(variant[1])["configures"]
-    (single,) = [name for name, recipe in recipes.items() if "tasks_from: single" in recipe]
-    assert {system for system, configure, _ in items if configure == single} == set(parsed(variant[1])["systems"])
+    (single,) = [name for name, recipe in radl["configures"].items() if "tasks_from: single" in recipe]
+    assert {system for system, configure, _ in items if configure == single} == set(radl["systems"])
     assert max(steps[single]) < min(steps["store"] + steps["training"])
     # On a host the blocks of a step run in the order of the file.
     for host in {system for system, _, _ in items}:
