@@ -95,9 +95,11 @@ def status(infrastructure: str) -> dict[str, dict[str, object]]:
 
 
 def step(infrastructure: str, since: float = 0) -> int:
-    """The global step that the chief told last; 0 where it has told none since then."""
-    train = status(infrastructure).get("train", {})
-    return int(str(train["done"])) if train and float(str(train["updated"])) > since else 0
+    """The global step that the chief told last; 0 where it has made none since then."""
+    train = status(infrastructure).get("train")
+    if not train or (since and not (train["rate"] and float(str(train["updated"])) > since)):
+        return 0
+    return int(str(train["done"]))
 
 
 @pytest.fixture(scope="module")

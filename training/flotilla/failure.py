@@ -5,13 +5,10 @@ Without a word, parameter servers would serve for ever, and workers train what n
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from flotilla import hdfs, progress, publish
@@ -82,11 +79,8 @@ def reason(config: TrainConfig, task: Task) -> str:
 
 def _own(config: TrainConfig, task: Task) -> dict[str, Any]:
     """Return what a task on this host told just now; nothing where that was earlier."""
-    with contextlib.suppress(OSError, ValueError):
-        own = json.loads(Path(config.tasks_dir, f"{task.name}.json").read_text(encoding="utf-8"))
-        if time.time() - own["updated"] < RECENT_SECS:
-            return dict(own)
-    return {}
+    own = progress.read_task(config.tasks_dir, task.name)
+    return own if time.time() - own.get("updated", 0) < RECENT_SECS else {}
 
 
 if __name__ == "__main__":

@@ -44,6 +44,19 @@ def parse(content: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "phase" in value else None
 
 
+def read_task(folder: str, task: str) -> dict[str, Any]:
+    """Return what a task of this host has told in its TaskFile; nothing where that can't be read."""
+    try:
+        value = json.loads(_task_file(folder, task).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _task_file(folder: str, task: str) -> Path:
+    return Path(folder) / f"{task}.json"
+
+
 class _File:
     """A file of the latest news, or none; one that can't be written is said once and is no reason to stop."""
 
@@ -67,7 +80,7 @@ class TaskFile:
     """What one task does itself, in a file of its name; nothing without a folder."""
 
     def __init__(self, folder: str, job: str, task: str) -> None:
-        self._file = _File(Path(folder) / f"{task}.json" if folder else None)
+        self._file = _File(_task_file(folder, task) if folder else None)
         self._content: dict[str, Any] = {"job": job, "task": task}
 
     def tell(self, **values: float | str | bool | None) -> None:
@@ -83,14 +96,14 @@ class Progress:
     resumed job is judged fairly.
     """
 
-    def __init__(self, path: str | Path | None, phase: str, total: float, unit: str) -> None:
+    def __init__(self, path: str | Path | None, phase: str, total: float, unit: str, done: float = 0) -> None:
         self._file = _File(path)
         self._lock = threading.Lock()
         self._pace: deque[tuple[float, float]] = deque(maxlen=30)
         self._content: dict[str, Any] = {
             "phase": phase,
             "state": "running",
-            "done": 0,
+            "done": done,
             "total": total,
             "unit": unit,
             "rate": None,

@@ -60,8 +60,8 @@ def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> dict[str, Any]
     tasks = {}
     for unit in sorted(units):
         if name := host.task_name(unit):
-            told = hdfs.read_json(hdfs.join(job["tasks_dir"], f"{name}.json")) if job.get("tasks_dir") else None
-            tasks[name] = {**units[unit], "told": told}
+            told = progress.read_task(job["tasks_dir"], name) if job.get("tasks_dir") else None
+            tasks[name] = {**units[unit], "told": told or None}
     return {
         "time": time.time(),
         "job": {key: job.get(key) for key in ("name", "max_steps")},

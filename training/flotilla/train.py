@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         share.take(task)
         told = TaskFile(config.tasks_dir, config.name, task.name)
         if task.leads:
-            progress = Progress(config.progress, "train", config.max_steps, "steps")
+            progress = Progress(config.progress, "train", config.max_steps, "steps", _before(config, task))
             if task.type == "chief":  # a process on its own has no other nodes to tell
                 publisher = publish.Publisher(config.progress, config.model_dir)
         memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
@@ -112,6 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if publisher:
             publisher.stop()
     return 0
+
+
+def _before(config: TrainConfig, task: Task | None) -> float:
+    """Return how many steps an earlier process of this task has told of."""
+    if progress.read_task(config.tasks_dir, task.name if task else "").get("job") != config.name:
+        return 0
+    return float((progress.read(config.progress) or {}).get("done", 0))
 
 
 def _problem(
@@ -151,8 +158,8 @@ def _in_vain(config: TrainConfig, task: Task, outside: bool) -> int:
         now = {"model_dir": config.model_dir, "step": step, "boot": peers.boot()}
         if any(before.get(key) != value for key, value in now.items()):
             # It has trained until then, or an earlier process of it has.
-            own = hdfs.read_json(hdfs.join(config.tasks_dir, f"{task.name}.json")) or {}
-            before = {"count": 0, "since": own.get("updated", time.time())}
+            since = progress.read_task(config.tasks_dir, task.name).get("updated", time.time())
+            before = {"count": 0, "since": since}
         count = int(before["count"]) + 1
         write_json(note, {**now, "count": count, "since": before["since"]})
         enough = time.time() - before["since"] >= PATIENCE_SECS and count > 1 if outside else count >= ATTEMPTS
@@ -196,8 +203,7 @@ def _lost(
     if chief and task.name == "ps-0":
         progress = Progress(config.progress, "train", config.max_steps, "steps")
     if progress:
-        _fail(config, progress, message)
-        publish.Publisher(config.progress, config.model_dir).stop()
+        _fail_for_all(config, progress, message)
     if chief and task.type in ("ps", "worker"):
         peers.chief_lost.set()
         before, end = _latest_step(config), time.monotonic() + LAST_CHECKPOINT_SECS
@@ -206,6 +212,8 @@ def _lost(
             step = _latest_step(config)
             before = step if before is None else before
             if task.type == "ps" and step not in (None, before):
+                if progress:
+                    _fail_for_all(config, progress, message)  # with that step
                 break
             if peers.answers(peer):
                 peers.chief_lost.clear()
@@ -404,6 +412,12 @@ def _fail(config: TrainConfig, progress: Progress, message: str) -> None:
     progress.fail(message, step or 0)
 
 
+def _fail_for_all(config: TrainConfig, progress: Progress, message: str) -> None:
+    """Say it on this host, and have all others show it."""
+    _fail(config, progress, message)
+    publish.Publisher(config.progress, config.model_dir).stop()
+
+
 def _soon(ask: Callable[[], _T]) -> _T | None:
     """Return what HDFS answers within some seconds; None where it doesn't."""
     said: list[_T] = []
@@ -423,8 +437,7 @@ def _leave_after_end(config: TrainConfig, task: Task, progress: Progress | None)
     if reason := _wait_for_end(config):
         _log.error("The job has failed: %s", reason)
         if progress:
-            _fail(config, progress, reason)
-            publish.Publisher(config.progress, config.model_dir).stop()
+            _fail_for_all(config, progress, reason)
         watchdog.leave(BadInput.code if task.leads else 0)
     if task.leads:
         return

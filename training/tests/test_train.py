@@ -172,6 +172,18 @@ def test_wrong_input_is_said_and_told(tiny: list[str], tmp_path: Path, caplog: p
     assert "max_steps is -1" in caplog.text
 
 
+def test_a_start_that_comes_to_nothing_doesnt_forget_how_far_it_was(tiny: list[str], tmp_path: Path) -> None:
+    tasks, told = str(tmp_path / "tasks"), tmp_path / "progress" / "train.json"
+    progress.Progress(told, "train", 60, "steps").update(31)
+    for job, done in (("another", 0), (load(tiny).name, 31)):
+        progress.TaskFile(tasks, job, "chief-0").tell(step=31)
+        task = ["--cluster", json.dumps(addresses(ps=1, chief=1)), "--task", "chief-0", "--tasks-dir", tasks]
+        assert train.main([*tiny, *task, "--batch-size", "121"]) == 2
+        content = progress.read(told)
+        assert content is not None and (content["state"], content["done"]) == ("failed", done)
+        progress.Progress(told, "train", 60, "steps").update(31)
+
+
 def test_the_first_ps_tells_how_far_a_lost_chief_was(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
