@@ -46,15 +46,16 @@ def parse(content: bytes) -> dict[str, Any] | None:
 
 def read_task(folder: str, task: str) -> dict[str, Any]:
     """Return what a task of this host has told in its TaskFile; nothing where that can't be read."""
+    path = _task_file(folder, task)
     try:
-        value = json.loads(_task_file(folder, task).read_bytes())
+        value = json.loads(path.read_bytes()) if path else None
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _task_file(folder: str, task: str) -> Path:
-    return Path(folder) / f"{task}.json"
+def _task_file(folder: str, task: str) -> Path | None:
+    return Path(folder) / f"{task}.json" if folder else None
 
 
 class _File:
@@ -80,7 +81,7 @@ class TaskFile:
     """What one task does itself, in a file of its name; nothing without a folder."""
 
     def __init__(self, folder: str, job: str, task: str) -> None:
-        self._file = _File(_task_file(folder, task) if folder else None)
+        self._file = _File(_task_file(folder, task))
         self._content: dict[str, Any] = {"job": job, "task": task}
 
     def tell(self, **values: float | str | bool | None) -> None:

@@ -60,7 +60,7 @@ def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> dict[str, Any]
     tasks = {}
     for unit in sorted(units):
         if name := host.task_name(unit):
-            told = progress.read_task(job["tasks_dir"], name) if job.get("tasks_dir") else None
+            told = progress.read_task(job.get("tasks_dir", ""), name)
             tasks[name] = {**units[unit], "told": told or None}
     return {
         "time": time.time(),

@@ -114,9 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _before(config: TrainConfig, task: Task | None) -> float:
+def _before(config: TrainConfig, task: Task) -> float:
     """Return how many steps an earlier process of this task has told of."""
-    if progress.read_task(config.tasks_dir, task.name if task else "").get("job") != config.name:
+    if progress.read_task(config.tasks_dir, task.name).get("job") != config.name:
         return 0
     return float((progress.read(config.progress) or {}).get("done", 0))
 
@@ -413,7 +413,7 @@ def _fail(config: TrainConfig, progress: Progress, message: str) -> None:
 
 
 def _fail_for_all(config: TrainConfig, progress: Progress, message: str) -> None:
-    """Say it on this host, and have all others show it."""
+    """Say on this host that the job has failed, and have all others show it."""
     _fail(config, progress, message)
     publish.Publisher(config.progress, config.model_dir).stop()
 
