@@ -85,6 +85,18 @@ def test_the_infrastructure_manager_takes_it(variant: tuple[str, Path]) -> None:
     assert radl["open"] == [["0.0.0.0/0", 22]], "nothing but SSH is open, here to the world"
 
 
+def test_a_collection_that_is_not_there_is_missed_in_a_sentence(tmp_path: Path) -> None:
+    recipe = parsed(ROOT / "radl/infrastructure.radl")["configures"]["collection"]
+    (file,) = re.findall(r"'(/.+)' is file", recipe)
+    (play,) = yaml.safe_load(recipe.replace(file, str(tmp_path / "fleet.yml")))
+    playbook = tmp_path / "collection.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **play}]))
+    run = "ansible-playbook", "-i", "localhost,", str(playbook)
+    assert "im_client reconfigure ID FILE" in user_runs(*run, check=False).stdout
+    (tmp_path / "fleet.yml").touch()
+    user_runs(*run)
+
+
 def test_one_worker_more() -> None:
     radl = parsed(ROOT / "radl/worker.radl")
     assert (radl["systems"], radl["deploys"], radl["open"]) == (["worker"], {"worker": 1}, [])
@@ -114,5 +126,6 @@ def test_what_must_come_first_does(variant: tuple[str, Path]) -> None:
             (step, number, configure) for number, (system, configure, step) in enumerate(items) if system == host
         )
         order = [configure for _, _, configure in mine]
-        assert order[:2] == ["credentials", "node"], host
+        # That the collection is missing is said before anything needs it, where IM installs it.
+        assert order[: order.index("node") + 1] == ["collection"] * (host == "ps") + ["credentials", "node"], host
         assert order.index("tensorflow") < order.index("dataset"), host
