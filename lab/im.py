@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import subprocess
 import time
 import urllib.error
@@ -135,8 +134,7 @@ def _start(region: dict[str, Any]) -> dict[str, Any]:
 
 def _serve_git() -> None:
     """Serve the checkout's commits at git://API_ADDRESS/flotilla, to the nodes only."""
-    for pid in cgroups.pids("git"):
-        os.kill(pid, signal.SIGTERM)
+    cgroups.kill("git")
     served = FOLDER / "git"
     served.mkdir(exist_ok=True)
     (served / "flotilla").unlink(missing_ok=True)

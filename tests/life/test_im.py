@@ -214,7 +214,8 @@ def test_credentials_that_expire_before_the_model_is_stored(
     write(radl, *steps)
     reconfigure(infrastructure, radl)
     configured(infrastructure)
-    wait_until(lambda: status(infrastructure)["store"]["state"] == "done", 60, "the model is stored")
+    # Up to 30 s until it is tried again, and 60 s for the events that the stopped trainers haven't closed.
+    wait_until(lambda: status(infrastructure)["store"]["state"] == "done", 180, "the model is stored")
     stored = manifest(region, "models/im/manifest.json")
     assert stored["files"] and stored["global_step"] >= last
     assert stored["variables"]["training_max_steps"] == last
