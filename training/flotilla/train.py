@@ -43,7 +43,9 @@ from flotilla.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 ATTEMPTS = 3  # for what fails at each start, as a loss that is no number does
-PATIENCE_SECS = 240  # without a step, for what may come right by itself, as an HDFS that is full or away
+# Without a step, for what may come right by itself, as an HDFS that is full or away. Looked at when an attempt ends:
+# HDFS's clients and a session's close can make one last 100 s, and the job has to have ended within 5 minutes.
+PATIENCE_SECS = 120
 OVER_SECS = 10
 HURRY_SECS = 30  # for a step, when a task that was away is back
 LAST_CHECKPOINT_SECS = 300  # for the one that a worker saves in the lost chief's place
