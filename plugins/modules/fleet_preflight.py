@@ -768,7 +768,7 @@ class Preflight:
             "flotilla-ssh-user": group["ssh_user"],
             "flotilla-tasks": str(group["tasks"]),
         }
-        kinds = ("instance", "volume", "network-interface")
+        kinds: tuple[str, ...] = ("instance", "volume", "network-interface")
         if self.p["launcher"] == "im":
             # The Infrastructure Manager gives these, and only to instances.
             tags = {key: tags[key] for key in ("flotilla-fleet", "flotilla-group", "flotilla-expires")}
@@ -851,7 +851,7 @@ class Preflight:
         expires = datetime.datetime.strptime(self.result["expires"], "%Y-%m-%dT%H:%M:%SZ")
         left = expires.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
         self.result["plan"] = prices.table(self.groups, hourly, left, self.result["running"])
-        problems = prices.check_cost(self.groups, known, public, left, cap)
+        problems: list[str] = prices.check_cost(self.groups, known, public, left, cap)
         unknown = prices.unknown(self.groups, known, public)
         if unknown and not self.p["unknown_prices"]:
             problems.append(
