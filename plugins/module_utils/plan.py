@@ -22,6 +22,7 @@ GROUP_KEYS = {"count", "image", "instance_type", "ssh_user", "volume_size"}
 MORE_KEYS = {"chief": {"tasks"}, "worker": {"tasks"}, "evaluator": {"enabled"}}
 LIVE = ("pending", "running", "stopping", "stopped")
 MAX_EXPIRY_HOURS = 168
+LAST_SPLIT = 24  # the smallest network that is split among the zones: an eighth of a /24 holds 27 hosts
 GIB = 2**30
 
 # The wheel of TensorFlow 2.15.1 carries code for compute capability 5.0 to 8.0 and PTX that runs up to 9.0.
@@ -216,11 +217,62 @@ def check_network(vpc_id: str, subnet_id: str, cidr: str, hosts: int) -> list[st
         return [f"fleet_vpc_cidr '{cidr}' isn't a network: give one such as 10.77.0.0/16."]
     if network.version != 4 or not 16 <= network.prefixlen <= 28:
         return [f"fleet_vpc_cidr {cidr} can't be a VPC: take an IPv4 network from /16 to /28."]
-    if network.num_addresses - 5 < hosts:
-        return [
-            f"fleet_vpc_cidr {cidr} has {network.num_addresses - 5} addresses for {hosts} hosts: take a larger network."
-        ]
+    part = zone_part(cidr, "a")
+    room = ipaddress.ip_network(part).num_addresses - 5  # AWS keeps five of every subnet
+    if room < hosts:
+        where = cidr if part == cidr else f"{cidr}, of which a zone gets an eighth,"
+        return [f"fleet_vpc_cidr {where} has {room} addresses for {hosts} hosts: take a larger network."]
     return []
+
+
+def zone_part(cidr: str, zone: str) -> str:
+    """Return the part of a fleet's own network that a zone gets, by its letter; empty where there is none.
+
+    It depends on nothing else, so that it never changes. A network too small to be split is one zone's.
+    """
+    network = ipaddress.ip_network(cidr)
+    if network.prefixlen > LAST_SPLIT:
+        return cidr
+    index = "abcdefgh".find(zone[-1])
+    return str(list(network.subnets(3))[index]) if index >= 0 else ""
+
+
+def check_zone(zone: str, region: str) -> list[str]:
+    """A zone's name is its region's and a letter; Local Zones have not all that a fleet needs."""
+    if not zone or re.fullmatch(re.escape(region) + "[a-z]", zone):
+        return []
+    return [f"fleet_zone '{zone}' isn't a zone of {region}: set it to one such as {region}a, or leave it empty."]
+
+
+def amount(value: Any) -> float | None:
+    """Return a number above 0 that was given as number or text, or None when it isn't one."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return None if isinstance(value, bool) or not math.isfinite(number) or number <= 0 else number
+
+
+def check_caps(max_hosts: Any, max_cost: Any) -> list[str]:
+    """The caps are numbers; there is always one."""
+    problems = []
+    if (whole(max_hosts) or 0) < 1:
+        problems.append(f"fleet_max_hosts is '{max_hosts}': set it to a whole number of hosts, at least 1.")
+    if amount(max_cost) is None:
+        problems.append(f"fleet_max_cost is '{max_cost}': set it to a number of dollars above 0, for example 25.")
+    return problems
+
+
+def check_hosts(groups: dict[str, dict[str, Any]], max_hosts: Any) -> list[str]:
+    """One digit too many is found out here."""
+    hosts, most = sum(group["count"] for group in groups.values()), whole(max_hosts)
+    if most is None or most < 1 or hosts <= most:
+        return []
+    counts = ", ".join(f"{group['count']} {name}" for name, group in groups.items())
+    return [
+        f"The fleet has {hosts} hosts ({counts}), but fleet_max_hosts is {most}: correct the counts in fleet_groups, "
+        f"or set fleet_max_hosts to {hosts} if you mean it."
+    ]
 
 
 def check_addresses(public: bool, vpc_id: str, sources: list[Any]) -> list[str]:
@@ -412,24 +464,52 @@ def near_types(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "look up the region's types."
 
 
-def pick_zone(types: set[str], offers: list[dict[str, Any]], fixed: str = "") -> tuple[str, list[str]]:
-    """Choose the zone that offers all types; ``fixed`` is the zone of a subnet that is there already."""
+# What may bind a fleet to a zone, how that is said, and what to do where the zone lacks a type.
+BOUND = {
+    "subnet": ("fleet_subnet_id is in", "take a subnet in"),
+    "instances": ("The fleet's instances are in", "destroy the fleet first, for one in"),
+    "zone": ("fleet_zone is", "set it to"),
+}
+
+
+def pick_zones(
+    types: set[str], offers: list[dict[str, Any]], bound: tuple[str, str] = ("", ""), first: tuple[str, ...] = ()
+) -> tuple[list[str], list[str]]:
+    """Return the zones that offer all types, best first: those of ``first``, then in the order of their names.
+
+    ``bound`` is a key of BOUND and the only zone that may be taken.
+    """
     zones: dict[str, set[str]] = {}
     for offer in offers:
         zones.setdefault(offer["Location"], set()).add(offer["InstanceType"])
-    if fixed:
-        missing = sorted(types - zones.get(fixed, set()))
-        if missing:
-            elsewhere = sorted(zone for zone, offered in zones.items() if types <= offered)
-            return "", [
-                f"The fleet's subnet is in {fixed}, which doesn't offer {', '.join(missing)}: "
-                + (f"take a subnet in {', '.join(elsewhere)}, or another type." if elsewhere else "take another type.")
-            ]
-        return fixed, []
     full = sorted(zone for zone, offered in zones.items() if types <= offered)
+    full.sort(key=lambda zone: zone not in first)
+    why, only = bound
+    if only in full:
+        return [only], []
+    if only:
+        missing = ", ".join(sorted(types - zones.get(only, set())))
+        said, remedy = BOUND[why]
+        elsewhere = f"{remedy} {' or '.join(full)}, or take another type" if full else "take another type"
+        return [], [f"{said} {only}, which doesn't offer {missing}: {elsewhere}."]
     if full:
-        return full[0], []
-    return "", [f"No availability zone offers {', '.join(sorted(types))} together: take types that one zone has."]
+        return full, []
+    return [], [f"No availability zone offers {', '.join(sorted(types))} together: take types that one zone has."]
+
+
+def place_zones(zones: list[str], cidr: str, there: dict[str, str]) -> list[dict[str, str]]:
+    """Return the zones that have room in the fleet's own network, each with its subnet's network.
+
+    ``there`` has the fleet's subnets of an earlier run, zone and network, which are taken as they are.
+    """
+    placed, taken = [], {zone: ipaddress.ip_network(network) for zone, network in there.items()}
+    for zone in zones:
+        part = there.get(zone) or zone_part(cidr, zone)
+        network = ipaddress.ip_network(part) if part else None
+        if network and not any(network.overlaps(other) for name, other in taken.items() if name != zone):
+            placed.append({"name": zone, "cidr": part})
+            taken[zone] = network
+    return placed
 
 
 def check_manifest(text: str, url: str) -> tuple[dict[str, Any], list[str]]:

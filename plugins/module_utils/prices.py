@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from typing import Any
 
 HOURS_A_MONTH = 730  # as AWS counts for volumes
@@ -64,6 +65,34 @@ def host_price(group: dict[str, Any], prices: dict[str, float], public: bool) ->
         return price + prices["address"] if public else price
     except KeyError:
         return None
+
+
+def unknown(groups: dict[str, dict[str, Any]], prices: dict[str, float], public: bool) -> list[str]:
+    """Return of what the price isn't known."""
+    names = sorted({group["instance_type"] for group in groups.values()} - set(prices))
+    return [
+        *names,
+        *(["gp3 volumes"] if "GB" not in prices else []),
+        *(["public addresses"] if public and "address" not in prices else []),
+    ]
+
+
+def check_cost(
+    groups: dict[str, dict[str, Any]], prices: dict[str, float], public: bool, left: datetime.timedelta, cap: float
+) -> list[str]:
+    """Whether the fleet's costs until its expiry, as far as prices are known, stay within the cap in $."""
+    known = {"GB": 0.0, "address": 0.0, **{group["instance_type"]: 0.0 for group in groups.values()}, **prices}
+    hourly = sum((host_price(group, known, public) or 0.0) * group["count"] for group in groups.values())
+    hours = left.total_seconds() / 3600
+    total = hourly * hours
+    if total <= cap:
+        return []
+    least = "at least " if unknown(groups, prices, public) else ""
+    return [
+        f"The fleet costs {least}${hourly:,.2f} an hour, which is ${total:,.2f} in the {hours:.1f} hours until its "
+        f"expiry, but fleet_max_cost is ${cap:g}: take fewer or smaller hosts or a smaller fleet_expiry_hours, "
+        f"or set fleet_max_cost to {math.ceil(total)} if you mean it."
+    ]
 
 
 def table(

@@ -12,8 +12,10 @@ version_added: "0.1.0"
 author: Flotilla contributors (@flotilla-kit)
 description:
   - Judges a fleet's variables, looks up in AWS what they name, and fails with one sentence a problem.
-  - Changes nothing. Writing to the model's folder is proved by an upload that is begun and aborted.
-  - Returns what the launch needs, such as images, volume sizes, the availability zone and the nodes' access policy,
+  - Changes nothing. Writing to the model's folder is proved by an upload that is begun and aborted, launching by
+    requests that AWS judges and doesn't carry out.
+  - Holds the fleet against the account's quotas, and what it costs until its expiry against O(max_cost).
+  - Returns what the launch needs, such as images, volume sizes, the availability zones and the nodes' access policy,
     and a plan with prices.
 requirements: [boto3]
 options:
@@ -71,6 +73,22 @@ options:
     description: The network of an own VPC.
     type: str
     default: 10.77.0.0/16
+  zone:
+    description: The only availability zone that may be taken; empty means any that offers all instance types.
+    type: str
+    default: ""
+  max_hosts:
+    description: More hosts than this are refused.
+    type: raw
+    default: 20
+  max_cost:
+    description: A fleet that costs more $ until its expiry, on demand, is refused.
+    type: raw
+    default: 25
+  unknown_prices:
+    description: Whether a price that AWS doesn't tell counts as nothing, instead of as more than O(max_cost).
+    type: bool
+    default: false
   dataset_source:
     description: The data set's folder in S3.
     type: str
@@ -153,9 +171,15 @@ expires:
   returned: success
   type: str
 zone:
-  description: The availability zone that offers all instance types.
+  description: The best of the availability zones.
   returned: success
   type: str
+zones:
+  description: The availability zones that offer all instance types, best first, each with its name and the network
+    (cidr) of its subnet in the fleet's own VPC, which is empty in an existing one.
+  returned: success
+  type: list
+  elements: dict
 ssh_sources:
   description: The networks that may use SSH.
   returned: success
@@ -189,13 +213,24 @@ policy:
   type: dict
 """
 
+import concurrent.futures
 import datetime
 import re
+from collections import Counter
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas
+
+# What AWS answers to a rehearsed launch that it would carry out, or where only the network isn't there yet.
+LAUNCHES = {"DryRunOperation", "DefaultVpcDoesNotExist", "MissingInput", "VPCIdNotSpecified"}
+# What the launch itself gets over, or says better.
+LATER = {"InsufficientFreeAddressesInSubnet", "InsufficientInstanceCapacity"}
+REMEDIES = {
+    "OptInRequired": "accept the image's terms in the AWS Marketplace, or set another image",
+    "PendingVerification": "wait until AWS has verified the account, or ask AWS's support",
+}
 
 
 class Preflight:
@@ -208,6 +243,13 @@ class Preflight:
         self.warnings: list[str] = []
         self.result: dict[str, Any] = {}
         self.groups: dict[str, dict[str, Any]] = {}
+        self.kept: list[dict[str, Any]] = []  # the fleet's instances that stay
+        self.ended: set[str] = set()  # the ids of those that this run will end
+        self.infos: dict[str, dict[str, Any]] = {}  # what AWS says of the instance types
+        self.zones: dict[str, str] = {}  # the zones of the fleet's instances, by id
+        self.bound = ("", "")  # why there is only one zone to take (plan.BOUND), and which
+        self.subnets: dict[str, dict[str, Any]] = {}  # the fleet's own subnets of an earlier run, by zone
+        self.own_vpc = False  # whether the fleet has its VPC already
         self.aws: Any = None
 
     def check(self, problems: list[str]) -> bool:
@@ -226,6 +268,9 @@ class Preflight:
         self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"]))
         self.result["hosts"] = sum(group["count"] for group in self.groups.values())
         self.check(plan.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]))
+        self.check(plan.check_zone(self.p["zone"], self.p["region"]))
+        self.check(plan.check_caps(self.p["max_hosts"], self.p["max_cost"]))
+        self.check(plan.check_hosts(self.groups, self.p["max_hosts"]))
         self.check(plan.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
@@ -249,14 +294,21 @@ class Preflight:
             ],
         )
         instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
+        self.zones = {
+            one["InstanceId"]: one.get("Placement", {}).get("AvailabilityZone", "")
+            for reservation in found
+            for one in reservation["Instances"]
+        }
         self.check(plan.check_launcher(self.p["name"], self.p["launcher"], instances))
         if self.p["launcher"] == "im":
             kept = instances
         else:
             compared = plan.reconcile(self.groups, instances)
             kept = compared["keep"]
+            self.ended = {one["id"] for one in compared["terminate"]}
             self.check(plan.check_swaps(self.groups, kept))
             self.check(plan.check_shrink(compared["terminate"]))
+        self.kept = kept
         expires, problems = plan.expiry(
             float(self.p["expiry_hours"]),
             datetime.datetime.now(datetime.timezone.utc),
@@ -271,19 +323,39 @@ class Preflight:
             expires=expires, running=len(kept), owner=self.p["owner"] or (tagged[0] if tagged else caller)
         )
 
-    def network(self) -> str:
-        """Check an existing network, or the fleet's own of an earlier run; return the subnet's zone, if any."""
-        if not self.p["vpc_id"]:
-            tags = aws.tag_filter(self.p["name"])
-            vpcs = self.aws.call("list the fleet's VPC", "ec2", "describe_vpcs", Filters=tags)["Vpcs"]
-            for vpc in vpcs:
-                if vpc["CidrBlock"] != self.p["vpc_cidr"]:
-                    self.problems.append(
-                        f"The fleet's VPC {vpc['VpcId']} has the network {vpc['CidrBlock']}, but fleet_vpc_cidr is "
-                        f"{self.p['vpc_cidr']}: destroy the fleet first, or set it back."
-                    )
-            subnets = self.aws.call("list the fleet's subnet", "ec2", "describe_subnets", Filters=tags)["Subnets"]
-            return str(subnets[0]["AvailabilityZone"]) if subnets else ""
+    def network(self) -> None:
+        """Check an existing network, or the fleet's own of an earlier run, and what binds the fleet to a zone."""
+        if self.p["vpc_id"]:
+            self.existing_network()
+        else:
+            self.own_network()
+        why, zone = self.bound
+        if not zone:
+            self.bound = ("zone", self.p["zone"])
+        elif self.p["zone"] not in ("", zone):
+            self.problems.append(
+                f"fleet_zone is {self.p['zone']}, but {plan.BOUND[why][0][0].lower()}{plan.BOUND[why][0][1:]} {zone}: "
+                f"leave fleet_zone empty, or {plan.BOUND[why][1]} {self.p['zone']}."
+            )
+
+    def own_network(self) -> None:
+        """Look at the fleet's own network of an earlier run: its instances share a zone."""
+        tags = aws.tag_filter(self.p["name"])
+        vpcs = self.aws.call("list the fleet's VPC", "ec2", "describe_vpcs", Filters=tags)["Vpcs"]
+        self.own_vpc = bool(vpcs)
+        for vpc in vpcs:
+            if vpc["CidrBlock"] != self.p["vpc_cidr"]:
+                self.problems.append(
+                    f"The fleet's VPC {vpc['VpcId']} has the network {vpc['CidrBlock']}, but fleet_vpc_cidr is "
+                    f"{self.p['vpc_cidr']}: destroy the fleet first, or set it back."
+                )
+        subnets = self.aws.call("list the fleet's subnets", "ec2", "describe_subnets", Filters=tags)["Subnets"]
+        self.subnets = {subnet["AvailabilityZone"]: subnet for subnet in subnets}
+        if self.kept:
+            self.bound = ("instances", self.zones[self.kept[0]["id"]])
+
+    def existing_network(self) -> None:
+        """Check fleet_vpc_id and fleet_subnet_id."""
         subnets = self.aws.call(
             "look up fleet_subnet_id",
             "ec2",
@@ -294,7 +366,7 @@ class Preflight:
             self.problems.append(
                 f"fleet_subnet_id {self.p['subnet_id']} isn't there in {self.p['region']}: name a subnet of the VPC."
             )
-            return ""
+            return
         subnet = subnets[0]
         if subnet["VpcId"] != self.p["vpc_id"]:
             self.problems.append(
@@ -307,10 +379,10 @@ class Preflight:
                 f"fleet_subnet_id {subnet['SubnetId']} has {subnet['AvailableIpAddressCount']} free addresses for "
                 f"{missing} hosts: take another subnet."
             )
-        return str(subnet["AvailabilityZone"])
+        self.bound = ("subnet", str(subnet["AvailabilityZone"]))
 
-    def types(self, zone: str) -> None:
-        """Judge the instance types, and choose the zone that offers them all."""
+    def types(self) -> None:
+        """Judge the instance types, and choose the zones that offer them all."""
         old = {
             name
             for name, group in self.groups.items()
@@ -319,7 +391,7 @@ class Preflight:
         names = {group["instance_type"] for name, group in self.groups.items() if name not in old}
         if not names:
             return
-        infos = {
+        infos = self.infos = {
             info["InstanceType"]: info
             for info in self.aws.pages(
                 "describe the instance types",
@@ -383,8 +455,25 @@ class Preflight:
         )
         # Local Zones (us-west-2-lax-1a) have not all that a fleet needs.
         offers = [offer for offer in offers if re.fullmatch(self.p["region"] + "[a-z]", offer["Location"])]
-        self.result["zone"], problems = plan.pick_zone(names, offers, zone)
-        self.check(problems)
+        zones, problems = plan.pick_zones(names, offers, self.bound, tuple(self.subnets))
+        if self.check(problems):
+            self.place(zones)
+
+    def place(self, zones: list[str]) -> None:
+        """Say what network each zone's subnet gets."""
+        if self.p["vpc_id"]:
+            placed = [{"name": zone, "cidr": ""} for zone in zones]
+        else:
+            there = {zone: str(subnet["CidrBlock"]) for zone, subnet in self.subnets.items()}
+            placed = plan.place_zones(zones, self.p["vpc_cidr"], there)
+        if not placed:
+            self.problems.append(
+                f"fleet_vpc_cidr {self.p['vpc_cidr']} has no room for a subnet in {' or '.join(zones)}"
+                + (f", as the fleet's in {' and '.join(sorted(self.subnets))} take it" if self.subnets else "")
+                + ": destroy the fleet first, take a larger network, or another fleet_zone."
+            )
+            return
+        self.result.update(zones=placed, zone=placed[0]["name"])
 
     def images(self) -> None:
         """Find the groups' images and the users that they make."""
@@ -580,20 +669,196 @@ class Preflight:
             group["volume_size"] = size
             self.check(problems)
 
-    def costs(self) -> None:
-        """Say what the fleet is made of and costs; without the permission to ask for prices, they are unknown."""
+    def missing(self) -> dict[str, int]:
+        """Return how many hosts of each group are still to be launched."""
+        there = Counter(one["group"] for one in self.kept)
+        return {name: max(group["count"] - there[name], 0) for name, group in self.groups.items()}
+
+    def allowed(self) -> None:
+        """Hold the fleet against the account's quotas and rights, and the caps: all that is asked side by side."""
+        for service in ("ec2", "pricing", "service-quotas"):
+            self.aws.client(service)  # making a client isn't safe in several threads, using it is
+        missing = self.missing()
+        launches = {
+            (group["instance_type"], group["image_id"]): name for name, group in self.groups.items() if missing[name]
+        }
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            asked = [
+                pool.submit(self.within_quotas),
+                pool.submit(self.costs),
+                *(pool.submit(self.rehearse, name) for name in launches.values()),
+            ]
+        for future in asked:
+            self.check(future.result())
+
+    def within_quotas(self) -> list[str]:
+        """Hold what is missing of the fleet against the quotas; where they may not be read, that is a warning."""
+        # A stopped host counts for nothing until it is started again.
+        on = [one for one in self.kept if one["state"] in ("pending", "running")]
+        there = Counter(one["group"] for one in on)
+        needed: Counter[str] = Counter()
+        for name, group in self.groups.items():
+            needed[group["instance_type"]] += max(group["count"] - there[name], 0)
+        network = self.p["launcher"] == "ansible" and not self.p["vpc_id"] and not self.own_vpc
+        codes = sorted({quotas.of_type(name) for name in needed if needed[name]} - {""})
+        codes += [quotas.VPCS, quotas.GATEWAYS] if network else []
+        if not codes:
+            return []
+        more = f"--region {self.p['region']}" + (f" --profile {self.p['profile']}" if self.p["profile"] else "")
+        try:
+            found = quotas.look_up(self.aws, codes)
+            problems = []
+            if any(code in quotas.FAMILIES for code in found):
+                running, vcpus = self.running()
+                problems += quotas.check_vcpus(needed, running, vcpus, found, more)
+            if network:
+                problems += quotas.check_network(self.networks(), found, more)
+            return problems
+        except aws.FleetError as error:
+            self.warnings.append(f"Whether the account's quotas are enough isn't known. {error}")
+            return []
+
+    def running(self) -> tuple[Counter[str], dict[str, int]]:
+        """Return the on-demand instances of the account that count and stay, by type, and the vCPUs of all types."""
+        found = self.aws.pages(
+            "list the account's instances",
+            "ec2",
+            "describe_instances",
+            "Reservations",
+            Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}],
+        )
+        types = Counter(
+            str(one["InstanceType"])
+            for reservation in found
+            for one in reservation["Instances"]
+            # Spot instances and capacity blocks have quotas of their own.
+            if not one.get("InstanceLifecycle") and one["InstanceId"] not in self.ended
+        )
+        infos = dict(self.infos)
+        others = sorted(set(types) - set(infos))
+        for first in range(0, len(others), 100):  # a filter takes 200 values
+            more = self.aws.pages(
+                "describe the instance types",
+                "ec2",
+                "describe_instance_types",
+                "InstanceTypes",
+                Filters=[{"Name": "instance-type", "Values": others[first : first + 100]}],
+            )
+            infos.update({info["InstanceType"]: info for info in more})
+        return types, {name: int(info["VCpuInfo"]["DefaultVCpus"]) for name, info in infos.items()}
+
+    def networks(self) -> dict[str, int]:
+        """Return how many VPCs and internet gateways the account has in the region."""
+        vpcs = self.aws.pages("list the account's VPCs", "ec2", "describe_vpcs", "Vpcs")
+        gateways = self.aws.pages(
+            "list the account's internet gateways", "ec2", "describe_internet_gateways", "InternetGateways"
+        )
+        return {quotas.VPCS: len(vpcs), quotas.GATEWAYS: len(gateways)}
+
+    def request(self, name: str) -> dict[str, Any]:
+        """Return RunInstances' request for a host of a group, as far as it's known before anything is made."""
+        group = self.groups[name]
+        tags = {
+            "flotilla-fleet": self.p["name"],
+            "flotilla-owner": self.result["owner"],
+            "flotilla-expires": self.result["expires"],
+            "Name": f"{self.p['name']}-{name}-0",
+            "flotilla-group": name,
+            "flotilla-index": "0",
+            "flotilla-ssh-user": group["ssh_user"],
+            "flotilla-tasks": str(group["tasks"]),
+        }
+        kinds: tuple[str, ...] = ("instance", "volume", "network-interface")
+        if self.p["launcher"] == "im":
+            # The Infrastructure Manager gives these, and only to instances.
+            tags = {key: tags[key] for key in ("flotilla-fleet", "flotilla-group", "flotilla-expires")}
+            kinds = ("instance",)
+        request: dict[str, Any] = {
+            "MinCount": 1,
+            "MaxCount": 1,
+            "ImageId": group["image_id"],
+            "InstanceType": group["instance_type"],
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+            "BlockDeviceMappings": [
+                {
+                    "DeviceName": group["root_device"],
+                    "Ebs": {
+                        "VolumeSize": group["volume_size"],
+                        "VolumeType": "gp3",
+                        "Encrypted": True,
+                        "DeleteOnTermination": True,
+                    },
+                }
+            ],
+            "TagSpecifications": [{"ResourceType": kind, "Tags": aws.tag_list(tags)} for kind in kinds],
+        }
+        subnet = self.p["subnet_id"] or self.subnets.get(self.result["zone"], {}).get("SubnetId")
+        if subnet:
+            request["NetworkInterfaces"] = [
+                {
+                    "DeviceIndex": 0,
+                    "SubnetId": subnet,
+                    "AssociatePublicIpAddress": self.p["public_addresses"],
+                    "DeleteOnTermination": True,
+                }
+            ]
+        return request
+
+    def rehearse(self, name: str) -> list[str]:
+        """Have AWS judge the launch of a group's host without carrying it out.
+
+        Without a subnet AWS judges the default one, where what it says of networks isn't of interest.
+        """
+        kind = self.groups[name]["instance_type"]
+        try:
+            self.aws.client("ec2").run_instances(DryRun=True, **self.request(name))
+        except Exception as error:
+            code = aws.code(error)
+            # The encoded rest is for whoever may decode it.
+            words = aws.message(error).split(" Encoded authorization failure message")[0].rstrip(".")
+            if code in LAUNCHES | LATER or "Availability Zone" in words:
+                return []
+            if code in aws.DENIED_CODES:
+                if re.search(r":(key-pair|security-group|subnet|vpc)/", words):  # these aren't the fleet's yet
+                    return []
+                action = re.search(r"not authorized to perform: (\S+)", words)
+                return [
+                    f"{self.result['arn']} may not launch {name} as {kind} ({words}): have "
+                    f"{action[1] if action else 'ec2:RunInstances'} added, as in roles/fleet/files/policy.json."
+                ]
+            if getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 500) < 500:
+                remedy = REMEDIES.get(code, f"correct fleet_groups.{name} or its image, or ask AWS's support")
+                return [f"AWS would refuse to launch {name} as {kind}: {words} ({code}): {remedy}."]
+            self.warnings.append(f"Whether AWS would launch {name} as {kind} isn't known: {words}.")
+        return []
+
+    def costs(self) -> list[str]:
+        """Say what the fleet is made of and costs, and hold it against the cap; what isn't known counts as more."""
         known: dict[str, float] = {}
+        public, cap = self.p["public_addresses"], plan.amount(self.p["max_cost"]) or 0.0
         types = sorted({group["instance_type"] for group in self.groups.values()})
+        why, remedy = f"AWS's price list has none for {self.p['region']}", "take types that have a price"
         try:
             known = prices.look_up(self.aws, self.p["region"], types)
         except aws.FleetError as error:
-            self.warnings.append(f"The prices are unknown. {error}")
-        hourly = {
-            name: prices.host_price(group, known, self.p["public_addresses"]) for name, group in self.groups.items()
-        }
+            if self.p["unknown_prices"]:
+                self.warnings.append(f"The prices are unknown. {error}")
+            denied = error.__cause__ is not None and aws.code(error.__cause__) in aws.DENIED_CODES
+            why = "you may not ask for it, pricing:GetProducts" if denied else aws.message(error.__cause__ or error)
+            remedy = "have that permission added" if denied else "try again"
+        hourly = {name: prices.host_price(group, known, public) for name, group in self.groups.items()}
         expires = datetime.datetime.strptime(self.result["expires"], "%Y-%m-%dT%H:%M:%SZ")
         left = expires.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
         self.result["plan"] = prices.table(self.groups, hourly, left, self.result["running"])
+        problems: list[str] = prices.check_cost(self.groups, known, public, left, cap)
+        unknown = prices.unknown(self.groups, known, public)
+        if unknown and not self.p["unknown_prices"]:
+            problems.append(
+                f"The price of {', '.join(unknown)} isn't known ({why}), and counts as more than fleet_max_cost "
+                f"(${cap:g}): {remedy}, or set fleet_unknown_prices to true to go on without."
+            )
+        return problems
 
     def sources(self) -> None:
         """Name the networks that may use SSH: the given ones, else the caller's address."""
@@ -624,15 +889,17 @@ class Preflight:
             if self.check(plan.unknown_region(self.p["region"], self.aws.regions())):
                 raise
             return
-        self.types(self.network())
+        self.network()
+        self.types()
         if not self.problems:
             self.images()
+        settled = not self.problems
         self.dataset()
         self.model()
         self.program()
-        if not self.problems:
+        if settled:
             self.disks()
-            self.costs()
+            self.allowed()
         self.sources()
         partition = self.result["arn"].split(":")[1]
         self.result["policy"] = plan.policy(
@@ -657,6 +924,10 @@ def main() -> None:
             "vpc_id": {"type": "str", "default": ""},
             "subnet_id": {"type": "str", "default": ""},
             "vpc_cidr": {"type": "str", "default": "10.77.0.0/16"},
+            "zone": {"type": "str", "default": ""},
+            "max_hosts": {"type": "raw", "default": 20},
+            "max_cost": {"type": "raw", "default": 25},
+            "unknown_prices": {"type": "bool", "default": False},
             "dataset_source": {"type": "str", "default": ""},
             "model_target": {"type": "str", "default": ""},
             "program": {"type": "str", "default": ""},

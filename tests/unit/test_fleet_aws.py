@@ -15,7 +15,7 @@ from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.flotilla.kit.plugins.inventory.fleet import InventoryModule
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet, reconcile_fleet
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources
@@ -39,8 +39,10 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "true")
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setattr(Fleet, "wait_ssh", lambda self, running: None)
-    # moto has no Price List API.
-    monkeypatch.setattr(prices, "look_up", lambda *_: {"t3.large": 0.0832, "GB": 0.08 / 730, "address": 0.005})
+    # moto has no Price List API, and no quotas of EC2.
+    more = {"GB": 0.08 / 730, "address": 0.005}
+    monkeypatch.setattr(prices, "look_up", lambda _, region, types: {**dict.fromkeys(types, 0.0832), **more})
+    monkeypatch.setattr(quotas, "look_up", lambda *_: {})
     session = boto3.session.Session
     shared = session()  # reading EC2's description anew for each client takes longer than all else here
     monkeypatch.setattr(
@@ -99,6 +101,10 @@ def variables(image: str) -> dict[str, Any]:
         "vpc_id": "",
         "subnet_id": "",
         "vpc_cidr": "10.77.0.0/16",
+        "zone": "",
+        "max_hosts": 20,
+        "max_cost": 25,
+        "unknown_prices": False,
         "dataset_source": "s3://data/cifar10/",
         "model_target": "s3://models/out/",
         "program": "",
@@ -152,7 +158,10 @@ def test_preflight_without_permission_to_ask_for_prices(
         raise aws.FleetError("The credentials may not look up prices.")
 
     monkeypatch.setattr(prices, "look_up", denied)
-    preflight = Preflight(variables)
+    (problem,) = problems(variables)
+    assert "The price of t3.large, gp3 volumes, public addresses isn't known (The credentials may not" in problem
+    assert "fleet_unknown_prices" in problem
+    preflight = Preflight({**variables, "unknown_prices": True})
     preflight.run()
     assert preflight.problems == []
     assert preflight.warnings == ["The prices are unknown. The credentials may not look up prices."]
@@ -321,8 +330,8 @@ def test_existing_network(variables: dict[str, Any]) -> None:
     preflight.run()
     assert preflight.problems == [] and preflight.result["zone"] == "us-east-1c"
     assert "belongs to" in problems(variables, vpc_id=other, subnet_id=subnet)[0]
-    variables["groups"]["worker"]["count"] = 20
-    assert "free addresses for 22 hosts" in problems(variables, vpc_id=vpc, subnet_id=subnet)[0]
+    variables["groups"]["worker"]["count"] = 12
+    assert "free addresses for 14 hosts" in problems(variables, vpc_id=vpc, subnet_id=subnet)[0]
 
 
 class Raised:

@@ -215,19 +215,6 @@ def test_systems(source: str, name: str, user: str, words: str) -> None:
     assert words in reason and bool(words) == bool(reason)
 
 
-def test_zone() -> None:
-    offers = [
-        {"Location": zone, "InstanceType": kind}
-        for zone, kinds in {"b": ["t3", "g5"], "a": ["t3"], "c": ["t3", "g5"]}.items()
-        for kind in kinds
-    ]
-    assert plan.pick_zone({"t3"}, offers) == ("a", [])
-    assert plan.pick_zone({"t3", "g5"}, offers) == ("b", [])
-    assert plan.pick_zone({"t3", "g5"}, offers, "c") == ("c", [])
-    one(plan.pick_zone({"t3", "g5"}, offers, "a")[1], "doesn't offer g5", "b, c")
-    one(plan.pick_zone({"p5", "t3"}, offers)[1], "No availability zone")
-
-
 def test_manifest() -> None:
     file = {"path": "a", "split": "train", "size": 3, "records": 1, "sha256": "0", "crc32c": "0"}
     others = [{**file, "path": split, "split": split} for split in ("validation", "eval")]
