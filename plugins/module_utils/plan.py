@@ -690,14 +690,21 @@ def client_token(fleet: str, group: str, index: int, place: str, before: list[st
 
 
 def simplify(instance: dict[str, Any]) -> dict[str, Any]:
-    """Reduce what DescribeInstances says to what is needed here."""
+    """Reduce what DescribeInstances says to what is needed here.
+
+    LaunchTime is the last start; since the first launch the root volume and the first network interface are attached.
+    """
     tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    attached = [
+        *(mapping.get("Ebs", {}).get("AttachTime") for mapping in instance.get("BlockDeviceMappings", [])),
+        *(card.get("Attachment", {}).get("AttachTime") for card in instance.get("NetworkInterfaces", [])),
+    ]
     return {
         "id": instance["InstanceId"],
         "group": tags.get("flotilla-group", ""),
         "index": whole(tags.get("flotilla-index", "")),
         "state": instance["State"]["Name"],
-        "launched": instance["LaunchTime"],
+        "launched": min([instance["LaunchTime"], *filter(None, attached)]),
         "type": instance["InstanceType"],
         "public": instance.get("PublicIpAddress", ""),
         "private": instance.get("PrivateIpAddress", ""),

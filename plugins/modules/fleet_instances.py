@@ -15,6 +15,8 @@ description:
     count, or there twice, terminated, the highest index first.
   - What is there is found by tag, and a launch carries its tags and an idempotence token, so that a run that was
     killed can be repeated without doubling anything.
+  - Each instance gets a schedule in EventBridge Scheduler that terminates it ten minutes after its expiry, for the case
+    that it hangs. Where that can't be made, it warns and goes on, for the hosts have timers of their own.
   - Waits until all instances run and answer on the SSH port.
   - The volumes are encrypted gp3, the instance metadata wants a token and is one hop far, and a shutdown from inside
     terminates.
@@ -65,13 +67,18 @@ options:
     description: What cloud-init does at the first boot.
     type: str
     default: ""
+  schedule_role:
+    description: The ARN of the role with which EventBridge Scheduler terminates what has outlived its expiry, the tag
+      C(flotilla-expires); empty means no schedules, and deletes those that are there.
+    type: str
+    default: ""
   timeout:
     description: Seconds to wait until all instances run, and again until SSH answers.
     type: int
     default: 300
 attributes:
   check_mode:
-    description: Says what would be launched, started and terminated.
+    description: Says what would be launched, started, terminated and scheduled.
     support: full
 """
 
@@ -109,6 +116,12 @@ retagged:
   returned: success
   type: list
   elements: str
+scheduled:
+  description: Ids of the instances whose schedule was made, changed or deleted, and the name of the schedules' group
+    if it was.
+  returned: success
+  type: list
+  elements: str
 instances:
   description: The fleet's instances, each with name, id, type, public and private address.
   returned: success
@@ -122,7 +135,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, schedule
 
 HINTS = {
     "InsufficientInstanceCapacity": "try again later, or destroy the fleet and take another type or region",
@@ -143,6 +156,7 @@ class Fleet:
         self.groups: dict[str, dict[str, Any]] = parameters["groups"]
         self.aws = aws.Aws(parameters["region"], parameters["profile"])
         self.ec2 = self.aws.client("ec2")
+        self.warnings: list[str] = []
 
     def instances(self, *extra: dict[str, Any]) -> list[dict[str, Any]]:
         """List the fleet's instances in every state."""
@@ -273,6 +287,28 @@ class Fleet:
                     )
         return changed
 
+    def schedule(self, ids: list[str], dry: bool) -> list[str]:
+        """Have AWS terminate instances that outlive their expiry; returns what changed.
+
+        A failure is a warning: it mustn't keep a fleet from being raised whose hosts have timers of their own.
+        """
+        schedules = schedule.Schedules(self.aws, self.p["name"], dry)
+        role = self.p.get("schedule_role")
+        if self.warnings:
+            return []
+        try:
+            if role:
+                return schedules.ensure(ids, self.p["tags"]["flotilla-expires"], role, self.p["tags"])
+            return [schedules.group] if schedules.remove() else []
+        except aws.FleetError as error:
+            if role:
+                self.warnings.append(
+                    "Nothing outside the hosts ends one that hangs at boot or loses its timer, and that costs money "
+                    f"until you destroy the fleet: {error} Then run the same command again "
+                    "(roles/fleet/files/policy.json has the permissions), or set fleet_schedule to false."
+                )
+            return []
+
     def start(self, stopped: list[dict[str, Any]]) -> None:
         """Start stopped instances, once those that are still stopping have stopped."""
         ids = [one["id"] for one in stopped]
@@ -360,6 +396,7 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
         "started": [f"{one['group']}-{one['index']}" for one in todo["start"]],
         "terminated": [f"{one['group']}-{one['index']} ({one['id']})" for one in todo["terminate"]],
         "retagged": fleet.retag(todo["keep"], dry),
+        "scheduled": fleet.schedule([one["id"] for one in known if one["state"] in plan.LIVE], dry),
     }
     result["changed"] = any(result.values())
     running = todo["keep"]
@@ -374,6 +411,8 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
         if todo["start"]:
             fleet.start(todo["start"])
         launched = fleet.launch_all(todo["launch"], known)
+        if launched or todo["terminate"]:
+            result["scheduled"] += fleet.schedule([*(one["id"] for one in todo["keep"]), *launched], dry)
         running = fleet.wait_running([*(one["id"] for one in todo["keep"]), *launched])
         fleet.wait_ssh(running)
     result["instances"] = [
@@ -397,6 +436,7 @@ def main() -> None:
             "instance_profile": {"type": "str", "required": True},
             "public_addresses": {"type": "bool", "default": True},
             "user_data": {"type": "str", "default": ""},
+            "schedule_role": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
@@ -407,9 +447,12 @@ def main() -> None:
     if problems:
         module.fail_json(msg=problems[0])
     try:
-        result = reconcile_fleet(Fleet(module.params), module.check_mode)
+        fleet = Fleet(module.params)
+        result = reconcile_fleet(fleet, module.check_mode)
     except aws.FleetError as error:
         module.fail_json(msg=str(error))
+    for warning in fleet.warnings:
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -480,6 +480,25 @@ def test_shrink_regrow_and_a_host_that_went(raised: Raised) -> None:
     assert {name for name in first if first[name] != last[name]} == {"demo-chief-0", "demo-worker-1"}
 
 
+def test_each_host_has_a_schedule_that_ends_it(raised: Raised) -> None:
+    def up(dry: bool = False, **counts: int) -> dict[str, Any]:
+        fleet = raised.fleet(**counts)
+        fleet.p["schedule_role"] = f"arn:aws:iam::123456789012:role/flotilla-demo-{REGION}-expiry"
+        return reconcile_fleet(fleet, dry)
+
+    def scheduled() -> set[str]:
+        found = boto3.client("scheduler").list_schedules(GroupName="flotilla-demo")["Schedules"]
+        return {one["Name"] for one in found}
+
+    up(worker=1)
+    assert scheduled() == set(raised.live().values())
+    assert up(dry=True, worker=1)["changed"] is False
+    up(worker=0)
+    assert scheduled() == set(raised.live().values()) and len(scheduled()) == 2
+    assert up(worker=0)["changed"] is False
+    assert raised.up(worker=0)["scheduled"] == ["flotilla-demo"], "left out later, none ends a host at an old expiry"
+
+
 def test_a_stopped_host_is_started(raised: Raised) -> None:
     raised.up()
     before = raised.live()

@@ -95,6 +95,22 @@ def test_expiry_counts_from_the_first_launch_and_stays() -> None:
     one(plan.expiry(4, NOW, [NOW - datetime.timedelta(hours=5)], [])[1], "past")
 
 
+def test_a_stop_and_start_is_no_first_launch() -> None:
+    first, later = NOW - datetime.timedelta(hours=3), NOW - datetime.timedelta(minutes=1)
+    instance = {
+        "InstanceId": "i-1",
+        "InstanceType": "t3.large",
+        "State": {"Name": "running"},
+        "LaunchTime": later,  # AWS says the last start
+        "BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeId": "vol-1", "AttachTime": first}}],
+        "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "Attachment": {"AttachTime": first}}],
+    }
+    launched = plan.simplify(instance)["launched"]
+    assert plan.expiry(4, NOW, [launched], ["2026-11-21T13:00:00Z"]) == ("2026-11-21T13:00:00Z", [])
+    one(plan.expiry(2, NOW, [launched], [])[1], "past")
+    assert plan.simplify({**instance, "BlockDeviceMappings": [], "NetworkInterfaces": []})["launched"] == later
+
+
 @pytest.mark.parametrize("source", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "10.0.0.1/0"])
 def test_the_world_wants_a_yes(source: str) -> None:
     one(plan.check_sources([source], False), "fleet_ssh_open_to_world")
