@@ -170,7 +170,7 @@ def test_types() -> None:
     part = {"Manufacturer": "NVIDIA", "Name": "L4", "Count": 0, "LogicalGpuCount": 1, "GpuPartitionSize": 0.25}
     for described in (part, {key: part[key] for key in ("Manufacturer", "Name", "Count")}):
         info = {**x86, "GpuInfo": {"Gpus": [described]}}
-        one(plan.check_type("chief", "g6f.2xlarge", info), "g6f.2xlarge has but a part of a GPU (NVIDIA L4)", "g6")
+        one(plan.check_type("chief", "g6f.2xlarge", info), "g6f.2xlarge has a part of a GPU (NVIDIA L4)", "g6")
     one(plan.check_family("worker", "p2.xlarge"), "K80", "g4dn")
     arm = {"ProcessorInfo": {"SupportedArchitectures": ["arm64"]}}
     one(plan.check_type("ps", "m7g.large", arm), "arm64", "tensorflow-io")

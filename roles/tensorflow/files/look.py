@@ -43,23 +43,23 @@ def ask():
             query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
     except OSError as error:
-        return {}, "nvidia-smi can't be run: {}".format(error.strerror)
+        return {}, f"nvidia-smi can't be run: {error.strerror}"
     try:
         said = process.communicate(timeout=PATIENCE_SECS)[0]
     except subprocess.TimeoutExpired:
         # Not waited for: in a driver that hangs it can't even be killed.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        return {}, "nvidia-smi gave no answer within {:g} s".format(PATIENCE_SECS)
+        return {}, f"nvidia-smi gave no answer within {PATIENCE_SECS:g} s"
     answers, words = {}, []
     for line in said.splitlines():
         row = re.fullmatch(r"(\d[\d.]*), ([0-9A-Fa-f]+):(\S+)", line.strip())
         if row:  # 00000000:00:1E.0 there is 0000:00:1e.0 on the bus
-            answers["{:04x}:{}".format(int(row[2], 16), row[3].lower())] = row[1]
+            answers[f"{int(row[2], 16):04x}:{row[3].lower()}"] = row[1]
         elif line.strip():
             words.append(line.strip())
     if process.returncode:
-        words.insert(0, "nvidia-smi ended with {}:".format(process.returncode))
+        words.insert(0, f"nvidia-smi ended with {process.returncode}:")
     return answers, " ".join(words)
 
 
