@@ -228,7 +228,8 @@ def _task(
     if told.get("job") != (job or told.get("job")):
         told = {}
     trains = name.startswith(("chief-", "worker-"))
-    present = bool(told) and told["updated"] >= task["since"]  # not by an earlier process
+    own = bool(told) and told["updated"] >= task["since"]  # not by an earlier process
+    present = own and (not trains or "step" in told)
     silence = now - host.heard + host.look["time"] - told["updated"] if told else 0.0
     state = _state(task)
     if not host.answers(now):
@@ -240,6 +241,7 @@ def _task(
         "task": name,
         "host": host.name,
         "state": state,
+        "device": told.get("device") if own else None,
         "step": told.get("step"),
         "steps_per_second": shown.get("steps_per_second"),
         "examples_per_second": shown.get("examples_per_second"),
@@ -352,7 +354,7 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
 
 def _table(summary: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("task", "host", "state"):
+    for name in ("task", "host", "state", "device"):
         table.add_column(name, no_wrap=True)
     for name in ("step", "step/s", "examples/s", "staleness", "restarts", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -361,6 +363,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
             one["task"],
             one["host"],
             _coloured(one["state"]),
+            one["device"] or "",
             _cell(one["step"], "d"),
             _cell(one["steps_per_second"], ".2f"),
             _cell(one["examples_per_second"], ".0f"),

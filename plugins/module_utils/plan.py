@@ -401,6 +401,12 @@ def check_type(group: str, name: str, info: dict[str, Any]) -> list[str]:
         ]
     for gpu in info.get("GpuInfo", {}).get("Gpus", []):
         maker, model = gpu.get("Manufacturer", ""), gpu.get("Name", "")
+        # Of g6f and gr6f AWS says Count 0, and an older botocore doesn't know GpuPartitionSize.
+        if gpu.get("GpuPartitionSize", 1) < 1 or gpu.get("Count") == 0:
+            return [
+                f"fleet_groups.{group}.instance_type {name} has a part of a GPU ({maker} {model}), which needs "
+                f"NVIDIA's GRID driver, and AWS's deep-learning images have the other: take {USABLE_FAMILIES}."
+            ]
         if maker.upper() != "NVIDIA" or model.split("-")[0] not in USABLE_GPUS:
             return [_unusable(group, name, f"{maker} {model}")]
     return []

@@ -197,6 +197,8 @@ def test_preflight_refuses(variables: dict[str, Any], changes: dict[str, Any], w
     [
         ("t3.larg", "doesn't exist in us-east-1: did you mean t3.large"),
         ("p2.xlarge", "can't use: take g4dn"),
+        ("g6f.xlarge", "part of a GPU"),
+        ("gr6f.4xlarge", "part of a GPU"),
         ("m7g.large", "arm64"),
     ],
 )

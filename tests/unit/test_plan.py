@@ -182,6 +182,11 @@ def test_types() -> None:
     assert plan.gpus_of(gpu("NVIDIA", "A10G")) == (4, "A10G")
     one(plan.check_type("worker", "g4ad.xlarge", gpu("AMD", "Radeon Pro V520")), "AMD", "g4dn, g5, g6, p3, p4d or p5")
     one(plan.check_type("worker", "p6-b200.48xlarge", gpu("NVIDIA", "B200")), "B200")
+    # As AWS describes g6f.2xlarge, and as a botocore does that is older than such types
+    part = {"Manufacturer": "NVIDIA", "Name": "L4", "Count": 0, "LogicalGpuCount": 1, "GpuPartitionSize": 0.25}
+    for described in (part, {key: part[key] for key in ("Manufacturer", "Name", "Count")}):
+        info = {**x86, "GpuInfo": {"Gpus": [described]}}
+        one(plan.check_type("chief", "g6f.2xlarge", info), "g6f.2xlarge has a part of a GPU (NVIDIA L4)", "g6")
     one(plan.check_family("worker", "p2.xlarge"), "K80", "g4dn")
     arm = {"ProcessorInfo": {"SupportedArchitectures": ["arm64"]}}
     one(plan.check_type("ps", "m7g.large", arm), "arm64", "tensorflow-io")

@@ -38,7 +38,7 @@ def unit(active: str = "active", sub: str = "running", told: dict[str, Any] | No
 
 
 def told(task: str, **values: Any) -> dict[str, Any]:
-    return {"job": "cifar10", "task": task, "updated": NOW - 3, "step": 238} | values
+    return {"job": "cifar10", "task": task, "updated": NOW - 3, "step": 238, "device": "GPU 0 T4"} | values
 
 
 TRAINS = {"steps_per_second": 1.8, "examples_per_second": 230.4, "staleness": 0.97}
@@ -56,7 +56,10 @@ HEALTH = {
 OFF = {"active": "inactive", "sub": "dead"}
 LOOKS: dict[str, dict[str, Any]] = {
     "ps-0": {
-        "tasks": {"evaluator-0": unit(told=told("evaluator-0", **EVALUATED)), "ps-0": unit()},
+        "tasks": {
+            "evaluator-0": unit(told=told("evaluator-0", **EVALUATED, device="CPU")),
+            "ps-0": unit(told={"job": "cifar10", "task": "ps-0", "updated": NOW - 99, "device": "CPU"}),
+        },
         "hdfs": HEALTH,
     },
     "chief-0": {
@@ -116,8 +119,8 @@ def test_one_object_of_all_answers() -> None:
     assert summary["expires_in"] == 1_800_007_200 - NOW
     assert [task["task"] for task in summary["tasks"]] == ["evaluator-0", "ps-0", "chief-0", "worker-0"]
     assert summary["tasks"][3] == {
-        "task": "worker-0", "host": "worker-0", "state": "running", "step": 238, **TRAINS, "restarts": 2,
-        "memory": 612_000_000, "problem": "",
+        "task": "worker-0", "host": "worker-0", "state": "running", "device": "GPU 0 T4", "step": 238, **TRAINS,
+        "restarts": 2, "memory": 612_000_000, "problem": "",
     }  # fmt: skip
 
 
@@ -143,9 +146,12 @@ def test_screen() -> None:
     assert "240 of 400 steps" in text and "0:46 left" in text
     assert "472 examples/s   loss 1.935   last evaluation: accuracy 0.2510, loss 2.030, step 200\n" in text
     assert "fleet ends in 2:00 h\n" in re.sub(" +\n", "\n", text)
-    assert row(text, "worker-0") == ["worker-0", "worker-0", "running", "238", "1.80", "230", "1.0", "2", "612", "MB"]
-    assert row(text, "evaluator-0") == ["evaluator-0", "ps-0", "running", "200", "911", "0", "612", "MB"]
-    assert row(text, "ps-0") == ["ps-0", "ps-0", "running", "0", "612", "MB"]
+    rows = [" ".join(row(text, task)) for task in ("worker-0", "evaluator-0", "ps-0")]
+    assert rows == [
+        "worker-0 worker-0 running GPU 0 T4 238 1.80 230 1.0 2 612 MB",
+        "evaluator-0 ps-0 running CPU 200 911 0 612 MB",
+        "ps-0 ps-0 running CPU 0 612 MB",
+    ]
     assert "HDFS   2 DataNodes, without worker-0, 0 blocks missing, 4 under-replicated, 0.4 of 60 GB used" in text
     late = fleet(chief_0=chief("active", {"eta": 9000.0}))
     assert "fleet ends in 2:00 h, before the training" in shown(late)
@@ -203,6 +209,7 @@ def test_a_fleet_before_its_training() -> None:
         (unit(told=None), "starting"),
         (unit(told=told("worker-0", updated=NOW - 101)), "starting"),  # by the process before
         (unit(told=told("worker-0", job="another")), "starting"),
+        (unit(told={"job": "cifar10", "updated": NOW - 60, "device": "CPU"}), "starting"),  # no step yet
         (unit(told=told("worker-0", updated=NOW - 65)), "silent for 1:05"),
         (unit(told=told("worker-0", updated=NOW - 65, step=401)), "running"),  # it has nothing more to say
         (unit("activating", "auto-restart"), "restarting"),

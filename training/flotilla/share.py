@@ -1,16 +1,21 @@
 """A host with several trainers: each takes one GPU and its share of the processors.
 
 TensorFlow sizes its thread pools by the processors that the process may use, and takes the memory of every GPU that
-it sees, so both have to be done before it is imported.
+it sees, so both have to be done before it is imported. Whether the GPUs are there shows when it is.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from flotilla.cluster import Task
+from flotilla.errors import BadInput
+
+# Beside TensorFlow, by role tensorflow: how many GPUs the host had when it was installed; 0 with the build for the CPU.
+GPUS = Path(sys.prefix) / "gpus"
 
 
 def take(task: Task) -> None:
@@ -32,6 +37,40 @@ def processors(usable: Collection[int], slot: int, slots: int, system: str = "/s
     ordered = sorted(usable, key=lambda number: (*_place(Path(system), number), number))
     first, end = slot * len(ordered) // slots, (slot + 1) * len(ordered) // slots
     return set(ordered[first : max(end, first + 1)])
+
+
+def expected(gpus: int, environ: Mapping[str, str]) -> int:
+    """Return how many of the host's GPUs a process was given: all, or those that its environment names."""
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None or not gpus:
+        return gpus
+    hidden = [number for number, name in enumerate([*named.split(","), ""]) if name.strip() in ("", "-1")]
+    return min(hidden[0], gpus)  # CUDA hides all from there on
+
+
+def device(task: Task) -> str:
+    """Return what a trainer or an evaluator computes on, as `CPU` or `GPU 0 T4`.
+
+    Raises:
+        BadInput: a GPU that it was given isn't there, and TensorFlow would train on the CPU without a word.
+    """
+    import tensorflow as tf
+
+    gpus = int(GPUS.read_text(encoding="ascii")) if GPUS.exists() else 0  # else somebody else has installed it
+    given, found = expected(gpus, os.environ), tf.config.list_physical_devices("GPU")
+    if len(found) < given:
+        raise BadInput(
+            f"{task.name} was given {given} of the {gpus} GPUs that its host had when TensorFlow was installed, and "
+            f"TensorFlow sees {len(found)}: see nvidia-smi there and systemctl show -p DeviceAllow "
+            f"training@{task.name} (which has to be empty), reboot the host, or set fleet_accelerator to cpu, and run "
+            "site.yml again."
+        )
+    if not found:
+        return "CPU"
+    name = str(tf.config.experimental.get_device_details(found[0]).get("device_name", ""))
+    number = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    others = f" (of {len(found)})" if len(found) > 1 else ""  # it computes on the first
+    return f"GPU {number} {name.removeprefix('NVIDIA ').removeprefix('Tesla ').split('-')[0]}".rstrip() + others
 
 
 def _place(system: Path, number: int) -> tuple[int, int]:

@@ -185,6 +185,7 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskF
                 write_json(config.done_file, done)
             progress.finish(f"already trained, {done['global_step']} steps")
     elif task.type == "ps":
+        told.tell(device="CPU")
         _serve(config, task)
     else:
         _train(config, task, progress, told, others)
@@ -270,6 +271,7 @@ def _wait_for_end(config: TrainConfig) -> str:
 
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile, others: peers.Watch) -> None:
+    told.tell(device=share.device(task))
     version = program.version(config.program) if task.cluster else ""
     if task.cluster:
         threading.Thread(target=_leave_after_end, args=(config, task, progress), daemon=True).start()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flotilla import share
+from flotilla import progress, share, train
 from flotilla.cluster import Task
+from flotilla.errors import BadInput
 
 CLUSTER = {
     "ps": ["a:2222"],
@@ -60,6 +62,92 @@ def test_siblings_and_sockets_stay_together(tmp_path: Path) -> None:
         (folder / "core_id").write_text(f"{number % 4}\n")
     shares = [share.processors(range(16), slot, 4, str(tmp_path)) for slot in range(4)]
     assert shares == [{0, 8, 1, 9}, {2, 10, 3, 11}, {4, 12, 5, 13}, {6, 14, 7, 15}]
+
+
+@pytest.mark.parametrize(
+    ("visible", "given"),
+    [(None, 4), ("2", 1), ("0,1", 2), ("GPU-8932f937, GPU-1", 2), ("", 0), ("-1", 0), ("0,-1,1", 1), ("0,1,2,3,4", 4)],
+)
+def test_gpus_that_a_process_was_given(visible: str | None, given: int) -> None:
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert share.expected(4, environ) == given
+    assert share.expected(0, environ) == 0
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this a host with GPUs: so many when TensorFlow was installed, these that it sees now."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(share, "GPUS", tmp_path / "gpus")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def become(gpus: int, *names: str) -> None:
+        share.GPUS.write_text(f"{gpus}\n")
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(names))
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda name: {"device_name": name})
+
+    return become
+
+
+def test_the_device_that_a_task_computes_on(host: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share.device(Task()) == "CPU", "installed by somebody else"
+    host(0)
+    assert share.device(Task()) == "CPU"
+    host(1, "Tesla T4")
+    assert share.device(Task()) == "GPU 0 T4"
+    host(4, *["NVIDIA A100-SXM4-40GB"] * 4)
+    assert share.device(Task()) == "GPU 0 A100 (of 4)"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    host(4, "NVIDIA A10G")
+    assert share.device(Task("worker", 1, CLUSTER)) == "GPU 2 A10G"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    host(4)
+    assert share.device(Task()) == "CPU", "as somebody wants it"
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "names", "words"),
+    [
+        (None, 1, [], "worker-0 was given 1 of the 1 GPUs that its host had"),
+        (None, 4, ["Tesla T4"] * 3, "worker-0 was given 4 of the 4 GPUs"),
+        ("3", 4, [], "worker-0 was given 1 of the 4 GPUs"),
+    ],
+)
+def test_a_gpu_that_is_gone_is_not_replaced_by_the_cpu(
+    host: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    gpus: int,
+    names: list[str],
+    words: str,
+) -> None:
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    host(gpus, *names)
+    with pytest.raises(BadInput, match=f"^{words} .* sees {len(names)}: see nvidia-smi .* training@worker-0 .*cpu"):
+        share.device(Task("worker", 0, CLUSTER))
+
+
+@pytest.mark.parametrize("program", [False, True])
+def test_a_training_without_its_gpu_is_refused(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bool
+) -> None:
+    """Really: TensorFlow sees none here."""
+    monkeypatch.setattr(share, "GPUS", tmp_path / "gpus")
+    share.GPUS.write_text("1\n")
+    arguments = [*tiny, "--tasks-dir", str(tmp_path / "tasks")]
+    if program:
+        file = tmp_path / "own" / "main.py"
+        file.parent.mkdir()
+        file.write_text("raise AssertionError('it was run')\n")
+        arguments += ["--program", str(file)]
+    assert train.main(arguments) == 2, "which isn't started again"
+    assert not (tmp_path / "model").exists()
+    told = progress.read(tmp_path / "progress" / "train.json")
+    assert told and told["state"] == "failed"
+    assert "1 of the 1 GPUs" in told["message"] and "TensorFlow sees 0" in told["message"]
+    assert progress.read_task(str(tmp_path / "tasks"), "local-0")["problem"] == told["message"]
 
 
 PROBE = """

@@ -263,10 +263,10 @@ def test_a_cluster_ends_by_itself(tiny: list[str], tmp_path: Path) -> None:
     assert last >= 600, "the evaluator didn't wait for its interval"
     evaluated = told(tasks_dir / "evaluator-0.json")
     assert evaluated["step"] == last and 0 <= evaluated["accuracy"] <= 1 and evaluated["examples_per_second"] > 0
-    assert not (tasks_dir / "ps-0.json").exists()
+    assert told(tasks_dir / "ps-0.json")["device"] == evaluated["device"] == "CPU"
     for trainer in ("chief-0", "worker-0"):
         content = told(tasks_dir / f"{trainer}.json")
-        assert content["job"] == "tiny" and 0 < content["step"] <= 602
+        assert content["job"] == "tiny" and content["device"] == "CPU" and 0 < content["step"] <= 602
         assert content["examples_per_second"] == pytest.approx(16 * content["steps_per_second"], rel=0.01)
         shown = {v.tag: v.simple_value for event in events(tmp_path / "model" / trainer) for v in event.summary.value}
         assert shown["examples_per_second"] == pytest.approx(content["examples_per_second"], rel=0.01)

@@ -1,35 +1,71 @@
 """Print what the host has right now, as JSON: nothing cached, nothing guessed."""
 
+import contextlib
 import json
+import os
 import platform
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(os.environ.get("LOOK_ROOT", "/"))  # stand-ins have another
+PATIENCE_SECS = float(os.environ.get("LOOK_SECONDS", "120"))
+
+# Any of these is a driver of somebody's, whether it works or not.
+TRACES = (
+    "usr/bin/nvidia-smi",
+    "proc/driver/nvidia",
+    "sys/module/nvidia",
+    "lib/modules/*/**/nvidia.ko*",
+    "usr/src/nvidia-*",
+    "usr/lib/x86_64-linux-gnu/libcuda.so*",
+)
+
 
 def gpus():
-    """Count NVIDIA's display controllers (PCI class 03) on the bus, driver or not."""
-    count = 0
-    for device in Path("/sys/bus/pci/devices").glob("*"):
-        try:
+    """Return the PCI addresses of NVIDIA's display controllers (class 03), driver or not."""
+    found = []
+    for device in sorted((ROOT / "sys/bus/pci/devices").glob("*")):
+        with contextlib.suppress(OSError):
             vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
-        except OSError:
-            continue
-        count += vendor.strip() == "0x10de" and kind.startswith("0x03")
-    return count
+            if vendor.strip() == "0x10de" and kind.startswith("0x03"):
+                found.append(device.name)
+    return found
 
 
-def drivers():
-    """List the driver's version once a GPU that answers."""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def ask():
+    """Return the driver's version by the PCI address of each GPU that answers, and what nvidia-smi says beside that."""
+    query = ["nvidia-smi", "--query-gpu=driver_version,pci.bus_id", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=120, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.split() if done.returncode == 0 else []
+        process = subprocess.Popen(
+            query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+    except OSError as error:
+        return {}, f"nvidia-smi can't be run: {error.strerror}"
+    try:
+        said = process.communicate(timeout=PATIENCE_SECS)[0]
+    except subprocess.TimeoutExpired:
+        # Not waited for: in a driver that hangs it can't even be killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return {}, f"nvidia-smi gave no answer within {PATIENCE_SECS:g} s"
+    answers, words = {}, []
+    for line in said.splitlines():
+        row = re.fullmatch(r"(\d[\d.]*), ([0-9A-Fa-f]+):(\S+)", line.strip())
+        if row:  # 00000000:00:1E.0 there is 0000:00:1e.0 on the bus
+            answers[f"{int(row[2], 16):04x}:{row[3].lower()}"] = row[1]
+        elif line.strip():
+            words.append(line.strip())
+    if process.returncode:
+        words.insert(0, f"nvidia-smi ended with {process.returncode}:")
+    return answers, " ".join(words)
 
 
-versions = drivers()
+there = gpus()
+answers, words = ask()
+before = ROOT / "opt/tensorflow/gpus"
 print(
     json.dumps(
         {
@@ -37,9 +73,14 @@ print(
             "python": "{}.{}".format(*sys.version_info),
             "system": platform.freedesktop_os_release().get("NAME", "").split()[0],
             "kernel": platform.release(),
-            "gpus": gpus(),
-            "answering": len(versions),
-            "driver": versions[0] if versions else "",
+            "gpus": len(there),
+            "answering": len(answers),
+            "silent": [address for address in there if address not in answers],
+            "driver": min(answers.values(), default=""),
+            "words": words.rstrip("."),
+            "traces": [trace for trace in TRACES if any(ROOT.glob(trace))],
+            "ours": (ROOT / "opt/flotilla-driver").exists(),
+            "before": int(before.read_text()) if before.exists() else 0,
         }
     )
 )
