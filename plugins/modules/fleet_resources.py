@@ -518,7 +518,7 @@ def nothing_there(name: str, region: str, fleets: list[str], ended: bool) -> tup
     if not fleets:
         return f"there is no fleet {name} in {region}, nor any other: if it is elsewhere, set fleet_region", False
     near = difflib.get_close_matches(name, fleets, 1)
-    return f"there is no fleet {name} in {region}; there are: {', '.join(fleets)}", bool(near)
+    return f"there is no fleet {name} in {region} (there are: {', '.join(fleets)})", bool(near)
 
 
 def summarize(found: Found) -> dict[str, str]:
@@ -583,7 +583,7 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         said, wrong = nothing_there(fleet.fleet, parameters["region"], fleets, fleet.ended)
         answer.update(fleets=fleets, summary={"nothing": said})
         if wrong and parameters["state"] == "absent":
-            return {**answer, "failed": True, "msg": f"{said[0].upper()}{said[1:]}: set fleet_name to one of them."}
+            return {**answer, "failed": True, "msg": f"T{said[1:]}: set fleet_name to the one that you mean."}
     return answer
 
 

@@ -32,6 +32,7 @@ Judge = Callable[[str], "Exception | None"]
 @pytest.fixture(autouse=True)
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty region."""
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     monkeypatch.setattr(aws.boto3.session, "Session", lambda **options: SESSION)
     with mock_aws():
         yield
@@ -75,10 +76,11 @@ class Raised:
         self.iam.create_instance_profile(InstanceProfileName=role, Tags=self.tags)
         self.iam.add_role_to_instance_profile(InstanceProfileName=role, RoleName=role)
         self.scheduler.create_schedule_group(Name=f"flotilla-{name}", Tags=self.tags)
+        image = ec2.register_image(Name="image", RootDeviceName="/dev/xvda")["ImageId"]
         self.ids = []
         for called in ("chief-0", "worker-0") if instances else ():
             launched = ec2.run_instances(
-                ImageId="ami-12c6146b",
+                ImageId=image,
                 InstanceType="t3.large",
                 MinCount=1,
                 MaxCount=1,
