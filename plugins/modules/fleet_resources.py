@@ -12,7 +12,9 @@ version_added: "0.1.0"
 author: Flotilla contributors (@flotilla-kit)
 description:
   - Finds every kind of resource by the tag C(flotilla-fleet), with one question a kind.
-  - Removes them in the order of their dependence, and asks again until nothing is left or the time is over.
+  - Ends the instances first, with one listing before it; removes all else in the order of its dependence, and asks
+    again until nothing is left or the time is over.
+  - What can't be listed or removed is named in what is left, and is no reason to stop.
   - Never touches buckets, or networks that the fleet was given but doesn't own.
   - It may be interrupted, run again, and run twice at a time.
 requirements: [boto3]
@@ -34,6 +36,18 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  owner:
+    description: Who the caller is, as in the tag C(flotilla-owner); empty means the caller's name in AWS.
+    type: str
+    default: ""
+  adopt:
+    description: Whether a fleet whose owner is somebody else is removed, too.
+    type: bool
+    default: false
+  schedule:
+    description: Whether schedules in EventBridge are looked for.
+    type: bool
+    default: true
   timeout:
     description: Seconds until what is left is reported as a failure.
     type: int
@@ -58,6 +72,20 @@ resources:
   returned: always
   type: list
   elements: dict
+unlisted:
+  description: The kinds that could not be listed, each with the reason.
+  returned: success
+  type: list
+  elements: str
+fleets:
+  description: The fleets that are in the region, where nothing of this one is.
+  returned: success
+  type: list
+  elements: str
+summary:
+  description: What was found, or that nothing was, as text by kind.
+  returned: success
+  type: dict
 left:
   description: What is still there although it should be gone, each with the reason.
   returned: failure
@@ -66,67 +94,119 @@ left:
 """
 
 import concurrent.futures
+import difflib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 Found = list[dict[str, Any]]
 
+COSTLY = {"instance", "volume"}  # what else a fleet is made of costs nothing
+STILL = 30  # seconds without a change after which nothing waits any more for what AWS has refused to remove
+GONE_CODES = {"NoSuchEntity", "ResourceNotFoundException"}
+PASSING_CODES = {
+    "EC2ThrottledException",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+
+
+class Kind(NamedTuple):
+    """A kind of resource: how it is found, how one is removed, and whether that waits until no instance is there."""
+
+    name: str
+    service: str
+    find: Callable[[], Found]
+    remove: Callable[[dict[str, Any]], Any]
+    waits: bool
+
+
+def key(one: dict[str, Any]) -> str:
+    """Return what tells a resource from all others: role and instance profile have one name."""
+    return f"{one['kind']} {one['id']}"
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return AWS's own error behind a FleetError."""
+    return error.__cause__ or error
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error may be gone in a minute: AWS is away, or answers others."""
+    found = cause(error)
+    response = getattr(found, "response", None)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
+    if isinstance(found, (aws.exceptions.SSLError, aws.exceptions.ProxyConnectionError)):
+        return False
+    away = isinstance(found, (aws.exceptions.HTTPClientError, aws.exceptions.ConnectionError))
+    return away or aws.code(found) in PASSING_CODES or status >= 500
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether AWS has said no for good."""
+    code = aws.code(cause(error))
+    return code in aws.DENIED_CODES or code in aws.CREDENTIAL_CODES or code == "OperationNotPermitted"
+
 
 class Resources:
     """Everything of one fleet, by kind."""
 
-    def __init__(self, region: str, profile: str, fleet: str) -> None:
+    def __init__(self, region: str, profile: str, fleet: str, schedule: bool = True) -> None:
         """Open the clients here: making them isn't safe in several threads, using them is."""
         self.aws = aws.Aws(region, profile)
         self.ec2 = self.aws.client("ec2")
         self.iam = self.aws.client("iam")
+        self.scheduler = self.aws.client("scheduler")
         self.fleet = fleet
+        self.group_name = f"flotilla-{fleet}"
         self.iam_name = f"flotilla-{fleet}-{region}"
-        # In the order of removal. What comes after the first two can't go while instances are there.
-        self.kinds: list[tuple[str, Callable[[], Found], Callable[[dict[str, Any]], Any]]] = [
-            ("spot request", self.spot_requests, self.cancel_spot_request),
-            ("instance", self.instances, lambda one: None),
-            ("launch template", self.launch_templates, self.delete_launch_template),
-            ("key pair", self.key_pairs, lambda one: self.ec2.delete_key_pair(KeyName=one["name"])),
-            ("instance profile", self.instance_profiles, self.delete_instance_profile),
-            ("role", self.roles, self.delete_role),
-            (
+        self.expiry_name = f"{self.iam_name}-expiry"
+        self.ended = False  # whether AWS still knows instances of the fleet that have ended
+        self.reasons: dict[str, str] = {}  # by key: why it is still there
+        self.refused: set[str] = set()  # keys and kinds of what AWS will not remove or list
+        ec2 = self.ec2
+        # In the order of removal, after the instances. The schedules end those until they are gone.
+        self.kinds = [
+            Kind("key pair", "ec2", self.key_pairs, lambda one: ec2.delete_key_pair(KeyName=one["name"]), False),
+            Kind("instance profile", "iam", self.instance_profiles, self.delete_instance_profile, False),
+            Kind("role", "iam", lambda: self.roles(self.iam_name), self.delete_role, False),
+            Kind(
                 "VPC endpoint",
+                "ec2",
                 self.endpoints,
-                lambda one: self.ec2.delete_vpc_endpoints(VpcEndpointIds=[one["id"]]),
+                lambda one: ec2.delete_vpc_endpoints(VpcEndpointIds=[one["id"]]),
+                False,
             ),
-            ("volume", self.volumes, lambda one: self.ec2.delete_volume(VolumeId=one["id"])),
-            (
+            Kind("schedule group", "scheduler", self.schedule_groups, self.delete_schedule_group, True),
+            Kind("expiry role", "iam", lambda: self.roles(self.expiry_name), self.delete_role, True),
+            Kind("volume", "ec2", self.volumes, lambda one: ec2.delete_volume(VolumeId=one["id"]), True),
+            Kind(
                 "network interface",
+                "ec2",
                 self.network_interfaces,
-                lambda one: self.ec2.delete_network_interface(NetworkInterfaceId=one["id"]),
+                lambda one: ec2.delete_network_interface(NetworkInterfaceId=one["id"]),
+                True,
             ),
-            ("elastic address", self.addresses, lambda one: self.ec2.release_address(AllocationId=one["id"])),
-            (
+            Kind(
                 "security group",
+                "ec2",
                 self.security_groups,
-                lambda one: self.ec2.delete_security_group(GroupId=one["id"]),
+                lambda one: ec2.delete_security_group(GroupId=one["id"]),
+                True,
             ),
-            ("route table", self.route_tables, self.delete_route_table),
-            ("internet gateway", self.gateways, self.delete_gateway),
-            ("subnet", self.subnets, lambda one: self.ec2.delete_subnet(SubnetId=one["id"])),
-            ("VPC", self.vpcs, lambda one: self.ec2.delete_vpc(VpcId=one["id"])),
+            Kind("route table", "ec2", self.route_tables, self.delete_route_table, True),
+            Kind("internet gateway", "ec2", self.gateways, self.delete_gateway, True),
+            Kind("subnet", "ec2", self.subnets, lambda one: ec2.delete_subnet(SubnetId=one["id"]), True),
+            Kind("VPC", "ec2", self.vpcs, lambda one: ec2.delete_vpc(VpcId=one["id"]), True),
         ]
-        # These hang on instances; trying them earlier would only give errors.
-        self.after_instances = {
-            "volume",
-            "network interface",
-            "elastic address",
-            "security group",
-            "route table",
-            "internet gateway",
-            "subnet",
-            "VPC",
-        }
+        if not schedule:
+            self.kinds = [kind for kind in self.kinds if kind.name not in ("schedule group", "expiry role")]
 
     def _ec2(self, method: str, key: str, identity: str, state: str = "", **arguments: Any) -> Found:
         """Ask for one kind by tag."""
@@ -142,29 +222,18 @@ class Resources:
             for item in items
         ]
 
-    def spot_requests(self) -> Found:
-        """Requests that could still launch something."""
-        active = {"Name": "state", "Values": ["open", "active", "disabled"]}
-        return self._ec2(
-            "describe_spot_instance_requests",
-            "SpotInstanceRequests",
-            "SpotInstanceRequestId",
-            "State",
-            Filters=[active],
-        )
-
     def instances(self) -> Found:
         """Instances in every state but terminated, which AWS lists for an hour."""
-        states = ["pending", "running", "stopping", "stopped", "shutting-down"]
         found = self.aws.pages(
             "list the fleet's instances",
             "ec2",
             "describe_instances",
             "Reservations",
-            Filters=[*aws.tag_filter(self.fleet), {"Name": "instance-state-name", "Values": states}],
+            Filters=aws.tag_filter(self.fleet),
         )
-        return [
+        every = [
             {
+                "kind": "instance",
                 "id": item["InstanceId"],
                 "name": aws.tags_of(item).get("Name", ""),
                 "state": item["State"]["Name"],
@@ -173,10 +242,9 @@ class Resources:
             for reservation in found
             for item in reservation["Instances"]
         ]
-
-    def launch_templates(self) -> Found:
-        """Launch templates."""
-        return self._ec2("describe_launch_templates", "LaunchTemplates", "LaunchTemplateId")
+        living = [one for one in every if one["state"] != "terminated"]
+        self.ended = self.ended or len(living) < len(every)
+        return living
 
     def key_pairs(self) -> Found:
         """Key pairs."""
@@ -199,16 +267,6 @@ class Resources:
     def network_interfaces(self) -> Found:
         """Network interfaces."""
         return self._ec2("describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId", "Status")
-
-    def addresses(self) -> Found:
-        """Elastic addresses."""
-        answer = self.aws.call(
-            "list the fleet's addresses", "ec2", "describe_addresses", Filters=aws.tag_filter(self.fleet)
-        )
-        return [
-            {"id": item["AllocationId"], "name": item.get("PublicIp", ""), "state": "", "item": item}
-            for item in answer["Addresses"]
-        ]
 
     def security_groups(self) -> Found:
         """Security groups."""
@@ -250,39 +308,43 @@ class Resources:
         """VPCs."""
         return self._ec2("describe_vpcs", "Vpcs", "VpcId", "State")
 
-    def _iam(self, method: str, key: str, argument: str) -> Found:
-        """Ask for the role or profile by its name, which the fleet gives it; IAM has no search by tag."""
+    def _named(self, service: str, method: str, key: str, argument: str, name: str) -> Found:
+        """Ask for something by the name that the fleet gives it, as its service has no search by tag."""
         try:
-            item = getattr(self.iam, method)(**{argument: self.iam_name})[key]
+            item = getattr(self.aws.client(service), method)(**{argument: name})
+            item = item[key] if key else item
+            if service == "scheduler":
+                item["Tags"] = self.scheduler.list_tags_for_resource(ResourceArn=item["Arn"])["Tags"]
         except Exception as error:
-            if aws.code(error) == "NoSuchEntity":
+            if aws.code(error) in GONE_CODES:
                 return []
-            raise aws.FleetError(aws.explain(error, "look up the fleet's role", self.aws.profile)) from error
+            raise aws.FleetError(aws.explain(error, f"look up {name}", self.aws.profile)) from error
         if aws.tags_of(item).get("flotilla-fleet") != self.fleet:
             return []
-        return [{"id": self.iam_name, "name": self.iam_name, "state": "", "item": item}]
+        return [{"id": name, "name": name, "state": item.get("State", ""), "item": item}]
 
     def instance_profiles(self) -> Found:
         """The nodes' instance profile."""
-        return self._iam("get_instance_profile", "InstanceProfile", "InstanceProfileName")
+        return self._named("iam", "get_instance_profile", "InstanceProfile", "InstanceProfileName", self.iam_name)
 
-    def roles(self) -> Found:
-        """The nodes' role."""
-        return self._iam("get_role", "Role", "RoleName")
+    def roles(self, name: str) -> Found:
+        """The nodes' role, or that of the schedules."""
+        return self._named("iam", "get_role", "Role", "RoleName", name)
 
-    def cancel_spot_request(self, one: dict[str, Any]) -> None:
-        """Cancel a spot request."""
-        self.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=[one["id"]])
-
-    def delete_launch_template(self, one: dict[str, Any]) -> None:
-        """Delete a launch template with its versions."""
-        self.ec2.delete_launch_template(LaunchTemplateId=one["id"])
+    def schedule_groups(self) -> Found:
+        """The group of the schedules that end the instances at their expiry."""
+        return self._named("scheduler", "get_schedule_group", "", "Name", self.group_name)
 
     def delete_instance_profile(self, one: dict[str, Any]) -> None:
         """Take the role out of the profile, and delete the profile."""
         for role in one["item"].get("Roles", []):
             self.iam.remove_role_from_instance_profile(InstanceProfileName=one["id"], RoleName=role["RoleName"])
         self.iam.delete_instance_profile(InstanceProfileName=one["id"])
+
+    def delete_schedule_group(self, one: dict[str, Any]) -> None:
+        """Delete the group with its schedules, which takes AWS a while."""
+        if one["state"] != "DELETING":
+            self.scheduler.delete_schedule_group(Name=one["id"])
 
     def delete_role(self, one: dict[str, Any]) -> None:
         """Delete the role with its policies."""
@@ -304,52 +366,225 @@ class Resources:
             self.ec2.detach_internet_gateway(InternetGatewayId=one["id"], VpcId=attachment["VpcId"])
         self.ec2.delete_internet_gateway(InternetGatewayId=one["id"])
 
-    def sweep(self) -> Found:
-        """Ask for all kinds at once; returns what is there, in the order of removal."""
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda kind: kind[1](), self.kinds))
-        return [{"kind": kind[0], **one} for kind, found in zip(self.kinds, answers, strict=True) for one in found]
+    def sweep(self) -> tuple[Found, dict[str, str]]:
+        """Ask for all kinds but instances at once; returns what is there, and by kind why one can't be listed."""
 
-    def remove(self, found: Found, reasons: dict[str, str]) -> None:
-        """Try to remove what was found; note why something could not go."""
-        removers = {kind[0]: kind[2] for kind in self.kinds}
-        instances = [one for one in found if one["kind"] == "instance"]
-        for one in instances:
-            reasons[one["id"]] = f"is {one['state']}"
-        doomed = [one["id"] for one in instances if one["state"] != "shutting-down"]
-        if doomed:
+        def look(kind: Kind) -> Found | aws.FleetError:
             try:
-                self.ec2.terminate_instances(InstanceIds=doomed)
+                return [{"kind": kind.name, **one} for one in kind.find()]
+            except aws.FleetError as error:
+                return error
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(look, self.kinds))
+        found: Found = []
+        unlisted = {}
+        for kind, answer in zip(self.kinds, answers, strict=True):
+            if isinstance(answer, aws.FleetError):
+                unlisted[kind.name] = self.reason(answer, kind.service)
+                if not passes(answer):
+                    self.refused.add(kind.name)
+            else:
+                found += answer
+        return found, unlisted
+
+    def reason(self, error: BaseException, service: str, doing: str = "") -> str:
+        """Say why AWS didn't do something; of a permission that is missing, no more than its name."""
+        operation = getattr(cause(error), "operation_name", "")
+        if aws.code(cause(error)) in aws.DENIED_CODES and operation:
+            return f"you lack the permission {service}:{operation}"
+        return str(aws.explain(error, doing, self.aws.profile)).rstrip(".")
+
+    def terminate(self, instances: Found) -> None:
+        """End instances; one that AWS doesn't know or may not end must not save the others."""
+        doomed = [one["id"] for one in instances if one["state"] != "shutting-down"]
+
+        def end(ids: list[str]) -> bool:
+            try:
+                self.ec2.terminate_instances(InstanceIds=ids)
             except Exception as error:
-                if not aws.code(error).startswith("InvalidInstanceID"):
-                    for identity in doomed:
-                        reasons[identity] = aws.explain(error, "terminate it", self.aws.profile)
+                if (len(ids) == 1 or passes(error)) and not aws.code(error).startswith("InvalidInstanceID"):
+                    for identity in ids:
+                        self.note(f"instance {identity}", "ec2", error, "terminate it")
+                return passes(error)
+            return True
+
+        for one in instances:
+            self.reasons[key(one)] = f"is {one['state']}"
+        # AWS ends none of several when one can't be.
+        if doomed and not end(doomed) and len(doomed) > 1:
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda one: end([one]), doomed))
+
+    def remove(self, found: Found, instances: Found) -> None:
+        """Try to remove what was found, as far as it doesn't wait for the instances."""
+        kinds = {kind.name: kind for kind in self.kinds}
         for one in found:
-            if one["kind"] == "instance" or (instances and one["kind"] in self.after_instances):
+            kind = kinds[one["kind"]]
+            if kind.waits and instances:
                 continue
             try:
-                removers[one["kind"]](one)
-                reasons[one["id"]] = "was told to go but is still listed"
+                kind.remove(one)
+                self.reasons[key(one)] = "was told to go but is still listed"
             except Exception as error:
                 # What is gone meanwhile, e.g. by another destroy, is what was wanted.
-                if "NotFound" not in aws.code(error) and aws.code(error) != "NoSuchEntity":
-                    reasons[one["id"]] = aws.explain(error, "delete it", self.aws.profile)
+                if "NotFound" not in aws.code(error) and aws.code(error) not in GONE_CODES:
+                    self.note(key(one), kind.service, error, "delete it")
 
-    def remove_all(self, timeout: float) -> tuple[Found, list[str]]:
-        """Remove and ask again until nothing is left; returns what was there first, and what is left with reasons."""
+    def note(self, its_key: str, service: str, error: Exception, doing: str) -> None:
+        """Remember why something is still there."""
+        self.reasons[its_key] = self.reason(error, service, doing)
+        if is_refusal(error):
+            self.refused.add(its_key)
+
+    def remove_all(self, timeout: float, check: Callable[[Found], None] = lambda found: None) -> tuple[Found, Found]:
+        """Remove, instances first, and ask again until nothing is left, or only what AWS refuses to remove.
+
+        Returns what was there, and what is left, each with the reason as ``why``; a kind that can't be listed has no
+        id. ``check`` is asked about what was found before that is touched, and raises FleetError to end it all. So does
+        a listing of instances that is refused.
+        """
         deadline = time.monotonic() + timeout
-        first = found = self.sweep()
-        reasons: dict[str, str] = {}
+        seen: dict[str, dict[str, Any]] = {}
+        instances: Found = []
+        others: Found = []
+        keys: set[str] = set()
+        changed = time.monotonic()
         pause = 0.3
-        while found:
-            self.remove(found, reasons)
-            found = self.sweep()
-            if found and time.monotonic() > deadline:
+        while True:
+            unlisted: dict[str, str] = {}
+            try:
+                instances = self.instances()
+                check(instances)
+                self.terminate(instances)
+                others, unlisted = self.sweep()
+                check(others)
+            except aws.FleetError as error:
+                if not passes(error) or plan.unknown_region(self.aws.region, self.aws.regions()):
+                    raise
+                unlisted["instance"] = self.reason(error, "ec2")
+            else:
+                if not any(key(one) in self.refused for one in instances):  # nothing is taken from one that stays
+                    self.remove(others, instances)
+            found = [*instances, *others]
+            for one in found:
+                seen.setdefault(key(one), one)
+            last, keys, now = keys, {key(one) for one in found}, time.monotonic()
+            if keys != last:
+                changed = now
+            if self.is_over(instances, keys, set(unlisted), now - changed) or now > deadline:
                 break
-            if found:
+            if instances or keys == last:  # else this round has removed something, and the next may find nothing left
                 time.sleep(pause)
                 pause = min(pause * 1.4, 5)
-        return first, [f"{one['kind']} {one['id']} ({reasons.get(one['id'], 'waits for the others')})" for one in found]
+        left = [{**one, "why": self.reasons.get(key(one), "waits for the others")} for one in found]
+        left += [{"kind": kind, "id": "", "why": reason} for kind, reason in unlisted.items()]
+        return list(seen.values()), left
+
+    def is_over(self, instances: Found, keys: set[str], unlisted: set[str], still: float) -> bool:
+        """Whether asking again would change nothing: all that is left has been refused, or waits for such in vain."""
+        if instances:
+            return all(key(one) in self.refused for one in instances)
+        waiting = (keys | unlisted) - self.refused
+        return not waiting or (still > STILL and not waiting & unlisted and bool(keys & self.refused))
+
+    def fleets(self) -> list[str]:
+        """Name the fleets that have instances or a VPC in this region; none where that can't be listed."""
+        tagged = {"Name": "tag-key", "Values": ["flotilla-fleet"]}
+        living = {"Name": "instance-state-name", "Values": list(plan.LIVE)}
+        try:
+            found = self.aws.pages("list fleets", "ec2", "describe_vpcs", "Vpcs", Filters=[tagged])
+            for reservation in self.aws.pages(
+                "list fleets", "ec2", "describe_instances", "Reservations", Filters=[tagged, living]
+            ):
+                found += reservation["Instances"]
+        except aws.FleetError:
+            return []
+        return sorted({aws.tags_of(one)["flotilla-fleet"] for one in found})
+
+
+def line(one: dict[str, Any]) -> str:
+    """Say of what is left, or of a kind that can't be listed, why."""
+    return f"{one['kind']} {one['id']} ({one['why']})" if one["id"] else f"{one['kind']}s can't be listed: {one['why']}"
+
+
+def nothing_there(name: str, region: str, fleets: list[str], ended: bool) -> tuple[str, bool]:
+    """Say that nothing of a fleet is there, and whether that looks like a slip of the pen.
+
+    ``ended`` is whether AWS still knows instances of it: then it was there within the last hour.
+    """
+    if ended:
+        return f"nothing of the fleet {name} is left in {region}", False
+    if not fleets:
+        return f"there is no fleet {name} in {region}, nor any other: if it is elsewhere, set fleet_region", False
+    near = difflib.get_close_matches(name, fleets, 1)
+    return f"there is no fleet {name} in {region} (there are: {', '.join(fleets)})", bool(near)
+
+
+def summarize(found: Found) -> dict[str, str]:
+    """Return how many of each kind there are, and their names."""
+    kinds: dict[str, list[str]] = {}
+    for one in found:
+        kinds.setdefault(one["kind"], []).append(one["name"] or one["id"])
+    return {
+        kind if len(names) == 1 else f"{len(names)} {kind}s": ", ".join(sorted(names)) for kind, names in kinds.items()
+    }
+
+
+def failure(name: str, found: Found, left: Found) -> str:
+    """Say what is gone and what isn't, whether that costs money, and what to do."""
+    stays = {key(one) for one in left}
+    gone = summarize([one for one in found if key(one) not in stays])
+    first = f"Gone of the fleet {name}: {', '.join(gone)}. " if gone else ""
+    costs = "may cost money" if {one["kind"] for one in left} & COSTLY else "costs nothing"
+    return (
+        f"{first}What is left of the fleet {name} {costs}: {'; '.join(map(line, left))}. "
+        "Run destroy again, with the permissions that are lacking, if any, or remove it by hand."
+    )
+
+
+def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, Any]:
+    """List or remove the fleet; returns the module's answer. Raises FleetError."""
+    owners: set[str] = set()
+
+    def check(found: Found) -> None:
+        """Refuse what is somebody else's; who asks is looked up only where something has an owner."""
+        new = {aws.tags_of(one["item"]).get("flotilla-owner", "") for one in found} - owners - {""}
+        if new and not parameters["adopt"]:
+            me = parameters["owner"] or plan.caller_name(
+                str(fleet.aws.call("ask who the caller is", "sts", "get_caller_identity")["Arn"])
+            )
+            problems = plan.check_theirs(fleet.fleet, new, me, False)
+            if problems:
+                raise aws.FleetError(problems[0])
+            owners.update(new)
+
+    left: Found = []
+    unlisted: dict[str, str] = {}
+    if parameters["state"] == "absent" and not dry:
+        found, left = fleet.remove_all(parameters["timeout"], check)
+    else:
+        instances = fleet.instances()
+        others, unlisted = fleet.sweep()
+        found = [*instances, *others]
+        if parameters["state"] == "absent":
+            check(found)
+    answer = {
+        "changed": parameters["state"] == "absent" and bool(found),
+        "resources": [{key: one[key] for key in ("kind", "id", "name", "state")} for one in found],
+        "unlisted": [line({"kind": kind, "id": "", "why": reason}) for kind, reason in unlisted.items()],
+        "fleets": [],
+        "summary": summarize(found),
+    }
+    if left:
+        return {**answer, "failed": True, "msg": failure(fleet.fleet, found, left), "left": [*map(line, left)]}
+    if not found:
+        fleets = fleet.fleets()
+        said, wrong = nothing_there(fleet.fleet, parameters["region"], fleets, fleet.ended)
+        answer.update(fleets=fleets, summary={"nothing": said})
+        if wrong and parameters["state"] == "absent":
+            return {**answer, "failed": True, "msg": f"T{said[1:]}: set fleet_name to the one that you mean."}
+    return answer
 
 
 def main() -> None:
@@ -359,6 +594,9 @@ def main() -> None:
             **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "owner": {"type": "str", "default": ""},
+            "adopt": {"type": "bool", "default": False},
+            "schedule": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 600},
         },
         supports_check_mode=True,
@@ -368,24 +606,16 @@ def main() -> None:
     problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
-    left: list[str] = []
     try:
-        fleet = Resources(module.params["region"], module.params["profile"], module.params["name"])
-        if module.params["state"] == "present" or module.check_mode:
-            found = fleet.sweep()
-        else:
-            found, left = fleet.remove_all(module.params["timeout"])
+        fleet = Resources(
+            module.params["region"], module.params["profile"], module.params["name"], module.params["schedule"]
+        )
+        answer = work(fleet, module.params, module.check_mode)
     except aws.FleetError as error:
         module.fail_json(msg=str(error))
-    resources = [{key: one[key] for key in ("kind", "id", "name", "state")} for one in found]
-    if left:
-        module.fail_json(
-            msg=f"After {module.params['timeout']} s the fleet {module.params['name']} is not all gone, and what "
-            f"is left may cost money: {'; '.join(left)}. Run destroy again, or remove it by hand.",
-            resources=resources,
-            left=left,
-        )
-    module.exit_json(changed=module.params["state"] == "absent" and bool(resources), resources=resources)
+    if answer.get("failed"):
+        module.fail_json(**answer)
+    module.exit_json(**answer)
 
 
 if __name__ == "__main__":
