@@ -51,7 +51,8 @@ def _public_key(path: Path) -> tuple[str, list[str]]:
         return "", [f"fleet_ssh_key {path} is open to others, so that ssh doesn't take it: 'chmod 600 {path}'."]
     read = _run("ssh-keygen", "-y", "-P", "", "-f", str(path))
     if read.returncode == 0:
-        return read.stdout.strip(), _check_type(path, read.stdout.split()[0])
+        problems = _check_type(path, read.stdout.split()[0])
+        return "" if problems else _short(read.stdout), problems
     if "passphrase" in read.stderr:
         return _locked_key(path)
     if head.startswith(b"PuTTY"):
@@ -84,7 +85,13 @@ def _locked_key(path: Path) -> tuple[str, list[str]]:
 
 def _of_agent(wanted: str) -> str:
     """Return the public key that an agent holds under a fingerprint, or nothing."""
-    return next((line for line in _run("ssh-add", "-L").stdout.splitlines() if fingerprint(line) == wanted), "")
+    held = _run("ssh-add", "-L").stdout.splitlines()
+    return next((_short(line) for line in held if fingerprint(line) == wanted), "")
+
+
+def _short(public: str) -> str:
+    """Leave out a public key's comment, which may tell a folder of this machine."""
+    return " ".join(public.split()[:2])
 
 
 def _check_type(path: Path, kind: str) -> list[str]:

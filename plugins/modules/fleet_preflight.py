@@ -246,6 +246,10 @@ class Preflight:
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
         self.check(plan.check_program(self.p["program"]))
+        self.ssh_key()
+
+    def ssh_key(self) -> None:
+        """Judge the SSH key on this machine."""
         self.result["public_key"] = ""
         if self.p["ssh_key"]:
             self.result["public_key"], problems = ssh.public_key(self.p["ssh_key"])

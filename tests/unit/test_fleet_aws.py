@@ -488,6 +488,18 @@ def test_a_later_expiry_reaches_the_tags(raised: Raised) -> None:
     assert not raised.up()["changed"]
 
 
+def test_anothers_fleet_is_gone_on_with_only_when_one_says_so(raised: Raised) -> None:
+    raised.variables["owner"] = "ada"
+    raised.up()
+    assert not raised.up()["changed"]
+    raised.variables["owner"] = ""
+    assert "is ada's, and you are moto" in problems(raised.variables)[0] and len(problems(raised.variables)) == 1
+    raised.variables["adopt"] = True
+    assert not raised.up()["changed"]
+    raised.variables["owner"] = "grace"
+    assert len(raised.up()["retagged"]) == 4
+
+
 def test_no_capacity_says_what_to_do(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = raised.fleet()
 
