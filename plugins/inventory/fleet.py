@@ -14,6 +14,8 @@ description:
     the groups C(ps), C(chief), C(worker) and C(evaluator), all of them in C(fleet).
   - Which fleet, region and profile is read from C(group_vars/all.yml) beside the file (C(fleet_name),
     C(fleet_region), C(fleet_profile), C(fleet_ssh_key)), overlaid by extra variables (C(-e)).
+  - Without C(fleet_name) the fleet is called after the caller, by the caller's name in AWS, and the variable is set
+    for all hosts.
   - A fleet that isn't there is an empty inventory, not an error.
 requirements: [boto3]
 options:
@@ -40,7 +42,8 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
-KEYS = {"fleet_name": "", "fleet_region": "us-east-1", "fleet_profile": "", "fleet_ssh_key": "~/.ssh/flotilla_ed25519"}
+EMPTY_NAME = "fleet_name is empty: leave it out for a fleet that is called after you, or give it a name."
+KEYS = {"fleet_region": "us-east-1", "fleet_profile": "", "fleet_ssh_key": "~/.ssh/flotilla_ed25519"}
 
 
 class InventoryModule(BaseInventoryPlugin):
@@ -59,25 +62,31 @@ class InventoryModule(BaseInventoryPlugin):
         if not aws.HAS_BOTO3:
             raise AnsibleParserError(missing_required_lib("boto3"))
         settings = self.settings(path)
-        problems = plan.check_name(settings["fleet_name"])
-        if problems:
-            raise AnsibleParserError(problems[0])
+        given = settings.get("fleet_name")
+        if given is not None and plan.check_name(given):
+            raise AnsibleParserError(plan.check_name(given)[0] if given else EMPTY_NAME)
+        try:
+            region = aws.Aws(settings["fleet_region"], settings["fleet_profile"], attempts=3)
+            if given is None:
+                arn = region.call("ask who the caller is", "sts", "get_caller_identity")["Arn"]
+                settings["fleet_name"] = plan.default_name(arn)
+                # Above the roles' defaults in Ansible's order, and for localhost, too.
+                inventory.set_variable("all", "fleet_name", settings["fleet_name"])
+            hosts = self.hosts(region, settings["fleet_name"])
+        except aws.FleetError as error:
+            raise AnsibleParserError(str(error)) from None  # Ansible would repeat it
 
         inventory.add_group("fleet")
         for group in plan.GROUPS:
             inventory.add_group(group)
             inventory.add_child("fleet", group)
-        try:
-            hosts = self.hosts(settings)
-        except aws.FleetError as error:
-            raise AnsibleParserError(str(error)) from None  # Ansible would repeat it
         for name, one in hosts.items():
             inventory.add_host(name, group=one["group"])
             for key, value in self.variables(one, settings).items():
                 inventory.set_variable(name, key, value)
 
     def settings(self, path: str) -> dict[str, str]:
-        """Read the variables beside the inventory file, overlaid by extra variables."""
+        """Read the variables beside the inventory file, overlaid by extra variables; fleet_name only where given."""
         variables: dict[str, Any] = {}
         folder = Path(path).parent / "group_vars"
         files = [folder / "all.yml", folder / "all.yaml", *sorted((folder / "all").glob("*.y*ml"))]
@@ -87,18 +96,19 @@ class InventoryModule(BaseInventoryPlugin):
         variables.update(load_extra_vars(self.loader))
         self.templar.available_variables = variables
         found = {key: variables.get(key, default) for key, default in KEYS.items()}
+        if "fleet_name" in variables:
+            found["fleet_name"] = variables["fleet_name"]
         return {key: str(self.templar.template(value) or "") for key, value in found.items()}
 
-    def hosts(self, settings: dict[str, str]) -> dict[str, dict[str, Any]]:
+    def hosts(self, region: aws.Aws, fleet: str) -> dict[str, dict[str, Any]]:
         """List the running instances by host name; of two with one name the older one counts."""
-        region = aws.Aws(settings["fleet_region"], settings["fleet_profile"], attempts=3)
         found = region.pages(
             "list the fleet's instances",
             "ec2",
             "describe_instances",
             "Reservations",
             Filters=[
-                *aws.tag_filter(settings["fleet_name"]),
+                *aws.tag_filter(fleet),
                 {"Name": "instance-state-name", "Values": ["running"]},
             ],
         )

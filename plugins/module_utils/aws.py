@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
+import os
+from pathlib import Path
 from typing import Any
 
 try:
     import boto3
+    import botocore.session
     from botocore import exceptions
     from botocore.config import Config
+    from botocore.parsers import ResponseParserError
 
     HAS_BOTO3 = True
 except ImportError:
@@ -23,10 +29,17 @@ CREDENTIAL_CODES = {
     "ExpiredTokenException",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
+    "InvalidSignatureException",
     "RequestExpired",
+    "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }
+# RequestExpired is EC2's word for both an expired session and a wrong clock.
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+CLOCK_WORDS = ("Signature expired", "not yet current", "difference between the request time")
+KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+LEGACY_VARIABLES = ("AWS_ACCESS_KEY", "AWS_SECRET_KEY")  # amazon.aws takes them, boto3 doesn't
 DENIED_CODES = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 # Services that answer for all regions in one.
 HOMES = {"pricing": "us-east-1"}
@@ -49,42 +62,247 @@ def message(error: BaseException) -> str:
     return " ".join(str(text or error or type(error).__name__).split())[:500].rstrip(".")
 
 
+def named(profile: str) -> str:
+    """Return the profile that is used: fleet_profile, else what the environment names, else none."""
+    return profile or os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
+
+
+def whose(profile: str) -> str:
+    """Say where the credentials come from that fleet_profile (empty: boto3's chain) leads to."""
+    if profile:
+        return f"profile {profile}"
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return "the environment (AWS_ACCESS_KEY_ID)"
+    if named(profile):
+        return f"profile {named(profile)} (AWS_PROFILE)"
+    return "the default credential chain (fleet_profile is empty)"
+
+
+def _with_profile(command: str, profile: str) -> str:
+    """Return a command of AWS's for the profile that is used."""
+    return f"'{command} --profile {named(profile)}'" if named(profile) else f"'{command}'"
+
+
+def check_environment(profile: str) -> list[str]:
+    """What amazon.aws's modules and boto3 take differently from the environment, so that the first task would fail."""
+    keys = [name for name in (*KEY_VARIABLES, *LEGACY_VARIABLES) if os.environ.get(name)]
+    if keys and named(profile):
+        variable = "fleet_profile" if profile else "AWS_PROFILE"
+        way_out = 'set fleet_profile to ""' if profile else "unset AWS_PROFILE"
+        return [
+            f"{keys[0]} is exported and {variable} is {named(profile)}, and Ansible's AWS modules don't choose between "
+            f"the two: 'unset {' '.join(keys)}' to go on with the profile, or {way_out} to go on with the keys."
+        ]
+    if keys and "AWS_ACCESS_KEY_ID" not in keys and keys != ["AWS_SESSION_TOKEN"]:
+        return [
+            f"{keys[0]} is exported without AWS_ACCESS_KEY_ID: export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            f"or 'unset {' '.join(keys)}'."
+        ]
+    bundle = os.environ.get("AWS_CA_BUNDLE", "")
+    if bundle and not Path(bundle).exists():
+        return [f"AWS_CA_BUNDLE is {bundle}, which isn't there: set it to a file with certificates, or unset it."]
+    return []
+
+
+def check_mfa(profile: str) -> list[str]:
+    """A role that wants an MFA code: each module would ask for another one, where nobody sees it."""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return []
+    profiles = botocore.session.Session(profile=profile or None).full_config["profiles"]
+    name, seen = named(profile) or "default", set[str]()
+    while name in profiles and name not in seen and "role_arn" in profiles[name]:
+        if "mfa_serial" in profiles[name]:
+            return [_ask_mfa(name, profile)]
+        seen.add(name)
+        name = profiles[name].get("source_profile", "")
+    return []
+
+
+def _ask_mfa(name: str, profile: str) -> str:
+    command = f"aws configure export-credentials --profile {named(profile) or 'default'} --format env"
+    unset = 'set fleet_profile to ""' if profile else "unset AWS_PROFILE"
+    return (
+        f"The AWS profile {name} wants an MFA code (mfa_serial), which can't be asked for while modules run: "
+        f'eval "$({command})" asks for it once, and then {unset}.'
+    )
+
+
+def open_session(profile: str, region: str) -> Any:
+    """Open a session of boto3's and look for its credentials; raises FleetError with what is wrong with them."""
+    try:
+        session = boto3.session.Session(profile_name=profile or None, region_name=region or None)
+        problems = check_environment(profile) or check_mfa(profile)
+        if problems:
+            raise FleetError(problems[0])
+        if session.get_credentials() is None:
+            raise exceptions.NoCredentialsError()
+    except (OSError, ValueError) as error:  # of a program in ~/.aws that isn't there, or prints no JSON
+        raise FleetError(
+            f"The credential_process of {whose(profile)} doesn't work ({message(error)}): correct it in ~/.aws/config."
+        ) from error
+    except exceptions.BotoCoreError as error:
+        raise FleetError(explain(error, "open a session", profile)) from error
+    return session
+
+
 def explain(error: BaseException, doing: str, profile: str) -> str:
     """Say in one sentence why AWS could not do something, e.g. ``list the instances``."""
     if isinstance(error, FleetError):
         return str(error)
-    whose = f"profile {profile}" if profile else "the default credential chain (fleet_profile is empty)"
+    return (
+        _explain_credentials(error, profile)
+        or _explain_connection(error, doing)
+        or _explain_refusal(error, doing, profile)
+        or f"AWS could not {doing}: {message(error)}{' (' + code(error) + ')' if code(error) else ''}."
+    )
+
+
+def _explain_credentials(error: BaseException, profile: str) -> str:
+    """Say what is wrong with ~/.aws, the environment or a sign-in; empty for any other error."""
+    details = getattr(error, "kwargs", {})
     if isinstance(error, exceptions.ProfileNotFound):
+        name = details.get("profile", profile)
+        if not profile:
+            return (
+                f"The AWS profile {name} isn't in ~/.aws/config or ~/.aws/credentials, but AWS_PROFILE names it: "
+                "set it to one that is there, or unset it."
+            )
         return (
-            f"The AWS profile {profile} isn't in ~/.aws/config or ~/.aws/credentials: "
-            f"add it with 'aws configure --profile {profile}', or set fleet_profile to one that is there."
+            f"The AWS profile {name} isn't in ~/.aws/config or ~/.aws/credentials: "
+            f"add it with 'aws configure --profile {name}', or set fleet_profile to one that is there, or to \"\" "
+            "for what the environment or this machine has."
         )
-    if isinstance(
-        error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError)
-    ):
+    if isinstance(error, exceptions.PartialCredentialsError):
+        if details.get("provider") == "env":
+            return (
+                f"AWS_ACCESS_KEY_ID is exported without {details.get('cred_var')}: export both, "
+                f"or 'unset {' '.join(KEY_VARIABLES)}' to use ~/.aws."
+            )
         return (
-            f"No usable AWS credentials in {whose} ({message(error)}): "
-            "run 'aws configure' or 'aws sso login', or set fleet_profile."
+            f"The AWS {whose(profile)} is incomplete ({message(error)}): add {details.get('cred_var')} in ~/.aws, "
+            "or set fleet_profile to another profile."
+        )
+    if isinstance(error, (exceptions.SSOError, exceptions.TokenRetrievalError, exceptions.NoAuthTokenError)):
+        return (
+            f"The SSO sign-in of {whose(profile)} has expired or was never made ({message(error)}): "
+            f"run {_with_profile('aws sso login', profile)}."
+        )
+    if isinstance(error, getattr(exceptions, "LoginError", ())):
+        return f"The sign-in of {whose(profile)} is over ({message(error)}): run {_with_profile('aws login', profile)}."
+    if isinstance(error, exceptions.CredentialRetrievalError) and details.get("provider") == "custom-process":
+        return (
+            f"The credential_process of {whose(profile)} failed ({message(error)}): run it by hand, as it may want you "
+            "to sign in, or correct it in ~/.aws/config."
+        )
+    if isinstance(error, exceptions.RefreshWithMFAUnsupportedError):
+        return _ask_mfa(named(profile) or "default", profile)
+    if isinstance(
+        error, (exceptions.InvalidConfigError, exceptions.ConfigParseError, exceptions.UnknownCredentialError)
+    ):
+        return f"The AWS configuration is wrong ({message(error)}): correct it in ~/.aws/config."
+    if isinstance(error, (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)):
+        return (
+            f"No usable AWS credentials in {whose(profile)} ({message(error)}): "
+            f"run {_with_profile('aws configure', profile)} or {_with_profile('aws sso login', profile)}, "
+            "or set fleet_profile to a profile that has some."
         )
     if isinstance(error, exceptions.NoRegionError):
         return "No AWS region is set: set fleet_region."
+    return ""
+
+
+def _explain_connection(error: BaseException, doing: str) -> str:
+    """Say what stands between this machine and AWS; empty for any other error."""
+    details = getattr(error, "kwargs", {})
+    url = details.get("endpoint_url", "")
+    if isinstance(error, exceptions.ProxyConnectionError):
+        proxy = str(details.get("proxy_url", "")).split("@")[-1].split("://")[-1].rstrip("/")
+        name = next((n for n, value in sorted(os.environ.items()) if _is_proxy(n) and proxy in value), "HTTPS_PROXY")
+        why = message(details.get("error") or error)
+        return (
+            f"The proxy {proxy} of {name} doesn't let us through, tried to {doing} ({why}): "
+            f"correct {name}, unset it, or name AWS's address in NO_PROXY."
+        )
+    if isinstance(error, exceptions.SSLError):
+        return (
+            f"The certificate of AWS's API{' at ' + url if url else ''} isn't trusted, tried to {doing} "
+            f"({message(details.get('error') or error)}): behind a company's proxy, export AWS_CA_BUNDLE with the file "
+            "that has its certificate; Ansible's AWS modules don't read ca_bundle or REQUESTS_CA_BUNDLE."
+        )
     if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
-        url = getattr(error, "kwargs", {}).get("endpoint_url", "")
         return (
             f"AWS's API{' at ' + url if url else ''} doesn't answer, tried to {doing}: "
             "check the network, the region's name, and endpoint_url in ~/.aws/config."
         )
-    if code(error) in CREDENTIAL_CODES:
+    if isinstance(error, ResponseParserError):
         return (
-            f"AWS refuses the credentials of {whose} ({code(error)}: {message(error)}): "
-            "renew them with 'aws configure' or 'aws sso login', or set fleet_profile to another profile."
+            f"What answers isn't AWS's API, tried to {doing} ({message(error)[:120]}): "
+            "check the region's name, HTTPS_PROXY, and endpoint_url in ~/.aws/config."
+        )
+    if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
+        return f"{message(error)} isn't a URL: correct endpoint_url in ~/.aws/config, or AWS_ENDPOINT_URL."
+    return ""
+
+
+def _is_proxy(variable: str) -> bool:
+    return variable.lower() in ("https_proxy", "http_proxy", "all_proxy")
+
+
+def _explain_refusal(error: BaseException, doing: str, profile: str) -> str:
+    """Say whom AWS refuses, and why: the clock, what has expired, wrong keys, or a missing permission."""
+    words, origin = f"{code(error)}: {message(error)}", whose(profile)
+    ahead = _minutes_ahead(error)
+    if code(error) in CREDENTIAL_CODES and (abs(ahead) > 4 or any(word in words for word in CLOCK_WORDS)):
+        clock = (
+            f"is {abs(ahead):.0f} min {'ahead of' if ahead > 0 else 'behind'} AWS's" if abs(ahead) > 4 else "is wrong"
+        )
+        return (
+            f"This machine's clock {clock}, so AWS refuses to {doing} ({words}): set it ('timedatectl set-ntp true')."
+        )
+    unset = f"'unset {' '.join(KEY_VARIABLES)}' to use ~/.aws"
+    exported = origin.startswith("the environment")
+    if code(error) in EXPIRED_CODES:
+        renew = (
+            f"export new ones, or {unset}"
+            if exported
+            else f"renew them, e.g. by {_with_profile('aws sso login', profile)}"
+        )
+        return f"The credentials of {origin} have expired ({words}): {renew}."
+    if code(error) in CREDENTIAL_CODES:
+        renew = (
+            f"export others, or {unset}"
+            if exported
+            else "renew them with 'aws configure' or 'aws sso login', or set fleet_profile to another profile"
+        )
+        return f"AWS refuses the credentials of {origin} ({words}): {renew}."
+    operation = getattr(error, "operation_name", "")
+    if operation in ("AssumeRole", "AssumeRoleWithWebIdentity"):
+        return (
+            f"AWS doesn't let {origin} take its role ({words}): "
+            "have the role's trust policy name you, correct role_arn in ~/.aws/config, "
+            "or set fleet_profile to another profile."
+        )
+    if operation == "GetRoleCredentials":
+        return (
+            f"The SSO sign-in of {origin} may not take its role ({words}): "
+            "correct sso_account_id and sso_role_name in ~/.aws/config, or set fleet_profile to another profile."
         )
     if code(error) in DENIED_CODES:
         return (
-            f"The credentials of {whose} may not {doing} ({message(error)}): "
+            f"The credentials of {origin} may not {doing} ({message(error)}): "
             "have that permission added, or set fleet_profile to another profile."
         )
-    return f"AWS could not {doing}: {message(error)}{' (' + code(error) + ')' if code(error) else ''}."
+    return ""
+
+
+def _minutes_ahead(error: BaseException) -> float:
+    """Return by how much this machine's clock is ahead of the one of AWS that refused; 0 where that isn't known."""
+    response = getattr(error, "response", None) or {}
+    try:
+        theirs = email.utils.parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (datetime.datetime.now(datetime.timezone.utc) - theirs).total_seconds() / 60
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 class Aws:
@@ -94,7 +312,7 @@ class Aws:
     """
 
     def __init__(self, region: str, profile: str = "", attempts: int = 6) -> None:
-        """Open the session; raises FleetError when the profile isn't there."""
+        """Open the session; raises FleetError where there are no credentials."""
         self.region = region
         self.profile = profile or ""
         self._config = Config(
@@ -104,17 +322,17 @@ class Aws:
             max_pool_connections=32,
         )
         self._clients: dict[str, Any] = {}
-        try:
-            self._session: Any = boto3.session.Session(profile_name=self.profile or None, region_name=region or None)
-        except exceptions.BotoCoreError as error:
-            raise FleetError(explain(error, "open a session", self.profile)) from error
+        self._session: Any = open_session(self.profile, region)
 
     def client(self, service: str) -> Any:
         """Return the client of a service."""
         if service not in self._clients:
             try:
                 self._clients[service] = self._session.client(
-                    service, region_name=HOMES.get(service), config=self._config
+                    service,
+                    region_name=HOMES.get(service),
+                    config=self._config,
+                    verify=os.environ.get("AWS_CA_BUNDLE") or True,  # as amazon.aws does: no other setting counts there
                 )
             except (exceptions.BotoCoreError, ValueError) as error:
                 raise FleetError(explain(error, f"reach {service}", self.profile)) from error

@@ -35,6 +35,10 @@ options:
     description: Who the fleet belongs to, as a tag; empty means the caller's name.
     type: str
     default: ""
+  adopt:
+    description: Whether to go on with a fleet of that name that is somebody else's.
+    type: bool
+    default: false
   launcher:
     description: Who launches the instances, this collection or the Infrastructure Manager; both can't under one name.
     type: str
@@ -61,6 +65,10 @@ options:
     description: An address that answers with the caller's public address.
     type: str
     default: https://checkip.amazonaws.com
+  ssh_key:
+    description: The private key on this machine that opens the nodes; it may be missing. Empty means none is needed.
+    type: path
+    default: ""
   vpc_id:
     description: An existing VPC; empty means an own one.
     type: str
@@ -166,6 +174,14 @@ owner:
   description: The owner's tag.
   returned: success
   type: str
+public_key:
+  description: The public key of O(ssh_key); empty where that is missing.
+  returned: success
+  type: str
+replace_key_pair:
+  description: Whether EC2 has the fleet's key pair with another key, which no node was launched with.
+  returned: success
+  type: bool
 expires:
   description: When the nodes power themselves off, ISO 8601 in UTC.
   returned: success
@@ -221,7 +237,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas, ssh
 
 # What AWS answers to a rehearsed launch that it would carry out, or where only the network isn't there yet.
 LAUNCHES = {"DryRunOperation", "DefaultVpcDoesNotExist", "MissingInput", "VPCIdNotSpecified"}
@@ -275,6 +291,14 @@ class Preflight:
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
         self.check(plan.check_program(self.p["program"]))
+        self.ssh_key()
+
+    def ssh_key(self) -> None:
+        """Judge the SSH key on this machine."""
+        self.result["public_key"] = ""
+        if self.p["ssh_key"]:
+            self.result["public_key"], problems = ssh.public_key(self.p["ssh_key"])
+            self.check(problems)
 
     def caller(self) -> None:
         """Find out who calls; wrong credentials end everything here."""
@@ -299,6 +323,7 @@ class Preflight:
             for reservation in found
             for one in reservation["Instances"]
         }
+        self.owner([one["tags"] for one in instances])
         self.check(plan.check_launcher(self.p["name"], self.p["launcher"], instances))
         if self.p["launcher"] == "im":
             kept = instances
@@ -316,12 +341,50 @@ class Preflight:
             [one["tags"].get("flotilla-expires", "") for one in kept],
         )
         self.check(problems)
+        self.result.update(expires=expires, running=len(kept))
+        self.key_pair(len(kept))
+
+    def owner(self, tags: list[dict[str, str]]) -> None:
+        """Find out whose the fleet is, by its instances' tags and all else that is there; another's ends everything.
+
+        A run that was killed early has left no instance.
+        """
+        mine = aws.tag_filter(self.p["name"])
+        for kind, method, key in (
+            ("VPC", "describe_vpcs", "Vpcs"),
+            ("security group", "describe_security_groups", "SecurityGroups"),
+            ("key pair", "describe_key_pairs", "KeyPairs"),
+        ):
+            tags += map(aws.tags_of, self.aws.call(f"list the fleet's {kind}", "ec2", method, Filters=mine)[key])
+        role = f"flotilla-{self.p['name']}-{self.p['region']}"
+        try:
+            tags.append(aws.tags_of(self.aws.client("iam").get_role(RoleName=role)["Role"]))
+        except Exception as error:
+            if aws.code(error) != "NoSuchEntity":
+                raise aws.FleetError(aws.explain(error, "look up the fleet's role", self.aws.profile)) from error
+        caller = plan.caller_name(self.result["arn"])
+        owners = {one.get("flotilla-owner", "") for one in tags if one.get("flotilla-fleet") == self.p["name"]}
+        theirs = sorted(owners - {"", caller})
+        problems = plan.check_theirs(self.p["name"], set(theirs), self.p["owner"] or caller, self.p["adopt"])
+        if problems:
+            raise aws.FleetError(problems[0])
         # Without a name given, whoever raised the fleet stays its owner when somebody else goes on with it.
-        caller = self.result["arn"].split(":")[-1].split("/")[-1]
-        tagged = [one["tags"]["flotilla-owner"] for one in kept if one["tags"].get("flotilla-owner")]
-        self.result.update(
-            expires=expires, running=len(kept), owner=self.p["owner"] or (tagged[0] if tagged else caller)
+        self.result["owner"] = self.p["owner"] or (theirs[0] if theirs else caller)
+
+    def key_pair(self, hosts: int) -> None:
+        """Hold this machine's SSH key against the key pair that the fleet's hosts were launched with."""
+        self.result["replace_key_pair"] = False
+        if not self.p["ssh_key"]:
+            return
+        name = {"Name": "key-name", "Values": [f"flotilla-{self.p['name']}"]}
+        found = self.aws.call(
+            "look up the fleet's key pair", "ec2", "describe_key_pairs", IncludePublicKey=True, Filters=[name]
         )
+        for pair in found["KeyPairs"]:
+            self.result["replace_key_pair"], problems = ssh.compare_pair(
+                self.p["name"], self.p["ssh_key"], self.result["public_key"], pair, hosts
+            )
+            self.check(problems)
 
     def network(self) -> None:
         """Check an existing network, or the fleet's own of an earlier run, and what binds the fleet to a zone."""
@@ -915,12 +978,14 @@ def main() -> None:
             **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
+            "adopt": {"type": "bool", "default": False},
             "launcher": {"type": "str", "choices": ["ansible", "im"], "default": "ansible"},
             "groups": {"type": "raw", "required": True},
             "expiry_hours": {"type": "raw", "required": True},
             "ssh_sources": {"type": "list", "elements": "str", "default": []},
             "ssh_open_to_world": {"type": "bool", "default": False},
             "checkip_url": {"type": "str", "default": "https://checkip.amazonaws.com"},
+            "ssh_key": {"type": "path", "default": ""},
             "vpc_id": {"type": "str", "default": ""},
             "subnet_id": {"type": "str", "default": ""},
             "vpc_cidr": {"type": "str", "default": "10.77.0.0/16"},

@@ -93,11 +93,13 @@ def variables(image: str) -> dict[str, Any]:
         "name": "demo",
         "launcher": "ansible",
         "owner": "",
+        "adopt": False,
         "groups": {"ps": small, "chief": small, "worker": {**small, "count": 2}},
         "expiry_hours": 4,
         "ssh_sources": ["203.0.113.7"],
         "ssh_open_to_world": False,
         "checkip_url": "http://127.0.0.1:9/",
+        "ssh_key": "",
         "vpc_id": "",
         "subnet_id": "",
         "vpc_cidr": "10.77.0.0/16",
@@ -281,7 +283,7 @@ def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [("InvalidClientTokenId", "AWS refuses the credentials of"), ("ExpiredToken", "aws sso login")],
+    [("InvalidClientTokenId", "AWS refuses the credentials of"), ("ExpiredToken", "have expired")],
 )
 def test_wrong_credentials(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
     def refuse(self: Any, service: str) -> Any:
@@ -516,10 +518,13 @@ def test_a_later_expiry_reaches_the_tags(raised: Raised) -> None:
     assert not raised.up()["changed"]
 
 
-def test_the_owner_stays_until_named(raised: Raised) -> None:
+def test_anothers_fleet_is_gone_on_with_only_when_one_says_so(raised: Raised) -> None:
     raised.variables["owner"] = "ada"
     raised.up()
+    assert not raised.up()["changed"]
     raised.variables["owner"] = ""
+    assert "is ada's, and you are moto" in problems(raised.variables)[0] and len(problems(raised.variables)) == 1
+    raised.variables["adopt"] = True
     assert not raised.up()["changed"]
     raised.variables["owner"] = "grace"
     assert len(raised.up()["retagged"]) == 4
