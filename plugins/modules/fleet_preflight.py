@@ -334,7 +334,7 @@ class Preflight:
             self.bound = ("zone", self.p["zone"])
         elif self.p["zone"] not in ("", zone):
             self.problems.append(
-                f"fleet_zone is {self.p['zone']}, but {plan.BOUND[why][0][0].lower()}{plan.BOUND[why][0][1:]} {zone}: "
+                f"fleet_zone is {self.p['zone']}, but the fleet can only be in {zone}, {plan.BOUND[why][0]}: "
                 f"leave fleet_zone empty, or {plan.BOUND[why][1]} {self.p['zone']}."
             )
 
