@@ -657,8 +657,9 @@ class Preflight:
                 "data belong into dataset_source."
             )
 
-    def disks(self) -> None:
-        """Choose the volumes' sizes."""
+    def disks(self) -> bool:
+        """Choose the volumes' sizes; false when one that is wanted doesn't do."""
+        found: list[str] = []
         total = self.result.get("dataset", {}).get("bytes", 0)
         for name, group in self.groups.items():
             gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu"
@@ -667,7 +668,8 @@ class Preflight:
                 name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
             )
             group["volume_size"] = size
-            self.check(problems)
+            found += problems
+        return self.check(found)
 
     def missing(self) -> dict[str, int]:
         """Return how many hosts of each group are still to be launched."""
@@ -897,8 +899,7 @@ class Preflight:
         self.dataset()
         self.model()
         self.program()
-        if settled:
-            self.disks()
+        if settled and self.disks():
             self.allowed()
         self.sources()
         partition = self.result["arn"].split(":")[1]
