@@ -230,6 +230,7 @@ LATER = {"InsufficientFreeAddressesInSubnet", "InsufficientInstanceCapacity"}
 REMEDIES = {
     "OptInRequired": "accept the image's terms in the AWS Marketplace, or set another image",
     "PendingVerification": "wait until AWS has verified the account, or ask AWS's support",
+    "VcpuLimitExceeded": "ask AWS for a higher quota, or take fewer or other instances",
 }
 
 
@@ -690,8 +691,10 @@ class Preflight:
                 pool.submit(self.costs),
                 *(pool.submit(self.rehearse, name) for name in launches.values()),
             ]
-        for future in asked:
-            self.check(future.result())
+        found = [future.result() for future in asked]
+        for problems in found:
+            # Where the quotas could be read, they say it better.
+            self.check([text for text in problems if not (found[0] and "(VcpuLimitExceeded)" in text)])
 
     def within_quotas(self) -> list[str]:
         """Hold what is missing of the fleet against the quotas; where they may not be read, that is a warning."""
