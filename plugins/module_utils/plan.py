@@ -534,11 +534,11 @@ def near_types(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "look up the region's types."
 
 
-# What may bind a fleet to a zone, how that is said, and what to do where the zone lacks a type.
+# What may bind a fleet to a zone, how that is said, and what to do for another one.
 BOUND = {
-    "subnet": ("fleet_subnet_id is in", "take a subnet in"),
-    "instances": ("The fleet's instances are in", "destroy the fleet first, for one in"),
-    "zone": ("fleet_zone is", "set it to"),
+    "subnet": ("where fleet_subnet_id is", "take a subnet in"),
+    "instances": ("where the fleet's instances are", "destroy the fleet first, for one in"),
+    "zone": ("which is fleet_zone", "set that to"),
 }
 
 
@@ -561,7 +561,7 @@ def pick_zones(
         missing = ", ".join(sorted(types - zones.get(only, set())))
         said, remedy = BOUND[why]
         elsewhere = f"{remedy} {' or '.join(full)}, or take another type" if full else "take another type"
-        return [], [f"{said} {only}, which doesn't offer {missing}: {elsewhere}."]
+        return [], [f"{only}, {said}, doesn't offer {missing}: {elsewhere}."]
     if full:
         return full, []
     return [], [f"No availability zone offers {', '.join(sorted(types))} together: take types that one zone has."]

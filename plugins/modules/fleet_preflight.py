@@ -246,6 +246,7 @@ LATER = {"InsufficientFreeAddressesInSubnet", "InsufficientInstanceCapacity"}
 REMEDIES = {
     "OptInRequired": "accept the image's terms in the AWS Marketplace, or set another image",
     "PendingVerification": "wait until AWS has verified the account, or ask AWS's support",
+    "VcpuLimitExceeded": "ask AWS for a higher quota, or take fewer or other instances",
 }
 
 
@@ -397,7 +398,7 @@ class Preflight:
             self.bound = ("zone", self.p["zone"])
         elif self.p["zone"] not in ("", zone):
             self.problems.append(
-                f"fleet_zone is {self.p['zone']}, but {plan.BOUND[why][0][0].lower()}{plan.BOUND[why][0][1:]} {zone}: "
+                f"fleet_zone is {self.p['zone']}, but the fleet can only be in {zone}, {plan.BOUND[why][0]}: "
                 f"leave fleet_zone empty, or {plan.BOUND[why][1]} {self.p['zone']}."
             )
 
@@ -720,8 +721,9 @@ class Preflight:
                 "data belong into dataset_source."
             )
 
-    def disks(self) -> None:
-        """Choose the volumes' sizes."""
+    def disks(self) -> bool:
+        """Choose the volumes' sizes; false when one that is wanted doesn't do."""
+        found: list[str] = []
         total = self.result.get("dataset", {}).get("bytes", 0)
         for name, group in self.groups.items():
             gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu"
@@ -730,7 +732,8 @@ class Preflight:
                 name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
             )
             group["volume_size"] = size
-            self.check(problems)
+            found += problems
+        return self.check(found)
 
     def missing(self) -> dict[str, int]:
         """Return how many hosts of each group are still to be launched."""
@@ -751,8 +754,10 @@ class Preflight:
                 pool.submit(self.costs),
                 *(pool.submit(self.rehearse, name) for name in launches.values()),
             ]
-        for future in asked:
-            self.check(future.result())
+        found = [future.result() for future in asked]
+        for problems in found:
+            # Where the quotas could be read, they say it better.
+            self.check([text for text in problems if not (found[0] and "(VcpuLimitExceeded)" in text)])
 
     def within_quotas(self) -> list[str]:
         """Hold what is missing of the fleet against the quotas; where they may not be read, that is a warning."""
@@ -960,8 +965,7 @@ class Preflight:
         self.dataset()
         self.model()
         self.program()
-        if settled:
-            self.disks()
+        if settled and self.disks():
             self.allowed()
         self.sources()
         partition = self.result["arn"].split(":")[1]

@@ -195,6 +195,26 @@ def test_a_launch_is_rehearsed(code: str, message: str, words: list[str]) -> Non
         assert preflight.problems == []
 
 
+def test_vcpus_that_are_over_the_quota_are_one_problem(
+    variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "You have requested more vCPU capacity than your current vCPU limit of 0 allows."
+    (said,) = rehearsed("VcpuLimitExceeded", words).problems
+    assert "limit of 0 allows (VcpuLimitExceeded): ask AWS for a higher quota" in said
+    monkeypatch.setattr(Preflight, "rehearse", lambda self, name: [said])
+    assert problems(variables) == [said], "where the quotas aren't known"
+    allow(monkeypatch, standard=0)
+    one(problems(variables), "8 vCPUs for 4 x t3.large", "--desired-value 8")
+
+
+def test_no_launch_is_rehearsed_with_a_disk_that_does_not_do(
+    variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Preflight, "rehearse", lambda self, name: ["It was."])
+    variables["groups"]["ps"] = {"count": 1, "instance_type": "t3.large", "volume_size": 1}
+    one(problems(variables), "fleet_groups.ps.volume_size is 1 GiB")
+
+
 def test_an_answer_that_says_nothing_of_the_launch_is_a_warning() -> None:
     preflight = rehearsed("RequestLimitExceeded", "Request limit exceeded.", 503)
     assert preflight.problems == []

@@ -43,9 +43,21 @@ def test_the_only_zone_that_may_be_taken() -> None:
     for why in plan.BOUND:
         assert plan.pick_zones({"t3"}, OFFERS, (why, "b"), ("c",)) == (["b"], [])
         assert plan.pick_zones({"t3", "g5"}, OFFERS, (why, "a"))[0] == []
-    one(plan.pick_zones({"t3", "g5"}, OFFERS, ("zone", "a"))[1], "fleet_zone is a, which doesn't offer g5", "b or c")
-    one(plan.pick_zones({"t3", "g5"}, OFFERS, ("subnet", "a"))[1], "fleet_subnet_id is in a", "subnet in b or c")
-    one(plan.pick_zones({"t3", "g5"}, OFFERS, ("instances", "a"))[1], "instances are in a", "destroy the fleet first")
+    one(
+        plan.pick_zones({"t3", "g5"}, OFFERS, ("zone", "a"))[1],
+        "a, which is fleet_zone, doesn't offer g5",
+        "set that to b or c",
+    )
+    one(
+        plan.pick_zones({"t3", "g5"}, OFFERS, ("subnet", "a"))[1],
+        "a, where fleet_subnet_id is, doesn't",
+        "subnet in b or c",
+    )
+    one(
+        plan.pick_zones({"t3", "g5"}, OFFERS, ("instances", "a"))[1],
+        "a, where the fleet's instances are,",
+        "destroy the fleet first",
+    )
     one(plan.pick_zones({"t3", "p5"}, OFFERS, ("zone", "a"))[1], "doesn't offer p5: take another type.")
 
 
@@ -96,7 +108,7 @@ def test_a_new_fleet_may_be_anywhere(variables: dict[str, Any]) -> None:
     assert [one["name"][-1] for one in found] == sorted(one["name"][-1] for one in found) and len(found) > 2
     assert found[1] == {"name": "us-east-1b", "cidr": "10.77.32.0/19"}
     assert zones(variables, zone="us-east-1c") == [{"name": "us-east-1c", "cidr": "10.77.64.0/19"}]
-    one(problems(variables, zone="us-east-1z"), "fleet_zone is us-east-1z, which doesn't offer t3.large", "us-east-1a")
+    one(problems(variables, zone="us-east-1z"), "us-east-1z, which is fleet_zone, doesn't offer t3.large", "us-east-1a")
     one(problems(variables, zone="eu-west-1a"), "isn't a zone of us-east-1")
 
 
@@ -122,7 +134,7 @@ def test_instances_bind_the_fleet_to_their_zone(raised: test_fleet_aws.Raised) -
     assert zones(raised.variables) == zones(raised.variables, zone="us-east-1a") == only
     one(
         problems(raised.variables, zone="us-east-1b"),
-        "fleet_zone is us-east-1b, but the fleet's instances are in us-east-1a",
+        "fleet_zone is us-east-1b, but the fleet can only be in us-east-1a, where the fleet's instances are",
         "leave fleet_zone empty, or destroy the fleet first",
     )
 
@@ -135,6 +147,6 @@ def test_an_existing_subnet_has_its_zone(variables: dict[str, Any]) -> None:
     assert zones(variables, **given) == [{"name": "us-east-1c", "cidr": ""}]
     one(
         problems(variables, **given, zone="us-east-1a"),
-        "fleet_zone is us-east-1a, but fleet_subnet_id is in us-east-1c",
+        "fleet_zone is us-east-1a, but the fleet can only be in us-east-1c, where fleet_subnet_id is",
         "or take a subnet in us-east-1a",
     )
