@@ -31,6 +31,7 @@ from moto.iam.models import IAMBackend
 from moto.s3.exceptions import S3ClientError
 from moto.sts.models import sts_backends
 
+from .judge import patch
 from .needs import Need, flat, needs
 
 log = logging.getLogger("lab")
@@ -134,9 +135,9 @@ def _attach_conditions() -> None:
         bare = IAMPolicyStatement({key: value for key, value in self._statement.items() if key != "Condition"})
         return judge(bare, action, resource, principal)
 
-    setattr(IAMPolicyStatement, "is_action_permitted", judged)  # noqa: B010
-    setattr(IAMPolicyStatement, "_check_principal", _trusted)  # noqa: B010
-    setattr(IAMPolicyStatement, "_match", staticmethod(_match))  # noqa: B010
+    patch(IAMPolicyStatement, "is_action_permitted", judged)
+    patch(IAMPolicyStatement, "_check_principal", _trusted)
+    patch(IAMPolicyStatement, "_match", staticmethod(_match))
 
 
 def _attach_decision() -> None:
@@ -160,7 +161,7 @@ def _attach_decision() -> None:
             f"perform: {need.action} on resource: {need.resource}"
         )
 
-    setattr(IAMRequestBase, "check_action_permitted", checked)  # noqa: B010
+    patch(IAMRequestBase, "check_action_permitted", checked)
 
 
 class Unauthorized(_RESTError):
@@ -235,9 +236,9 @@ def _attach_expiry() -> None:
             raise S3ClientError("ExpiredToken", "The provided token has expired.")
         refuse_s3(self, reason)
 
-    setattr(AssumedRoleAccessKey, "__init__", found)  # noqa: B010
-    setattr(IAMRequest, "_raise_invalid_access_key", refused)  # noqa: B010
-    setattr(S3IAMRequest, "_raise_invalid_access_key", refused_s3)  # noqa: B010
+    patch(AssumedRoleAccessKey, "__init__", found)
+    patch(IAMRequest, "_raise_invalid_access_key", refused)
+    patch(S3IAMRequest, "_raise_invalid_access_key", refused_s3)
 
 
 def _trusted(self: IAMPolicyStatement, principal: str) -> bool:

@@ -21,6 +21,8 @@ from moto.core.responses import BaseResponse
 from moto.ec2.exceptions import DryRunClientError
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import filter_dict_attribute_mapping
+from moto.s3.exceptions import InvalidBucketName
+from moto.s3.models import S3Backend
 
 log = logging.getLogger("lab")
 
@@ -79,7 +81,7 @@ def patch(owner: Any, name: str, value: Any) -> None:
 
 def attach() -> None:
     """Make moto refuse what AWS refuses; twice is once."""
-    if _patches:
+    if EC2Response in [owner for owner, _, _ in _patches]:
         return
     from . import judge_ec2, judge_iam, quotas
 
@@ -96,7 +98,23 @@ def attach() -> None:
     watch(EC2Response, "ec2", lambda call: dict(call.params))
     judge_ec2.attach()
     judge_iam.attach()
+    _attach_buckets()
     quotas.attach()
+
+
+def _attach_buckets() -> None:
+    create = S3Backend.create_bucket
+
+    def created(self: S3Backend, bucket_name: str, *arguments: Any, **options: Any) -> Any:
+        # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+        bad = not re.fullmatch(r"[a-z0-9]([a-z0-9-]|\.(?!\.))*[a-z0-9]", bucket_name) or re.fullmatch(
+            r"(\d+\.){3}\d+|(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-s3|\.mrap)", bucket_name
+        )
+        if bad:
+            raise InvalidBucketName
+        return create(self, bucket_name, *arguments, **options)
+
+    patch(S3Backend, "create_bucket", created)
 
 
 def detach() -> None:

@@ -13,15 +13,18 @@ from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 from moto.core.exceptions import AccessDeniedError, JsonRESTError
+from moto.core.responses import EmptyResult
 from moto.core.utils import utcnow
 from moto.iam.exceptions import EntityAlreadyExists, NotFoundException
 from moto.iam.models import IAMBackend, iam_backends
 from moto.iam.responses import IamResponse
+from moto.scheduler.exceptions import ScheduleGroupNotFound
 from moto.scheduler.responses import EventBridgeSchedulerResponse
 from moto.sts.responses import TokenResponse
 
 from . import access
-from .judge import Parameters, model, refuse, rule, watch
+from .judge import Parameters, model, patch, refuse, rule, watch
+from .settings import ACCOUNT, REGION
 
 SCHEDULER = "scheduler.amazonaws.com"
 # For seconds after its creation Scheduler can't take a role; the lab's region sets it.
@@ -30,7 +33,17 @@ UNTRUSTED = "The execution role you provide must allow AWS EventBridge Scheduler
 
 
 def attach() -> None:
-    """Have the calls judged."""
+    """Have the calls judged, and give users boundaries, which moto hasn't."""
+
+    def bounded(self: IamResponse) -> EmptyResult:
+        arn = self._get_param("PermissionsBoundary")
+        if arn:
+            self.backend.get_policy(arn)
+        setattr(self.backend.get_user(self._get_param("UserName")), "permissions_boundary_arn", arn)  # noqa: B010
+        return EmptyResult()
+
+    patch(IamResponse, "put_user_permissions_boundary", bounded)
+    patch(IamResponse, "delete_user_permissions_boundary", bounded)
     watch(IamResponse, "iam", lambda call: dict(call.params))
     watch(TokenResponse, "sts", lambda call: dict(call.params))
     watch(EventBridgeSchedulerResponse, "scheduler", scheduler_parameters)
@@ -198,6 +211,23 @@ def moment(expression: str, zone: str = "UTC") -> datetime | None:
         return None
 
 
+def group_arn(name: str) -> str:
+    """The ARN of a schedule group, which is the source that Scheduler takes roles for."""
+    return f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule-group/{name}"
+
+
+@rule("scheduler:DeleteScheduleGroup", "scheduler:CreateScheduleGroup")
+def _schedule_group(call: Any, request: Parameters) -> None:
+    name, creates = request["Name"], call._get_action() == "CreateScheduleGroup"
+    there = name in call.scheduler_backend.schedule_groups
+    if creates and there:
+        raise JsonRESTError("ConflictException", f"Schedule group {name} already exists.")
+    if not creates and not there:
+        raise ScheduleGroupNotFound(name)
+    if not creates and name == "default":
+        invalid("The default schedule group can't be deleted.")
+
+
 @rule("scheduler:CreateSchedule", "scheduler:UpdateSchedule")
 def _schedule(call: Any, request: Parameters) -> None:
     expression, target = request.get("ScheduleExpression", ""), request.get("Target") or {}
@@ -220,11 +250,10 @@ def _schedule(call: Any, request: Parameters) -> None:
     elif not re.match(r"arn:aws[a-z-]*:[a-z0-9-]+:", target.get("Arn", "")):
         invalid(f"Provided Arn is not in correct format: {target.get('Arn')}")
     role = _role(call, target.get("RoleArn", ""))
-    group = f"arn:{call.partition}:scheduler:{call.region}:{call.current_account}:schedule-group/"
-    values = {
-        "aws:SourceAccount": call.current_account,
-        "aws:SourceArn": group + (request.get("GroupName") or "default"),
-    }
+    group = request.get("GroupName") or "default"
+    if group not in call.scheduler_backend.schedule_groups:
+        raise ScheduleGroupNotFound(group)
+    values = {"aws:SourceAccount": call.current_account, "aws:SourceArn": group_arn(group)}
     if not access.trusts(role.assume_role_policy_document, SCHEDULER, values):
         invalid(UNTRUSTED)
 

@@ -38,7 +38,7 @@ from moto.ssm.models import Parameter, ssm_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, image, judge, judge_ec2, judge_iam, market, network, weather, wire
+from . import access, image, judge, judge_ec2, judge_iam, market, network, schedules, weather, wire
 from .hosts import Host
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
@@ -537,6 +537,7 @@ def main() -> None:
     region = Region()
     attach(region)
     key, secret = stock()
+    schedules.start()
     with network.inside(CORE_NETNS):
         server = make_server(
             API_ADDRESS, API_PORT, application(region), threaded=True, request_handler=MotoRequestHandler
