@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,6 +16,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
+from moto.core.authorization import enable_iam_authentication
 from moto.ec2.models import ec2_backends
 from moto.ec2.responses import EC2Response
 from moto.iam.models import iam_backends
@@ -309,7 +310,8 @@ REFUSED = [
      400, "ValidationError", "'tags.1.member.value'"),
     ("iam.create_role", {**ROLE, "Tags": [{"Key": "aws:a", "Value": "b"}]}, 400, "InvalidInput", "aws:"),
     ("iam.create_instance_profile",
-     {"InstanceProfileName": "p", "Tags": [{"Key": str(n), "Value": ""} for n in range(51)]}, 400, "ValidationError", "less than or equal to 50"),
+     {"InstanceProfileName": "p", "Tags": [{"Key": str(n), "Value": ""} for n in range(51)]},
+     400, "ValidationError", "less than or equal to 50"),
     # Policies, roles, schedules
     ("iam.put_role_policy", {"RoleName": "nodes", "PolicyName": "p", "PolicyDocument": sized(10241)}, 409,
      "LimitExceeded", "Maximum policy size of 10240 bytes exceeded for role nodes"),
@@ -631,3 +633,80 @@ def test_a_boundary_limits(cloud: Cloud) -> None:
     assert access.allows(backend, [everything], whole, need)
     assert not access.allows(backend, [everything], bound, need)
     assert not access.allows(backend, [], whole, need)
+
+
+@contextmanager
+def as_user(cloud: Cloud, *statements: dict[str, Any]) -> Iterator[Callable[[str], Any]]:
+    """Clients of a user who has these rights, all judged by the lab's IAM."""
+    document = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **one} for one in statements]})
+    cloud.iam.put_user_policy(UserName="me", PolicyName="rights", PolicyDocument=document)
+    key = cloud.iam.create_access_key(UserName="me")["AccessKey"]
+    access.attach()
+    with enable_iam_authentication():
+        yield lambda service: boto3.client(
+            service, aws_access_key_id=key["AccessKeyId"], aws_secret_access_key=key["SecretAccessKey"]
+        )
+
+
+def test_rights_hang_on_tags_and_on_roles_that_are_passed_on(cloud: Cloud) -> None:
+    ours, others = (
+        cloud.launch(**tagged("instance", ("flotilla-fleet", name)))["Instances"][0]["InstanceId"]
+        for name in ("demo", "other")
+    )
+    cloud.iam.create_role(RoleName="end", AssumeRolePolicyDocument=trust(Service="scheduler.amazonaws.com"))
+    launch = {
+        "ImageId": cloud.image,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "InstanceType": "t3.large",
+        "SubnetId": cloud.subnet,
+    }
+    passing = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    tagging = {"StringEquals": {"ec2:CreateAction": "RunInstances", "aws:RequestTag/flotilla-fleet": "demo"}}
+    with as_user(
+        cloud,
+        {**TERMINATE, "Condition": OURS},
+        {"Action": ["ec2:RunInstances", "scheduler:CreateSchedule"], "Resource": "*"},
+        {"Action": "ec2:CreateTags", "Resource": "arn:aws:ec2:*:*:*/*", "Condition": tagging},
+        {"Action": "iam:PassRole", "Resource": f"{ME}:role/*", "Condition": passing},
+    ) as mine:
+        ec2, scheduler = mine("ec2"), mine("scheduler")
+        ec2.terminate_instances(InstanceIds=[ours])
+        with pytest.raises(ClientError, match=f"UnauthorizedOperation.*ec2:TerminateInstances on .*{others}"):
+            ec2.terminate_instances(InstanceIds=[ours, others])
+        profile = {"IamInstanceProfile": {"Name": "nodes"}}
+        ec2.run_instances(**launch, **profile, **tagged("instance", ("flotilla-fleet", "demo")))
+        with pytest.raises(ClientError, match="ec2:CreateTags"):
+            ec2.run_instances(**launch, **tagged("instance", ("flotilla-fleet", "other")))
+        with pytest.raises(ClientError, match="AccessDenied"):
+            scheduler.create_schedule(**{**SCHEDULE, "Target": {**TARGET, "RoleArn": f"{ME}:role/end"}})
+
+
+def test_who_may_not_pass_a_role_on_launches_nothing_with_it(cloud: Cloud) -> None:
+    launch = {
+        "ImageId": cloud.image,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "InstanceType": "t3.large",
+        "SubnetId": cloud.subnet,
+    }
+    with as_user(cloud, {"Action": "ec2:*", "Resource": "*"}) as mine:
+        mine("ec2").run_instances(**launch)
+        with pytest.raises(ClientError, match=r"iam:PassRole on resource: .*role/nodes"):
+            mine("ec2").run_instances(**launch, IamInstanceProfile={"Name": "nodes"})
+
+
+def test_a_users_boundary_limits(cloud: Cloud) -> None:
+    limit = policy(Action=["ec2:Describe*", "iam:CreateRole"], Resource="*")
+    bound = cloud.iam.create_policy(PolicyName="limit", PolicyDocument=limit)["Policy"]["Arn"]
+    cloud.iam.put_user_permissions_boundary(UserName="me", PermissionsBoundary=bound)
+    only = {"StringEquals": {"iam:PermissionsBoundary": bound}}
+    with as_user(
+        cloud, {"Action": "ec2:*", "Resource": "*"}, {"Action": "iam:CreateRole", "Resource": "*", "Condition": only}
+    ) as mine:
+        mine("ec2").describe_instances()
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            mine("ec2").create_vpc(CidrBlock="10.2.0.0/16")
+        with pytest.raises(ClientError, match="AccessDenied"):
+            mine("iam").create_role(**ROLE)
+        mine("iam").create_role(**ROLE, PermissionsBoundary=bound)
