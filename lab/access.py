@@ -15,7 +15,7 @@ from typing import Any
 
 from botocore.session import get_session
 from flask import has_request_context, request
-from moto.core.exceptions import _RESTError
+from moto.core.exceptions import JsonRESTError, _RESTError
 from moto.core.utils import utcnow
 from moto.iam.access_control import (
     AssumedRoleAccessKey,
@@ -57,6 +57,8 @@ NEGATED = {
     "StringNotEquals": "StringEquals", "StringNotEqualsIgnoreCase": "StringEqualsIgnoreCase",
     "StringNotLike": "StringLike", "ArnNotEquals": "ArnEquals", "ArnNotLike": "ArnLike",
 }  # fmt: skip
+IN_XML = ("ec2", "iam", "s3", "sts")
+IN_JSON = {"InvalidClientTokenId": "UnrecognizedClientException", "SignatureDoesNotMatch": "InvalidSignatureException"}
 # Keys that the lab knows, and the query's parameter that gives them; a condition on any other key is not met.
 QUERY_KEYS = {"s3:prefix": "prefix", "s3:delimiter": "delimiter", "s3:max-keys": "max-keys"}
 
@@ -154,23 +156,23 @@ def _attach_decision() -> None:
             self._raise_access_denied()
 
     def denied(self: IAMRequestBase, need: Need) -> None:
-        if self._service != "ec2":
+        text = f"User: {self._access_key.arn} is not authorized to perform: {need.action} on resource: {need.resource}"
+        if self._service == "s3":
             self._raise_access_denied()
-        raise Unauthorized(
-            f"You are not authorized to perform this operation. User: {self._access_key.arn} is not authorized to "
-            f"perform: {need.action} on resource: {need.resource}"
-        )
+        if self._service == "ec2":
+            raise refusal("ec2", "UnauthorizedOperation", f"You are not authorized to perform this operation. {text}")
+        raise refusal(self._service, "AccessDenied", text)
 
     patch(IAMRequestBase, "check_action_permitted", checked)
 
 
-class Unauthorized(_RESTError):
-    """EC2's refusal; other services' is AccessDenied."""
-
-    code = 403
-
-    def __init__(self, message: str) -> None:
-        super().__init__("UnauthorizedOperation", message)
+def refusal(service: str, code: str, message: str) -> _RESTError:
+    """An error in the form of a service: XML, or JSON with names of its own."""
+    error = _RESTError(code, message)
+    if service not in IN_XML:
+        error = JsonRESTError(IN_JSON.get(code, f"{code}Exception"), message)
+    error.code = 403
+    return error
 
 
 def permits(key: Any, need: Need) -> bool:
@@ -217,6 +219,7 @@ def _attach_expiry() -> None:
         IAMRequest._raise_invalid_access_key,
         S3IAMRequest._raise_invalid_access_key,
     )
+    check_signature, refuse_signature = IAMRequestBase.check_signature, IAMRequest._raise_signature_does_not_match
 
     def found(self: Any, account_id: str, partition: str, access_key_id: str, headers: dict[str, str]) -> None:
         find(self, account_id, partition, access_key_id, headers)
@@ -228,8 +231,22 @@ def _attach_expiry() -> None:
         if reason == "Expired" and self._service == "ec2":
             raise _RESTError("RequestExpired", "Request has expired.")
         if reason == "Expired":
-            raise _RESTError("ExpiredToken", "The security token included in the request is expired")
+            raise refusal(self._service, "ExpiredToken", "The security token included in the request is expired")
+        if self._service not in IN_XML:
+            words = "The security token included in the request is invalid."
+            raise refusal(self._service, "InvalidClientTokenId", words)
         refuse(self, reason)
+
+    def signed(self: IAMRequestBase) -> None:
+        if self._service == "scheduler":  # moto would take the headers of a GET for its body
+            self._data = {}
+        check_signature(self)
+
+    def wrong(self: IAMRequest) -> None:
+        if self._service not in IN_XML:
+            words = "The request signature we calculated does not match the signature you provided."
+            raise refusal(self._service, "SignatureDoesNotMatch", words)
+        refuse_signature(self)
 
     def refused_s3(self: S3IAMRequest, reason: str) -> None:
         if reason == "Expired":
@@ -239,6 +256,8 @@ def _attach_expiry() -> None:
     patch(AssumedRoleAccessKey, "__init__", found)
     patch(IAMRequest, "_raise_invalid_access_key", refused)
     patch(S3IAMRequest, "_raise_invalid_access_key", refused_s3)
+    patch(IAMRequestBase, "check_signature", signed)
+    patch(IAMRequest, "_raise_signature_does_not_match", wrong)
 
 
 def _trusted(self: IAMPolicyStatement, principal: str) -> bool:

@@ -672,13 +672,15 @@ def test_rights_hang_on_tags_and_on_roles_that_are_passed_on(cloud: Cloud) -> No
     ) as mine:
         ec2, scheduler = mine("ec2"), mine("scheduler")
         ec2.terminate_instances(InstanceIds=[ours])
+        with pytest.raises(ClientError, match=r"AccessDeniedException.*scheduler:ListScheduleGroups"):
+            scheduler.list_schedule_groups()
         with pytest.raises(ClientError, match=f"UnauthorizedOperation.*ec2:TerminateInstances on .*{others}"):
             ec2.terminate_instances(InstanceIds=[ours, others])
         profile = {"IamInstanceProfile": {"Name": "nodes"}}
         ec2.run_instances(**launch, **profile, **tagged("instance", ("flotilla-fleet", "demo")))
         with pytest.raises(ClientError, match="ec2:CreateTags"):
             ec2.run_instances(**launch, **tagged("instance", ("flotilla-fleet", "other")))
-        with pytest.raises(ClientError, match="AccessDenied"):
+        with pytest.raises(ClientError, match=r"AccessDeniedException.*iam:PassRole on resource: .*role/end"):
             scheduler.create_schedule(**{**SCHEDULE, "Target": {**TARGET, "RoleArn": f"{ME}:role/end"}})
 
 
