@@ -419,6 +419,12 @@ def test_rules_are_kept_without_host_bits(cloud: Cloud) -> None:
     assert cloud.refused(INGRESS, **opening())[1] == "InvalidPermission.Duplicate"
 
 
+@pytest.mark.parametrize("name", ["cidr", "cidr-block", "vpc-id", "tag:x"])
+def test_filters_that_there_are(cloud: Cloud, name: str) -> None:
+    """DescribeVpcs takes cidr-block, which amazon.aws sends and its description doesn't list."""
+    assert cloud.ec2.describe_vpcs(Filters=[{"Name": name, "Values": ["nothing"]}])["Vpcs"] == []
+
+
 def test_what_is_in_use_is_not_deleted(cloud: Cloud) -> None:
     ec2 = cloud.ec2
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
