@@ -38,7 +38,7 @@ from moto.ssm.models import Parameter, ssm_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, image, judge, judge_ec2, judge_iam, market, network, schedules, weather, wire
+from . import access, image, judge, judge_iam, judge_launch, market, network, schedules, weather, wire
 from .hosts import Host
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
@@ -67,6 +67,7 @@ class Region:
         self.applied: dict[str, str] = {}
         self.credentials: dict[str, tuple[str, float, str]] = {}
         self.launch_lock = threading.Lock()
+        self.run_lock = threading.Lock()
 
     # ------------------------------------------------------------ an instance's life
 
@@ -312,7 +313,7 @@ def _rule(rule: Any) -> Rule:
 def attach(region: Region) -> None:
     """Make moto's instances real, and right what it gets wrong."""
     judge.attach()
-    judge_ec2.PROFILE_SECONDS = judge_iam.ROLE_SECONDS = LATE_SECONDS
+    judge_launch.PROFILE_SECONDS = judge_iam.ROLE_SECONDS = LATE_SECONDS
     _attach_life(region)
     _attach_launch(region)
     _attach_addresses(region)
@@ -357,7 +358,9 @@ def _attach_launch(region: Region) -> None:
     run_instances = InstanceBackend.run_instances
 
     def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
-        reservation = run_instances(self, image_id, count, *args, **kwargs)
+        # One at a time, RequestSpotInstances' too: moto takes addresses from a generator.
+        with region.run_lock:
+            reservation = run_instances(self, image_id, count, *args, **kwargs)
         profile = {
             f"iam_instance_profile_{k}": kwargs[f"iam_instance_profile_{k}"]
             for k in ("name", "arn")

@@ -22,7 +22,7 @@ from moto.ec2.responses import EC2Response
 from moto.iam.models import iam_backends
 
 from lab import __main__ as command
-from lab import access, cgroups, judge, judge_ec2, market, needs, quotas, schedules, weather
+from lab import access, cgroups, judge, judge_launch, market, needs, quotas, schedules, weather
 from lab.network import Rule
 
 PREFIX = {"StringLike": {"s3:prefix": ["data/*", "data"]}}
@@ -475,9 +475,9 @@ def test_states_in_which_nothing_starts(cloud: Cloud) -> None:
 
 
 def test_a_new_profile_is_not_known_at_once(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_ec2, "PROFILE_SECONDS", 60.0)
+    monkeypatch.setattr(judge_launch, "PROFILE_SECONDS", 60.0)
     assert "iamInstanceProfile.name" in cloud.refused("launch", IamInstanceProfile={"Name": "nodes"})[2]
-    monkeypatch.setattr(judge_ec2, "PROFILE_SECONDS", 0.0)
+    monkeypatch.setattr(judge_launch, "PROFILE_SECONDS", 0.0)
     cloud.launch(IamInstanceProfile={"Name": "nodes"})
 
 
