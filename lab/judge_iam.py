@@ -101,7 +101,13 @@ def _trust(backend: IAMBackend, statement: Parameters) -> None:
 def _known(backend: IAMBackend, kind: str, name: str) -> bool:
     if kind == "Service":
         first = re.fullmatch(r"([a-z0-9-]+)(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?", name)
-        return first is not None and first[1] in {*access.services(), "edgelambda", "spotfleet", "vpc-flow-logs"}
+        return first is not None and first[1] in {
+            *access.services(),
+            "ecs-tasks",
+            "edgelambda",
+            "spotfleet",
+            "vpc-flow-logs",
+        }
     if kind != "AWS":
         return kind in ("Federated", "CanonicalUser")
     if name == "*" or re.fullmatch(r"\d{12}|arn:aws[a-z-]*:iam::\d{12}:root", name):

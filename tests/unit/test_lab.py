@@ -22,7 +22,7 @@ from moto.ec2.responses import EC2Response
 from moto.iam.models import iam_backends
 
 from lab import __main__ as command
-from lab import access, cgroups, judge, judge_launch, market, needs, quotas, schedules, weather
+from lab import access, cgroups, judge, judge_launch, market, needs, quotas, schedules, weather, wire
 from lab.network import Rule
 
 PREFIX = {"StringLike": {"s3:prefix": ["data/*", "data"]}}
@@ -488,12 +488,15 @@ def test_capacity_quotas_and_zones(cloud: Cloud) -> None:
     assert "sufficient t3.large capacity in the Availability Zone you requested (us-east-1a)" in words
     assert "or choosing us-east-1b, us-east-1c" in words
     weather.command(["clear"])
-    for quota in ("L-1216C47A", "L-F678F1CE"):
+    for quota in ("L-1216C47A", "L-F678F1CE", "L-A4707A72"):
         weather.command(["quota", quota, "2"])
     cloud.launch()
     assert cloud.refused("launch")[1:] == ("VcpuLimitExceeded", cloud.refused("launch")[2])
     assert "vCPU limit of 2 allows" in cloud.refused("launch")[2]
     assert cloud.refused("ec2.create_vpc", CidrBlock="10.2.0.0/16")[1] == "VpcLimitExceeded"
+    for _ in range(2):
+        cloud.ec2.create_internet_gateway()
+    assert cloud.refused("ec2.create_internet_gateway")[1] == "InternetGatewayLimitExceeded"
     asked = client("service-quotas").get_service_quota
     assert asked(ServiceCode="ec2", QuotaCode="L-1216C47A")["Quota"]["Value"] == 2
     assert asked(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"] == 128
@@ -531,6 +534,21 @@ def test_weather_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert weather.command(["away", "60", "EC2"])[0].startswith("ec2 away for")
     assert weather.away("ec2") and not weather.away("iam")
     assert weather.command(["clear"]) == ["fair"]
+
+
+@pytest.mark.parametrize(
+    ("service", "request_", "action"),
+    [
+        ("s3", {"REQUEST_METHOD": "PUT", "QUERY_STRING": "partNumber=1&uploadId=x"}, "UploadPart"),
+        ("s3", {"REQUEST_METHOD": "POST", "QUERY_STRING": "uploadId=x"}, "CompleteMultipartUpload"),
+        ("s3", {"REQUEST_METHOD": "PUT"}, "PutObject"),
+        ("scheduler", {"REQUEST_METHOD": "POST", "PATH_INFO": "/schedules/i-1"}, "CreateSchedule"),
+        ("scheduler", {"REQUEST_METHOD": "DELETE", "PATH_INFO": "/schedule-groups/x"}, "DeleteScheduleGroup"),
+        ("ssm", {"REQUEST_METHOD": "POST", "HTTP_X_AMZ_TARGET": "AmazonSSM.GetParameters"}, "GetParameters"),
+    ],
+)
+def test_calls_are_known_by_name(service: str, request_: dict[str, Any], action: str) -> None:
+    assert wire.action(request_, service) == action
 
 
 # ---------------------------------------------------------------- rights and schedules
