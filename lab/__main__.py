@@ -195,6 +195,8 @@ def instances() -> list[dict[str, Any]]:
     facts = ready()
     if not facts:
         raise LabError("no lab is running: start it with 'scripts/lab up'")
+    if weather.away("ec2"):
+        raise LabError("EC2 is away, as 'scripts/lab weather' has it: wait, or run 'scripts/lab weather clear'")
     import boto3
 
     ec2 = boto3.client(
