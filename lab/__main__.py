@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import cgroups, hosts, im, image, network
+from . import cgroups, hosts, im, image, network, weather
 from .settings import (
     CACHE,
     ENDPOINT,
@@ -149,6 +149,7 @@ def sweep() -> None:
     for leftover in Path("/run/systemd/nspawn").glob("propagate/i-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     READY.unlink(missing_ok=True)
+    weather.FILE.unlink(missing_ok=True)
 
 
 def write_profile(facts: dict[str, Any] | None) -> None:
@@ -194,6 +195,8 @@ def instances() -> list[dict[str, Any]]:
     facts = ready()
     if not facts:
         raise LabError("no lab is running: start it with 'scripts/lab up'")
+    if weather.away("ec2"):
+        raise LabError("EC2 is away, as 'scripts/lab weather' has it: wait, or run 'scripts/lab weather clear'")
     import boto3
 
     ec2 = boto3.client(
@@ -289,6 +292,11 @@ def parser() -> argparse.ArgumentParser:
     shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run there (default: a shell)")
     limit.add_argument("cores", type=cores, help="how many it may use: 0.5; 0: all, the default")
     logs.add_argument("instance", nargs="?", help="a host; without: the region")
+    sky = verbs.add_parser(
+        "weather", help="let the region behave as AWS does on a bad day: zones without capacity, an API that is away …",
+        description=weather.HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sky.add_argument("words", nargs="*", help="one of these; without: what is set")
     return top
 
 
@@ -316,6 +324,10 @@ def main() -> int:
         case "console":
             log = NODES / find(arguments.instance)["InstanceId"] / "console.log"
             print(log.read_text(errors="replace"), end="")
+        case "weather":
+            if not ready():
+                raise LabError("no lab is running: start it with 'scripts/lab up'")
+            say("\n".join(weather.command(arguments.words)))
         case "limit":
             cgroups.limit(f"node-{find(arguments.instance)['InstanceId']}", arguments.cores)
         case "logs" if not arguments.instance:

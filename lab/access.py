@@ -1,30 +1,38 @@
-"""What moto leaves out of IAM: conditions and patterns as IAM reads them, permissions for one role, tokens' expiry.
+"""What moto leaves out of IAM: conditions and patterns as IAM reads them, each resource of a call, tokens' expiry.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
+https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
 """
 
 from __future__ import annotations
 
 import fnmatch
+import functools
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
+from botocore.session import get_session
 from flask import has_request_context, request
-from moto.core.exceptions import _RESTError
+from moto.core.exceptions import JsonRESTError, _RESTError
 from moto.core.utils import utcnow
 from moto.iam.access_control import (
     AssumedRoleAccessKey,
     CreateAccessKeyFailure,
+    IAMPolicy,
     IAMPolicyStatement,
     IAMRequest,
+    IAMRequestBase,
     PermissionResult,
     S3IAMRequest,
 )
+from moto.iam.models import IAMBackend
 from moto.s3.exceptions import S3ClientError
 from moto.sts.models import sts_backends
 
-from .settings import ACCOUNT
+from .judge import patch
+from .needs import Need, flat, needs
 
 log = logging.getLogger("lab")
 
@@ -49,6 +57,8 @@ NEGATED = {
     "StringNotEquals": "StringEquals", "StringNotEqualsIgnoreCase": "StringEqualsIgnoreCase",
     "StringNotLike": "StringLike", "ArnNotEquals": "ArnEquals", "ArnNotLike": "ArnLike",
 }  # fmt: skip
+IN_XML = ("ec2", "iam", "s3", "sts")
+IN_JSON = {"InvalidClientTokenId": "UnrecognizedClientException", "SignatureDoesNotMatch": "InvalidSignatureException"}
 # Keys that the lab knows, and the query's parameter that gives them; a condition on any other key is not met.
 QUERY_KEYS = {"s3:prefix": "prefix", "s3:delimiter": "delimiter", "s3:max-keys": "max-keys"}
 
@@ -61,42 +71,51 @@ def request_values() -> dict[str, str]:
     return values
 
 
-def iam_resource() -> str:
-    """The ARN of the role or instance profile that the present request is about; moto asks for all resources."""
-    if has_request_context():
-        for parameter, kind in (("InstanceProfileName", "instance-profile"), ("RoleName", "role")):
-            if name := request.values.get(parameter):
-                return f"arn:aws:iam::{ACCOUNT}:{kind}/{name}"
-    return "*"
+@functools.cache
+def services() -> frozenset[str]:
+    """The services that AWS has, by botocore's names of them."""
+    return frozenset(get_session().get_available_services())
 
 
-def holds(conditions: dict[str, dict[str, Any]], values: dict[str, str]) -> bool:
-    """Whether all conditions of a statement hold: any of the values that a key names will do."""
+def holds(conditions: dict[str, dict[str, Any]], values: dict[str, Any]) -> bool:
+    """Whether all conditions of a statement hold: any of the values that a key names will do.
+
+    Args:
+        conditions: the statement's.
+        values: of the request, by key; a list for keys that have many (aws:TagKeys).
+    """
     values = {key.lower(): value for key, value in values.items()}
     for operator, keys in conditions.items():
-        name = operator.removesuffix("IfExists")
         for key, named in keys.items():
-            value = values.get(key.lower())
             alternatives = [str(one) for one in (named if isinstance(named, list) else [named])]
-            if name == "Null":
-                met = (value is None) == (alternatives[0].lower() == "true")
-            elif name in NEGATED:
-                met = value is None or not any(OPERATORS[NEGATED[name]](one, value) for one in alternatives)
-            elif value is None:
-                met = name != operator
-            elif name in OPERATORS:
-                met = any(OPERATORS[name](one, value) for one in alternatives)
-            else:
-                log.warning("the lab doesn't know the condition operator %s: taken as not met", operator)
-                met = False
-            if not met:
+            quantity, _, name = operator.rpartition(":")
+            if not _met(quantity, name, alternatives, values.get(key.lower())):
                 return False
     return True
 
 
+def _met(quantity: str, operator: str, alternatives: list[str], value: Any) -> bool:
+    name = operator.removesuffix("IfExists")
+    if name == "Null":
+        return (value is None) == (alternatives[0].lower() == "true")
+    if quantity == "ForAllValues":
+        return all(_met("", operator, alternatives, one) for one in (value or []))
+    if isinstance(value, list):
+        return any(_met("", operator, alternatives, one) for one in value)
+    if name in NEGATED:
+        return value is None or not any(OPERATORS[NEGATED[name]](one, value) for one in alternatives)
+    if value is None:
+        return name != operator
+    if name in OPERATORS:
+        return any(OPERATORS[name](one, value) for one in alternatives)
+    log.warning("the lab doesn't know the condition operator %s: taken as not met", operator)
+    return False
+
+
 def attach() -> None:
-    """Make moto heed conditions, a statement whose conditions don't hold saying nothing, and the expiry of tokens."""
+    """Make moto heed conditions, each resource of a call, boundaries, and the expiry of tokens."""
     _attach_conditions()
+    _attach_decision()
     _attach_expiry()
 
 
@@ -112,17 +131,86 @@ def _attach_conditions() -> None:
     ) -> PermissionResult:
         if action == "s3:HeadBucket":  # no permission of its own
             action = "s3:ListBucket"
-        if resource == "*" and action.startswith("iam:"):
-            resource = iam_resource()
         conditions = self._statement.get("Condition")
         if conditions and not holds(conditions, {**request_values(), **(incoming_condition_values or {})}):
             return PermissionResult.NEUTRAL
         bare = IAMPolicyStatement({key: value for key, value in self._statement.items() if key != "Condition"})
         return judge(bare, action, resource, principal)
 
-    setattr(IAMPolicyStatement, "is_action_permitted", judged)  # noqa: B010
-    setattr(IAMPolicyStatement, "_check_principal", _trusted)  # noqa: B010
-    setattr(IAMPolicyStatement, "_match", staticmethod(_match))  # noqa: B010
+    patch(IAMPolicyStatement, "is_action_permitted", judged)
+    patch(IAMPolicyStatement, "_check_principal", _trusted)
+    patch(IAMPolicyStatement, "_match", staticmethod(_match))
+
+
+def _attach_decision() -> None:
+    trusted = IAMRequestBase._check_role_trust_relationship
+
+    def checked(self: IAMRequestBase, resource: str) -> None:
+        if self._action == "sts:GetCallerIdentity":  # always allowed, even where it is denied
+            return
+        given, action = flat(self._data, self._body), self._action.split(":")[1]
+        for need in needs(self._service, action, given, resource, self._path):
+            if not permits(self._access_key, need):
+                denied(self, need)
+        if self._is_assuming_role_operation(resource) and not trusted(self, resource):
+            self._raise_access_denied()
+
+    def denied(self: IAMRequestBase, need: Need) -> None:
+        text = f"User: {self._access_key.arn} is not authorized to perform: {need.action} on resource: {need.resource}"
+        if self._service == "s3":
+            self._raise_access_denied()
+        if self._service == "ec2":
+            raise refusal("ec2", "UnauthorizedOperation", f"You are not authorized to perform this operation. {text}")
+        raise refusal(self._service, "AccessDenied", text)
+
+    patch(IAMRequestBase, "check_action_permitted", checked)
+
+
+def refusal(service: str, code: str, message: str) -> _RESTError:
+    """An error in the form of a service: XML, or JSON with names of its own."""
+    error = _RESTError(code, message)
+    if service not in IN_XML:
+        error = JsonRESTError(IN_JSON.get(code, f"{code}Exception"), message)
+    error.code = 403
+    return error
+
+
+def permits(key: Any, need: Need) -> bool:
+    """Whether an access key's policies allow a need, and its owner's boundary, where there is one, does too."""
+    owner: Any
+    if hasattr(key, "_owner_role_name"):
+        owner = key.backend.get_role(key._owner_role_name)
+    else:
+        owner = key.backend.get_user(key._owner_user_name)
+    return allows(key.backend, key.collect_policies(), getattr(owner, "permissions_boundary_arn", None), need)
+
+
+def role_permits(backend: IAMBackend, role: Any, need: Need) -> bool:
+    """Whether a role may do something, as a service that has taken it."""
+    policies = [*role.policies.values(), *role.managed_policies.values()]
+    return allows(backend, policies, role.permissions_boundary_arn, need)
+
+
+def allows(backend: IAMBackend, policies: list[Any], boundary: str | None, need: Need) -> bool:
+    """Whether policies, and a boundary where there is one, allow a need: one must, and none may deny it."""
+
+    def one_does(some: list[Any]) -> bool:
+        found = [IAMPolicy(one).is_action_permitted(need.action, need.resource, None, need.values) for one in some]
+        return PermissionResult.DENIED not in found and PermissionResult.PERMITTED in found
+
+    return one_does(policies) and (not boundary or one_does([backend.get_policy(boundary)]))
+
+
+def trusts(document: str, service: str, values: dict[str, Any]) -> bool:
+    """Whether a role's trust policy lets a service take the role."""
+    statements = json.loads(document)["Statement"]
+    for one in statements if isinstance(statements, list) else [statements]:
+        principal = one.get("Principal") or {}
+        named = principal.get("Service", []) if isinstance(principal, dict) else []
+        met = service in ([named] if isinstance(named, str) else named) and holds(one.get("Condition") or {}, values)
+        if met and one["Effect"] == "Allow":
+            return True
+    return False
 
 
 def _attach_expiry() -> None:
@@ -131,6 +219,7 @@ def _attach_expiry() -> None:
         IAMRequest._raise_invalid_access_key,
         S3IAMRequest._raise_invalid_access_key,
     )
+    check_signature, refuse_signature = IAMRequestBase.check_signature, IAMRequest._raise_signature_does_not_match
 
     def found(self: Any, account_id: str, partition: str, access_key_id: str, headers: dict[str, str]) -> None:
         find(self, account_id, partition, access_key_id, headers)
@@ -142,17 +231,33 @@ def _attach_expiry() -> None:
         if reason == "Expired" and self._service == "ec2":
             raise _RESTError("RequestExpired", "Request has expired.")
         if reason == "Expired":
-            raise _RESTError("ExpiredToken", "The security token included in the request is expired")
+            raise refusal(self._service, "ExpiredToken", "The security token included in the request is expired")
+        if self._service not in IN_XML:
+            words = "The security token included in the request is invalid."
+            raise refusal(self._service, "InvalidClientTokenId", words)
         refuse(self, reason)
+
+    def signed(self: IAMRequestBase) -> None:
+        if self._service == "scheduler":  # moto would take the headers of a GET for its body
+            self._data = {}
+        check_signature(self)
+
+    def wrong(self: IAMRequest) -> None:
+        if self._service not in IN_XML:
+            words = "The request signature we calculated does not match the signature you provided."
+            raise refusal(self._service, "SignatureDoesNotMatch", words)
+        refuse_signature(self)
 
     def refused_s3(self: S3IAMRequest, reason: str) -> None:
         if reason == "Expired":
             raise S3ClientError("ExpiredToken", "The provided token has expired.")
         refuse_s3(self, reason)
 
-    setattr(AssumedRoleAccessKey, "__init__", found)  # noqa: B010
-    setattr(IAMRequest, "_raise_invalid_access_key", refused)  # noqa: B010
-    setattr(S3IAMRequest, "_raise_invalid_access_key", refused_s3)  # noqa: B010
+    patch(AssumedRoleAccessKey, "__init__", found)
+    patch(IAMRequest, "_raise_invalid_access_key", refused)
+    patch(S3IAMRequest, "_raise_invalid_access_key", refused_s3)
+    patch(IAMRequestBase, "check_signature", signed)
+    patch(IAMRequest, "_raise_signature_does_not_match", wrong)
 
 
 def _trusted(self: IAMPolicyStatement, principal: str) -> bool:

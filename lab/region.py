@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
-import io
 import ipaddress
 import itertools
 import json
@@ -19,7 +18,6 @@ import re
 import secrets
 import threading
 import time
-import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
@@ -40,7 +38,7 @@ from moto.ssm.models import Parameter, ssm_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, image, market, network
+from . import access, image, judge, judge_iam, judge_launch, market, network, schedules, weather, wire
 from .hosts import Host
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
@@ -54,6 +52,7 @@ STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "s
 STOP_SECONDS = 90.0  # AWS waits for minutes; a user of the lab would not
 TERMINATE_SECONDS = 4.0
 CREDENTIAL_SECONDS = 6 * 3600
+LATE_SECONDS = 2.0  # until a new instance profile or role is known everywhere; AWS's take up to some ten
 
 
 class Region:
@@ -67,7 +66,6 @@ class Region:
         self.network_lock = threading.Lock()
         self.applied: dict[str, str] = {}
         self.credentials: dict[str, tuple[str, float, str]] = {}
-        self.tokens: dict[str, Any] = {}
         self.launch_lock = threading.Lock()
         self.run_lock = threading.Lock()
 
@@ -314,6 +312,8 @@ def _rule(rule: Any) -> Rule:
 
 def attach(region: Region) -> None:
     """Make moto's instances real, and right what it gets wrong."""
+    judge.attach()
+    judge_launch.PROFILE_SECONDS = judge_iam.ROLE_SECONDS = LATE_SECONDS
     _attach_life(region)
     _attach_launch(region)
     _attach_addresses(region)
@@ -358,20 +358,9 @@ def _attach_launch(region: Region) -> None:
     run_instances = InstanceBackend.run_instances
 
     def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
-        token = kwargs.get("client_token")
-        # One at a time: moto takes addresses from a generator, and no token may be used twice at once.
+        # One at a time, RequestSpotInstances' too: moto takes addresses from a generator.
         with region.run_lock:
-            if token and token in region.tokens:
-                earlier = region.tokens[token]
-                # moto's caller will associate the profile with the first instance once more
-                self.iam_instance_profile_associations.pop(earlier.instances[0].id, None)
-                return earlier
-            if kwargs.get("key_name"):
-                self.describe_key_pairs(key_names=[kwargs["key_name"]])
-            self.describe_images(ami_ids=[image_id])
             reservation = run_instances(self, image_id, count, *args, **kwargs)
-            if token and token != "ABCDE":  # moto's stand-in for "none given"
-                region.tokens[token] = reservation
         profile = {
             f"iam_instance_profile_{k}": kwargs[f"iam_instance_profile_{k}"]
             for k in ("name", "arn")
@@ -471,13 +460,6 @@ def stock() -> tuple[str, str]:
     return key.access_key_id, key.secret_access_key
 
 
-def _body(environ: dict[str, Any]) -> bytes:
-    """Read a request's body, and leave it to be read again."""
-    body: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    environ["wsgi.input"] = io.BytesIO(body)
-    return body
-
-
 CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
     "CRC32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
     "CRC32C": lambda body: int(google_crc32c.value(body)).to_bytes(4, "big"),
@@ -493,16 +475,13 @@ def wrong_checksum(environ: dict[str, Any]) -> str:
     """
     for kind, calculate in CHECKSUMS.items():
         given = environ.get(f"HTTP_X_AMZ_CHECKSUM_{kind}")
-        if given and base64.b64encode(calculate(_body(environ))).decode() != given:
+        if given and base64.b64encode(calculate(wire.body(environ))).decode() != given:
             return kind
     return ""
 
 
-WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-def application(region: Region) -> WSGI:
-    """The region's API: moto's, with the network brought in line after each change to EC2."""
+def application(region: Region) -> wire.WSGI:
+    """The region's API: moto's, in all weathers, with the network brought in line after each change to EC2."""
 
     def create_app(name: Any) -> Any:
         return market.create_app() if name == "pricing" else create_backend_app(name)
@@ -510,26 +489,46 @@ def application(region: Region) -> WSGI:
     moto = DomainDispatcherApplication(create_app)
     moto.backend_url_patterns = [*moto.backend_url_patterns, ("pricing", re.compile(r"https?://pricing\."))]
 
+    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            return moto(environ, start_response)  # type: ignore[no-any-return]
+        except NotImplementedError as error:  # a call that moto hasn't; AWS's words for one that isn't there
+            log.warning("%s", error)
+            return wire.error(environ, start_response, 400, "InvalidAction", f"The lab hasn't this call: {error}")
+        except Exception:
+            log.exception("a request failed")
+            return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
+
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith("/moto-api"):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"The lab has no such door.\n"]
-        action = ""
-        if environ["REQUEST_METHOD"] == "POST" and "/ec2/aws4_request" in environ.get("HTTP_AUTHORIZATION", ""):
-            action = urllib.parse.parse_qs(_body(environ).decode(errors="replace")).get("Action", [""])[0]
-        elif wrong := environ["REQUEST_METHOD"] == "PUT" and wrong_checksum(environ):
-            start_response("400 Bad Request", [("Content-Type", "application/xml")])
+        signed_for, service = wire.scope(environ)
+        if weather.away(service or "s3"):
+            return wire.unavailable(environ, start_response)
+        if signed_for not in ("", REGION):
+            return wire.wrong_region(environ, start_response, signed_for, REGION)
+        if wrong := environ["REQUEST_METHOD"] == "PUT" and wrong_checksum(environ):
             text = f"The {wrong} you specified did not match the calculated checksum."
-            return [f"<Error><Code>BadDigest</Code><Message>{text}</Message></Error>".encode()]
-        answer: Iterable[bytes] = moto(environ, start_response)
-        if action and not action.startswith(("Describe", "Get")):
+            return wire.error(environ, start_response, 400, "BadDigest", text)
+        action = wire.action(environ, service or "s3")
+        lost = weather.loses(action)
+        answer = answered(environ, _ignore if lost else start_response)
+        if service == "ec2" and action and not action.startswith(("Describe", "Get")):
             try:
                 region.apply_rules()
             except LabError:
                 log.exception("the network rules could not be applied after %s", action)
+        if lost:
+            b"".join(answer)
+            return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
         return answer
 
     return serve
+
+
+def _ignore(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+    """Take the beginning of an answer that nobody gets."""
 
 
 def main() -> None:
@@ -541,6 +540,7 @@ def main() -> None:
     region = Region()
     attach(region)
     key, secret = stock()
+    schedules.start()
     with network.inside(CORE_NETNS):
         server = make_server(
             API_ADDRESS, API_PORT, application(region), threaded=True, request_handler=MotoRequestHandler

@@ -189,4 +189,5 @@ def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
     iam.create_instance_profile(InstanceProfileName="test")
     iam.add_role_to_instance_profile(InstanceProfileName="test", RoleName="test")
     image = ssm.get_parameter(Name="/aws/service/debian/release/12/latest/amd64")["Parameter"]["Value"]
+    time.sleep(2)  # so long EC2 doesn't know a new instance profile
     return Network(ec2, vpc, subnet, group, image, key)

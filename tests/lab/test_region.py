@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from harness import BY_ROOT, HOST, ROOT, Network, as_root, make_network, only_lab, token, user_runs, wait_until
 
@@ -186,7 +189,7 @@ def test_power_off_from_inside(network: Network, behaviour: str, state: str) -> 
     ("change", "code"),
     [
         ({"ImageId": "ami-00000000"}, "InvalidAMIID.NotFound"),
-        ({"InstanceType": "t9.huge"}, "InvalidInstanceType"),
+        ({"InstanceType": "t9.huge"}, "Invalid value 't9.huge' for InstanceType"),
         ({"KeyName": "nobody"}, "InvalidKeyPair.NotFound"),
     ],
 )
@@ -294,3 +297,84 @@ def test_spot_market(network: Network) -> None:
         network.ec2.stop_instances(InstanceIds=[instance])
     network.ec2.terminate_instances(InstanceIds=[instance])
     wait_until(lambda: network.states([instance]) == {"terminated"}, 20, "terminated")
+
+
+@pytest.fixture
+def weather(lab: boto3.Session) -> Iterator[Callable[..., str]]:
+    """Sets the region's weather; it is fair again after the test."""
+    yield lambda *words: user_runs("scripts/lab", "weather", *words).stdout
+    user_runs("scripts/lab", "weather", "clear")
+
+
+def impatient(lab: boto3.Session, service: str, **options: Any) -> Any:
+    """A client that tries once."""
+    return lab.client(service, config=Config(retries={"total_max_attempts": 1}), **options)  # type: ignore[call-overload]
+
+
+def test_an_api_that_is_away(lab: boto3.Session, weather: Callable[..., str]) -> None:
+    assert "ec2, iam away for" in weather("away", "600", "ec2", "iam")
+    for service, call, code in (("ec2", "describe_instances", "Unavailable"), ("iam", "list_roles", "ServiceUnavail")):
+        with pytest.raises(ClientError, match=code) as raised:
+            getattr(impatient(lab, service), call)()
+        assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
+    impatient(lab, "s3").list_buckets()
+    assert "fair" in weather("clear")
+    impatient(lab, "ec2").describe_instances()
+
+
+def test_a_lost_answer_is_a_launch_all_the_same(network: Network, weather: Callable[..., str]) -> None:
+    weather("lose", "RunInstances")
+    [instance] = network.launch(1, ClientToken="lost")  # boto3 asks again by itself
+    found = network.ec2.describe_instances(Filters=[{"Name": "client-token", "Values": ["lost"]}])["Reservations"]
+    assert [one["InstanceId"] for r in found for one in r["Instances"]] == [instance]
+    network.ec2.terminate_instances(InstanceIds=[instance])
+
+
+def test_capacity_and_quotas(lab: boto3.Session, network: Network, weather: Callable[..., str]) -> None:
+    quotas = lab.client("service-quotas")
+    assert quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"] == 128
+    weather("lacks", "us-east-1a", "t3.large")
+    weather("quota", "L-DB2E81BA", "0")
+    once = replace(network, ec2=impatient(lab, "ec2"))
+    with pytest.raises(ClientError, match=r"InsufficientInstanceCapacity.*choosing us-east-1b") as raised:
+        once.launch()
+    assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500
+    with pytest.raises(ClientError, match="VcpuLimitExceeded"):
+        once.launch(InstanceType="g4dn.xlarge")
+    assert quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"] == 0
+
+
+def test_a_schedule_ends_an_instance(lab: boto3.Session, network: Network) -> None:
+    [instance] = network.launch()
+    iam, scheduler = lab.client("iam"), lab.client("scheduler")
+    trust = {"Effect": "Allow", "Principal": {"Service": "scheduler.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    right = {"Effect": "Allow", "Action": "ec2:TerminateInstances", "Resource": f"arn:aws:ec2:*:*:instance/{instance}"}
+    role = iam.create_role(
+        RoleName="end", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    )["Role"]["Arn"]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [right]})
+    iam.put_role_policy(RoleName="end", PolicyName="end", PolicyDocument=policy)
+    due = datetime.now(timezone.utc) + timedelta(seconds=5)
+    schedule: dict[str, Any] = {
+        "Name": instance, "ScheduleExpression": due.strftime("at(%Y-%m-%dT%H:%M:%S)"),
+        "FlexibleTimeWindow": {"Mode": "OFF"}, "ActionAfterCompletion": "DELETE",
+        "Target": {"Arn": "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances", "RoleArn": role,
+                   "Input": json.dumps({"InstanceIds": [instance]})},
+    }  # fmt: skip
+    with pytest.raises(ClientError, match="must allow AWS EventBridge Scheduler to assume the role"):
+        scheduler.create_schedule(**schedule)  # the role is too new
+    time.sleep(2)
+    scheduler.create_schedule(**schedule)
+    wait_until(lambda: network.states([instance]) <= {"shutting-down", "terminated"}, 20, "ended")
+    assert scheduler.list_schedules()["Schedules"] == []
+
+
+def test_another_region_is_refused_in_a_sentence() -> None:
+    mars = boto3.Session(profile_name="flotilla-lab", region_name="mars-east-1")
+    for service, call, code in (
+        ("ec2", "describe_instances", "AuthFailure"),
+        ("ssm", "describe_parameters", "InvalidSignatureException"),
+        ("s3", "list_buckets", "AuthorizationHeaderMalformed.*expecting 'us-east-1'"),
+    ):
+        with pytest.raises(ClientError, match=f"{code}"):
+            getattr(impatient(mars, service), call)()

@@ -1,16 +1,28 @@
-"""The lab's pure logic: conditions of policies, prices, control groups that go while they are looked at."""
+"""The lab's logic without hosts: what it refuses as AWS does, policies, prices, schedules, control groups."""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+from moto.core.authorization import enable_iam_authentication
+from moto.ec2.models import ec2_backends
+from moto.ec2.responses import EC2Response
+from moto.iam.models import iam_backends
 
 from lab import __main__ as command
-from lab import access, cgroups, market
+from lab import access, cgroups, judge, judge_launch, market, needs, quotas, schedules, weather, wire
 from lab.network import Rule
 
 PREFIX = {"StringLike": {"s3:prefix": ["data/*", "data"]}}
@@ -131,3 +143,596 @@ def test_config_that_is_a_link_stays_one(config: Path, tmp_path: Path) -> None:
     config.symlink_to(tmp_path / "dotfile")
     command.write_profile(FACTS)
     assert config.is_symlink() and "flotilla-lab" in (tmp_path / "dotfile").read_text()
+
+
+# ---------------------------------------------------------------- what AWS refuses
+
+ME = "arn:aws:iam::123456789012"
+
+
+def trust(**principal: str) -> str:
+    """A trust policy."""
+    return policy(Principal=principal, Action="sts:AssumeRole")
+
+
+def policy(**statement: Any) -> str:
+    """A policy of one statement."""
+    return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
+
+
+def sized(size: int) -> str:
+    """A policy of at least so many bytes."""
+    return policy(Action="s3:GetObject", Resource="arn:aws:s3:::" + "x" * size)
+
+
+@functools.cache
+def client(service: str) -> Any:
+    """A client of a service, made once: reading its description takes longer than a test."""
+    return boto3.client(service, "us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
+
+
+class Cloud:
+    """An account with a network, an image, a role and a profile, all judged."""
+
+    def __init__(self) -> None:
+        self.ec2, self.iam, self.sts, self.scheduler = map(client, ("ec2", "iam", "sts", "scheduler"))
+        self.vpc = self.ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+        self.subnet = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock="10.1.0.0/24", AvailabilityZone="us-east-1a")[
+            "Subnet"
+        ]["SubnetId"]
+        self.group = self.ec2.create_security_group(GroupName="nodes", Description="nodes", VpcId=self.vpc)["GroupId"]
+        self.image = self.ec2.register_image(Name="image")["ImageId"]
+        image = ec2_backends["123456789012"]["us-east-1"].amis[self.image]
+        image.architecture, image.root_device_name = "x86_64", "/dev/xvda"
+        self.iam.create_role(RoleName="nodes", AssumeRolePolicyDocument=trust(Service="ec2.amazonaws.com"))
+        self.iam.create_user(UserName="me")
+        self.iam.create_instance_profile(InstanceProfileName="nodes")
+        self.iam.add_role_to_instance_profile(InstanceProfileName="nodes", RoleName="nodes")
+
+    def known(self, value: Any) -> Any:
+        """A request with the ids of what is there: `VPC`, `SUBNET`, `GROUP`, `IMAGE`."""
+        if isinstance(value, dict):
+            return {name: self.known(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self.known(one) for one in value]
+        ids = {"VPC": self.vpc, "SUBNET": self.subnet, "GROUP": self.group, "IMAGE": self.image}
+        return ids.get(value, value) if isinstance(value, str) else value
+
+    def call(self, operation: str, **request: Any) -> Any:
+        """Call `ec2.run_instances` or another method of a client."""
+        service, method = operation.split(".")
+        return getattr(getattr(self, service), method)(**self.known(request))
+
+    def launch(self, **options: Any) -> Any:
+        """Launch an instance."""
+        interface = {
+            "DeviceIndex": 0,
+            "SubnetId": self.subnet,
+            "Groups": [self.group],
+            "AssociatePublicIpAddress": True,
+        }
+        settings = {"ImageId": self.image, "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.large"}
+        return self.ec2.run_instances(**{**settings, "NetworkInterfaces": [interface], **self.known(options)})
+
+    def refused(self, operation: str, **request: Any) -> tuple[int, str, str]:
+        """Status, code and words with which a call is refused."""
+        with pytest.raises(ClientError) as raised:
+            self.launch(**request) if operation == "launch" else self.call(operation, **request)
+        answer = raised.value.response
+        return answer["ResponseMetadata"]["HTTPStatusCode"], answer["Error"]["Code"], answer["Error"]["Message"]
+
+
+@contextmanager
+def judged() -> Iterator[Cloud]:
+    """An account under the judge."""
+    judge.attach()
+    try:
+        with mock_aws():
+            yield Cloud()
+    finally:
+        judge.detach()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """An account of the test's own, and fair weather."""
+    monkeypatch.setattr(weather, "FILE", tmp_path / "weather.json")
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    with judged() as one:
+        yield one
+
+
+RULE, GROUP = "Invalid rule description", "Invalid security group description"
+AMONG = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "GROUP"}]}
+
+
+def opening(**more: Any) -> dict[str, Any]:
+    """A request to open SSH."""
+    return {"GroupId": "GROUP", "IpPermissions": [
+        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "10.0.0.0/8"}], **more}
+    ]}  # fmt: skip
+
+
+def among(description: str) -> dict[str, Any]:
+    """A request that lets a group's members reach each other."""
+    pair = {"GroupId": "GROUP", "Description": description}
+    return {"GroupId": "GROUP", "IpPermissions": [{"IpProtocol": "-1", "UserIdGroupPairs": [pair]}]}
+
+
+def tagged(kind: str, *tags: tuple[str, str]) -> dict[str, Any]:
+    """Tags of what a request makes."""
+    return {
+        "TagSpecifications": [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags]}]
+    }
+
+
+INGRESS = "ec2.authorize_security_group_ingress"
+ROLE = {"RoleName": "new", "AssumeRolePolicyDocument": trust(Service="ec2.amazonaws.com")}
+TARGET = {"Arn": "arn:aws:scheduler:::aws-sdk:ec2:terminateInstances", "RoleArn": f"{ME}:role/nodes"}
+SCHEDULE = {"Name": "i-1", "ScheduleExpression": "at(2999-01-01T00:00:00)", "FlexibleTimeWindow": {"Mode": "OFF"},
+            "Target": TARGET}  # fmt: skip
+ECDSA = (b"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrY"
+         b"MjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg= me")  # fmt: skip
+PARAMETER = "InvalidParameterValue"
+
+REFUSED = [
+    # Names and descriptions
+    (INGRESS, among("the fleet's nodes"), 400, PARAMETER, RULE),
+    (INGRESS, among("nodes & nodes"), 400, PARAMETER, RULE),
+    (INGRESS, opening(IpRanges=[{"CidrIp": "10.0.0.0/8", "Description": "x" * 256}]), 400, PARAMETER, RULE),
+    (INGRESS, opening(IpRanges=[{"CidrIp": "10.0.0.0/8", "Description": "<x>"}]), 400, PARAMETER, "less than 256"),
+    ("ec2.update_security_group_rule_descriptions_ingress", among("ü"), 400, PARAMETER, RULE),
+    ("ec2.create_security_group", {"GroupName": "a", "Description": "it's", "VpcId": "VPC"}, 400, PARAMETER, GROUP),
+    ("ec2.create_security_group", {"GroupName": "sg-a", "Description": "a", "VpcId": "VPC"}, 400, PARAMETER, "sg-*"),
+    ("ec2.create_security_group", {"GroupName": "NODES", "Description": "a", "VpcId": "VPC"}, 400,
+     "InvalidGroup.Duplicate", "already exists"),
+    ("ec2.create_security_group", {"GroupName": "x" * 256, "Description": "a", "VpcId": "VPC"},
+     400, PARAMETER, "GroupName"),
+    (INGRESS, opening(IpRanges=[{"CidrIp": "10.0.0.1/33"}]), 400, PARAMETER, "CIDR block 10.0.0.1/33 is malformed"),
+    (INGRESS, opening(FromPort=70000), 400, PARAMETER, r"TCP/UDP \(from\) port \(70000\) out of range"),
+    (INGRESS, opening(IpProtocol="banana"), 400, PARAMETER, "Unknown protocol"),
+    (INGRESS, {"GroupId": "GROUP", "IpPermissions": [{**AMONG, "IpProtocol": "tcp"}]},
+     400, PARAMETER, "both from and to"),
+    # Tags
+    ("ec2.create_vpc", {"CidrBlock": "10.2.0.0/16", **tagged("vpc", ("aws:x", "y"))}, 400, PARAMETER, "reserved"),
+    ("ec2.create_vpc", {"CidrBlock": "10.2.0.0/16", **tagged("vpc", ("x", "y" * 257))},
+     400, PARAMETER, "length of 256"),
+    ("ec2.create_vpc", {"CidrBlock": "10.2.0.0/16", **tagged("vpc", ("x" * 128, "y"))},
+     400, "InvalidTagKey.Malformed", ""),
+    ("ec2.create_vpc", {"CidrBlock": "10.2.0.0/16", **tagged("vpc", ("x", "y"), ("x", "z"))},
+     400, PARAMETER, "Duplicate"),
+    ("ec2.create_vpc", {"CidrBlock": "10.2.0.0/16", **tagged("subnet", ("x", "y"))},
+     400, PARAMETER, "not a valid taggable"),
+    ("ec2.create_tags", {"Resources": ["SUBNET"], "Tags": [{"Key": "aws:x", "Value": "y"}]},
+     400, PARAMETER, "reserved"),
+    ("launch", tagged("vpc", ("x", "y")), 400, PARAMETER, "'vpc' is not a valid taggable resource type"),
+    ("iam.create_role", {**ROLE, "Tags": [{"Key": "a", "Value": "b,c"}]},
+     400, "ValidationError", "'tags.1.member.value'"),
+    ("iam.create_role", {**ROLE, "Tags": [{"Key": "aws:a", "Value": "b"}]}, 400, "InvalidInput", "aws:"),
+    ("iam.create_instance_profile",
+     {"InstanceProfileName": "p", "Tags": [{"Key": str(n), "Value": ""} for n in range(51)]},
+     400, "ValidationError", "less than or equal to 50"),
+    # Policies, roles, schedules
+    ("iam.put_role_policy", {"RoleName": "nodes", "PolicyName": "p", "PolicyDocument": sized(10241)}, 409,
+     "LimitExceeded", "Maximum policy size of 10240 bytes exceeded for role nodes"),
+    ("iam.put_user_policy", {"UserName": "me", "PolicyName": "p", "PolicyDocument": sized(2049)}, 409,
+     "LimitExceeded", "Maximum policy size of 2048 bytes exceeded for user me"),
+    ("iam.create_policy", {"PolicyName": "p", "PolicyDocument": sized(6145)}, 409, "LimitExceeded", "PolicySize: 6144"),
+    ("iam.create_policy", {"PolicyName": "p", "PolicyDocument": policy(Sid="a-b", Action="*", Resource="*")}, 400,
+     "MalformedPolicyDocument", "alpha-numeric"),
+    ("iam.create_role", {**ROLE, "AssumeRolePolicyDocument": "x"}, 400, "MalformedPolicyDocument", "invalid Json"),
+    ("iam.create_role", {**ROLE, "AssumeRolePolicyDocument": "{}"}, 400, "MalformedPolicyDocument", "Syntax"),
+    ("iam.create_role", {**ROLE, "AssumeRolePolicyDocument": trust(Service="banana.amazonaws.com")}, 400,
+     "MalformedPolicyDocument", "Invalid principal in policy"),
+    ("iam.create_role", {**ROLE, "AssumeRolePolicyDocument": trust(AWS=f"{ME}:role/nobody")}, 400,
+     "MalformedPolicyDocument", "Invalid principal in policy"),
+    ("iam.create_role", {**ROLE, "RoleName": "a b"},
+     400, "ValidationError", "at 'roleName' failed to satisfy constraint"),
+    ("iam.create_role", {**ROLE, "RoleName": "x" * 65}, 400, "ValidationError", "less than or equal to 64"),
+    ("iam.create_role", {**ROLE, "RoleName": "NODES"}, 409, "EntityAlreadyExists", "already exists"),
+    ("iam.create_role", {**ROLE, "Description": "中"}, 400, "ValidationError", "at 'description'"),
+    ("iam.create_role", {**ROLE, "MaxSessionDuration": 43201}, 400, "ValidationError", "equal to 43200"),
+    ("sts.assume_role", {"RoleArn": f"{ME}:role/nodes", "RoleSessionName": "ab", "DurationSeconds": 7200}, 400,
+     "ValidationError", "exceeds the MaxSessionDuration"),
+    ("sts.assume_role", {"RoleArn": f"{ME}:role/nodes", "RoleSessionName": "a b"},
+     400, "ValidationError", "roleSessionName"),
+    ("sts.assume_role", {"RoleArn": f"{ME}:role/nobody", "RoleSessionName": "ab"}, 403, "AccessDenied", "AssumeRole"),
+    ("scheduler.create_schedule", {**SCHEDULE, "ScheduleExpression": "banana"}, 400, "ValidationException",
+     "Invalid Schedule Expression banana"),
+    ("scheduler.create_schedule", {**SCHEDULE, "ScheduleExpression": "at(2020-01-01T00:00:00)"}, 400,
+     "ValidationException", "in the past"),
+    ("scheduler.create_schedule", SCHEDULE, 400, "ValidationException", "must allow AWS EventBridge Scheduler"),
+    ("scheduler.create_schedule", {**SCHEDULE, "Name": "a b"}, 400, "ValidationException", "at 'name'"),
+    ("scheduler.create_schedule", {**SCHEDULE, "GroupName": "none"}, 404, "ResourceNotFoundException", "none"),
+    ("scheduler.create_schedule", {**SCHEDULE, "Target": {**TARGET, "Arn": TARGET["Arn"] + "Now"}}, 400,
+     "ValidationException", "not a supported target"),
+    ("ec2.import_key_pair", {"KeyName": "k", "PublicKeyMaterial": ECDSA}, 400, "InvalidKey.Format", "OpenSSH"),
+    # Networks
+    ("ec2.create_subnet", {"VpcId": "VPC", "CidrBlock": "10.1.0.0/28"}, 400, "InvalidSubnet.Conflict", "conflicts"),
+    ("ec2.create_subnet", {"VpcId": "VPC", "CidrBlock": "10.1.9.0/29"}, 400, "InvalidSubnet.Range", "is invalid"),
+    ("ec2.create_vpc", {"CidrBlock": "169.254.0.0/16"}, 400, "InvalidVpc.Range", "is invalid"),
+    ("ec2.create_vpc", {"CidrBlock": "10.2.0.0/16", "DryRun": True}, 412, "DryRunOperation", "would have succeeded"),
+    ("ec2.create_vpc_endpoint", {"VpcId": "VPC", "ServiceName": "com.amazonaws.mars.s3"},
+     400, "InvalidServiceName", ""),
+    ("ec2.modify_vpc_attribute", {"VpcId": "VPC", "EnableDnsSupport": {"Value": True},
+     "EnableDnsHostnames": {"Value": True}}, 400, "InvalidParameterCombination", "multiple attribute"),
+    ("ec2.describe_instances", {"Filters": [{"Name": "banana", "Values": ["x"]}]},
+     400, PARAMETER, "filter 'banana' is invalid"),
+    ("ec2.describe_instances", {"InstanceIds": ["banana"]}, 400, "InvalidInstanceID.Malformed", 'Invalid id: "banana"'),
+    ("ec2.describe_security_groups", {"GroupIds": ["banana"]}, 400, "InvalidGroupId.Malformed", "expecting"),
+    # Launches
+    ("launch", {"UserData": "x" * 16385}, 400, PARAMETER, "limited to 16384 bytes"),
+    ("launch", {"ClientToken": "x" * 65}, 400, PARAMETER, "64 ASCII"),
+    ("launch", {"InstanceType": "t9.huge"}, 400, PARAMETER, "Invalid value 't9.huge' for InstanceType"),
+    ("launch", {"ImageId": "ami-00000000"},
+     400, "InvalidAMIID.NotFound", r"The image id '\[ami-00000000\]' does not exist"),
+    ("launch", {"KeyName": "nobody"}, 400, "InvalidKeyPair.NotFound", "The key pair 'nobody' does not exist"),
+    ("launch", {"InstanceType": "m6g.large"}, 400, PARAMETER, "architecture 'arm64' of the specified instance type"),
+    ("launch", {"InstanceType": "p5.48xlarge", "MaxCount": 2}, 400, "VcpuLimitExceeded", "vCPU limit of 192"),
+    ("launch", {"IamInstanceProfile": {"Name": "nobody"}}, 400, PARAMETER, "Invalid IAM Instance Profile Name"),
+    ("launch", {"MinCount": 2}, 400, PARAMETER, "minCount"),
+    ("launch", {"MinCount": 0}, 400, PARAMETER, "minCount"),
+    ("launch", {"MaxCount": 252, "InstanceType": "x1.16xlarge"},
+     400, "InsufficientFreeAddressesInSubnet", "enough free"),
+    ("launch", {"SecurityGroupIds": ["GROUP"]}, 400, "InvalidParameterCombination", "instance-level security groups"),
+    ("launch", {"Placement": {"AvailabilityZone": "us-east-1b"}}, 400, PARAMETER, "us-east-1b"),
+    ("launch", {"MetadataOptions": {"HttpPutResponseHopLimit": 65}}, 400, PARAMETER, "from 1 to 64"),
+    ("launch", {"MetadataOptions": {"HttpTokens": "banana"}}, 400, PARAMETER, "banana"),
+    ("launch", {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 1}}]}, 400,
+     "InvalidBlockDeviceMapping", "expect size>= 8GB"),
+    ("launch", {"DryRun": True}, 412, "DryRunOperation", "would have succeeded"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="class")
+def account() -> Iterator[Cloud]:
+    """An account for requests that change nothing, and fair weather."""
+    with pytest.MonkeyPatch.context() as patched, judged() as one:
+        patched.setattr(weather, "FILE", Path(os.devnull))
+        yield one
+
+
+class TestRefused:
+    """One after the other to one account."""
+
+    @pytest.mark.parametrize(("operation", "request_", "status", "code", "words"), REFUSED)
+    def test_as_by_aws(
+        self, account: Cloud, operation: str, request_: dict[str, Any], status: int, code: str, words: str
+    ) -> None:
+        found = account.refused(operation, **request_)
+        assert found[:2] == (status, code), found
+        assert re.search(words, found[2]), found
+
+
+def test_judge_goes_as_it_came() -> None:
+    before = EC2Response.__dict__.get("create_vpc")
+    judge.attach()
+    judge.attach()
+    assert EC2Response.__dict__["create_vpc"] is not before
+    judge.detach()
+    assert EC2Response.__dict__.get("create_vpc") is before
+
+
+def test_rules_are_kept_without_host_bits(cloud: Cloud) -> None:
+    """Or the same rule in another form would be a second one."""
+    cloud.call(INGRESS, **opening(IpRanges=[{"CidrIp": "10.0.0.5/8", "Description": "a & b - it #1 [x]!"}]))
+    assert cloud.refused(INGRESS, **opening())[1] == "InvalidPermission.Duplicate"
+
+
+@pytest.mark.parametrize("name", ["cidr", "cidr-block", "vpc-id", "tag:x"])
+def test_filters_that_there_are(cloud: Cloud, name: str) -> None:
+    """DescribeVpcs takes cidr-block, which amazon.aws sends and its description doesn't list."""
+    assert cloud.ec2.describe_vpcs(Filters=[{"Name": name, "Values": ["nothing"]}])["Vpcs"] == []
+
+
+def test_what_is_in_use_is_not_deleted(cloud: Cloud) -> None:
+    ec2 = cloud.ec2
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=cloud.vpc)
+    other = ec2.create_security_group(GroupName="other", Description="other", VpcId=cloud.vpc)["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=other, IpPermissions=[cloud.known(AMONG)])
+    instance = cloud.launch()["Instances"][0]
+    interface = instance["NetworkInterfaces"][0]["NetworkInterfaceId"]
+    detach = {"InternetGatewayId": gateway, "VpcId": cloud.vpc}
+    used = "DependencyViolation"
+    group = f"resource {cloud.group} has a dependent object"
+    assert cloud.refused("ec2.delete_security_group", GroupId=cloud.group) == (400, used, group)
+    assert "The subnet 'subnet-" in cloud.refused("ec2.delete_subnet", SubnetId=cloud.subnet)[2]
+    assert "mapped public address" in cloud.refused("ec2.detach_internet_gateway", **detach)[2]
+    assert cloud.refused("ec2.delete_network_interface", NetworkInterfaceId=interface)[1].endswith(".InUse")
+    ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+    assert cloud.refused("ec2.delete_security_group", GroupId=cloud.group)[2] == group, "a rule of another names it"
+    ec2.delete_security_group(GroupId=other)
+    ec2.delete_security_group(GroupId=cloud.group)
+    ec2.delete_subnet(SubnetId=cloud.subnet)
+    assert cloud.refused("ec2.delete_vpc", VpcId=cloud.vpc)[1] == used, "its gateway"
+    ec2.detach_internet_gateway(**detach)
+    ec2.delete_vpc(VpcId=cloud.vpc)
+
+
+def test_a_client_token_launches_once(cloud: Cloud) -> None:
+    first = cloud.launch(ClientToken="once")["Instances"][0]["InstanceId"]
+    assert cloud.launch(ClientToken="once")["Instances"][0]["InstanceId"] == first
+    assert cloud.refused("launch", ClientToken="once", InstanceType="t3.small")[1] == "IdempotentParameterMismatch"
+    found = cloud.ec2.describe_instances(Filters=[{"Name": "client-token", "Values": ["once"]}])["Reservations"]
+    assert [one["InstanceId"] for r in found for one in r["Instances"]] == [first]
+    cloud.ec2.terminate_instances(InstanceIds=[first])
+    assert cloud.refused("launch", ClientToken="once")[1] == "IdempotentInstanceTerminated"
+
+
+def test_states_in_which_nothing_starts(cloud: Cloud) -> None:
+    instance = cloud.launch()["Instances"][0]
+    one = {"InstanceIds": [instance["InstanceId"]]}
+    kind = {"InstanceId": instance["InstanceId"], "InstanceType": {"Value": "t3.small"}}
+    assert cloud.refused("ec2.modify_instance_attribute", **kind)[1] == "IncorrectInstanceState"
+    cloud.ec2.stop_instances(**one)
+    cloud.ec2.modify_instance_attribute(**kind)
+    cloud.ec2.start_instances(**one)
+    again = cloud.ec2.describe_instances(**one)["Reservations"][0]["Instances"][0]["LaunchTime"]
+    assert again >= instance["LaunchTime"]
+    cloud.ec2.terminate_instances(**one)
+    assert "from which it can be started" in cloud.refused("ec2.start_instances", **one)[2]
+
+
+def test_a_new_profile_is_not_known_at_once(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_launch, "PROFILE_SECONDS", 60.0)
+    assert "iamInstanceProfile.name" in cloud.refused("launch", IamInstanceProfile={"Name": "nodes"})[2]
+    monkeypatch.setattr(judge_launch, "PROFILE_SECONDS", 0.0)
+    cloud.launch(IamInstanceProfile={"Name": "nodes"})
+
+
+def test_capacity_quotas_and_zones(cloud: Cloud) -> None:
+    weather.command(["lacks", "us-east-1a", "t3.large"])
+    status, code, words = cloud.refused("launch")
+    assert (status, code) == (500, "InsufficientInstanceCapacity")
+    assert "sufficient t3.large capacity in the Availability Zone you requested (us-east-1a)" in words
+    assert "or choosing us-east-1b, us-east-1c" in words
+    weather.command(["clear"])
+    for quota in ("L-1216C47A", "L-F678F1CE", "L-A4707A72"):
+        weather.command(["quota", quota, "2"])
+    cloud.launch()
+    assert cloud.refused("launch")[1:] == ("VcpuLimitExceeded", cloud.refused("launch")[2])
+    assert "vCPU limit of 2 allows" in cloud.refused("launch")[2]
+    assert cloud.refused("ec2.create_vpc", CidrBlock="10.2.0.0/16")[1] == "VpcLimitExceeded"
+    for _ in range(2):
+        cloud.ec2.create_internet_gateway()
+    assert cloud.refused("ec2.create_internet_gateway")[1] == "InternetGatewayLimitExceeded"
+    asked = client("service-quotas").get_service_quota
+    assert asked(ServiceCode="ec2", QuotaCode="L-1216C47A")["Quota"]["Value"] == 2
+    assert asked(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"] == 128
+    cloud.ec2.create_subnet(VpcId=cloud.vpc, CidrBlock="10.1.5.0/24", AvailabilityZone="us-east-1e")
+    subnets = cloud.ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1e"]}, {
+        "Name": "vpc-id", "Values": [cloud.vpc]}])["Subnets"]  # fmt: skip
+    interface = {"DeviceIndex": 0, "SubnetId": subnets[0]["SubnetId"]}
+    assert "is not supported in your requested Availability Zone (us-east-1e)" in cloud.refused(
+        "launch", NetworkInterfaces=[interface]
+    )[2]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "bucket"),
+    [("t3.large", "standard"), ("c5.xlarge", "standard"), ("g4dn.xlarge", "g"), ("gr6.4xlarge", "g"),
+     ("vt1.3xlarge", "g"),
+     ("p5.48xlarge", "p"), ("x1.16xlarge", ""), ("trn1.2xlarge", ""), ("mac1.metal", ""), ("hpc6a.48xlarge", ""),
+     ("dl2q.24xlarge", "")],
+)  # fmt: skip
+def test_buckets_of_vcpus(kind: str, bucket: str) -> None:
+    assert quotas.bucket(kind) == bucket
+
+
+@pytest.mark.parametrize("words", [["rain"], ["lacks", "us-east-1a"], ["away", "soon"], ["lose"], ["quota", "L-1"]])
+def test_weather_that_there_is_not(words: list[str]) -> None:
+    with pytest.raises(command.LabError, match="isn't a weather"):
+        weather.command(words)
+
+
+def test_weather_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weather, "FILE", tmp_path / "weather.json")
+    assert weather.command([]) == ["fair"]
+    weather.command(["lose", "RunInstances", "2"])
+    assert [weather.loses("RunInstances") for _ in range(3)] == [True, True, False]
+    assert weather.command(["away", "60", "EC2"])[0].startswith("ec2 away for")
+    assert weather.away("ec2") and not weather.away("iam")
+    assert weather.command(["clear"]) == ["fair"]
+
+
+@pytest.mark.parametrize(
+    ("service", "request_", "action"),
+    [
+        ("s3", {"REQUEST_METHOD": "PUT", "QUERY_STRING": "partNumber=1&uploadId=x"}, "UploadPart"),
+        ("s3", {"REQUEST_METHOD": "POST", "QUERY_STRING": "uploadId=x"}, "CompleteMultipartUpload"),
+        ("s3", {"REQUEST_METHOD": "PUT"}, "PutObject"),
+        ("scheduler", {"REQUEST_METHOD": "POST", "PATH_INFO": "/schedules/i-1"}, "CreateSchedule"),
+        ("scheduler", {"REQUEST_METHOD": "DELETE", "PATH_INFO": "/schedule-groups/x"}, "DeleteScheduleGroup"),
+        ("ssm", {"REQUEST_METHOD": "POST", "HTTP_X_AMZ_TARGET": "AmazonSSM.GetParameters"}, "GetParameters"),
+    ],
+)
+def test_calls_are_known_by_name(service: str, request_: dict[str, Any], action: str) -> None:
+    assert wire.action(request_, service) == action
+
+
+# ---------------------------------------------------------------- rights and schedules
+
+TERMINATE = {"Action": "ec2:TerminateInstances", "Resource": "arn:aws:ec2:*:*:instance/*"}
+OURS = {"StringEquals": {"aws:ResourceTag/flotilla-fleet": "demo"}}
+
+
+def test_a_due_schedule_ends_what_its_role_may(cloud: Cloud) -> None:
+    ids = [
+        cloud.launch(**tagged("instance", ("flotilla-fleet", name)))["Instances"][0]["InstanceId"]
+        for name in ("demo", "other", "demo")
+    ]
+    cloud.iam.create_role(RoleName="end", AssumeRolePolicyDocument=trust(Service="scheduler.amazonaws.com"))
+    right = policy(**TERMINATE, Condition=OURS)
+    cloud.iam.put_role_policy(RoleName="end", PolicyName="end", PolicyDocument=right)
+    cloud.scheduler.create_schedule_group(Name="flotilla-demo")
+    for number, some in enumerate((ids[:1], ids[1:2], [ids[2], "i-00000000000000000"])):
+        cloud.scheduler.create_schedule(
+            Name=f"s{number}", GroupName="flotilla-demo", ScheduleExpression="at(2999-01-01T00:00:00)",
+            FlexibleTimeWindow={"Mode": "OFF"}, ActionAfterCompletion="DELETE",
+            Target={**TARGET, "RoleArn": f"{ME}:role/end", "Input": json.dumps({"InstanceIds": some}),
+                    "RetryPolicy": {"MaximumRetryAttempts": 0}},
+        )  # fmt: skip
+
+    def states() -> list[str]:
+        found = cloud.ec2.describe_instances(InstanceIds=ids)["Reservations"]
+        named = {one["InstanceId"]: one["State"]["Name"] for r in found for one in r["Instances"]}
+        return [named[one] for one in ids]
+
+    schedules.run_due(datetime(2998, 12, 31, tzinfo=timezone.utc))
+    assert states() == ["running"] * 3
+    schedules.run_due(datetime(2999, 1, 1, tzinfo=timezone.utc))
+    assert states() == ["terminated", "running", "running"], "another fleet's; one with an unknown id"
+    assert cloud.scheduler.list_schedules(GroupName="flotilla-demo")["Schedules"] == []
+
+
+def test_a_schedule_that_fails_is_tried_again(cloud: Cloud) -> None:
+    instance = cloud.launch()["Instances"][0]["InstanceId"]
+    cloud.iam.create_role(RoleName="end", AssumeRolePolicyDocument=trust(Service="scheduler.amazonaws.com"))
+    target = {**TARGET, "RoleArn": f"{ME}:role/end", "Input": json.dumps({"InstanceIds": [instance]})}
+    cloud.scheduler.create_schedule(**{**SCHEDULE, "Target": target})
+    due = datetime(2999, 1, 1, tzinfo=timezone.utc)
+    schedules.run_due(due)
+    cloud.iam.put_role_policy(RoleName="end", PolicyName="end", PolicyDocument=policy(**TERMINATE))
+    schedules.run_due(due)
+    assert cloud.ec2.describe_instance_status()["InstanceStatuses"] != []
+    schedules.run_due(due + timedelta(seconds=5))
+    assert cloud.ec2.describe_instance_status()["InstanceStatuses"] == []
+    cloud.scheduler.get_schedule(Name="i-1")  # it stays where it isn't told to go
+
+
+def needed(service: str, action: str, **given: str) -> list[tuple[str, str]]:
+    """Actions and the last parts of the resources that a call needs."""
+    dotted = {name.replace("__", "."): value for name, value in given.items()}
+    return [(one.action, one.resource.rpartition(":")[2]) for one in needs.needs(service, action, dotted)]
+
+
+def test_what_calls_need(cloud: Cloud) -> None:
+    launch = needed(
+        "ec2", "RunInstances", ImageId=cloud.image, KeyName="k", NetworkInterface__1__SubnetId=cloud.subnet,
+        NetworkInterface__1__SecurityGroupId__1=cloud.group, IamInstanceProfile__Name="nodes",
+        TagSpecification__1__ResourceType="instance", TagSpecification__1__Tag__1__Key="a",
+        TagSpecification__1__Tag__1__Value="b",
+    )  # fmt: skip
+    assert set(launch) == {
+        *(("ec2:RunInstances", f"{kind}/*") for kind in ("instance", "volume", "network-interface")),
+        ("ec2:RunInstances", f"image/{cloud.image}"), ("ec2:RunInstances", f"subnet/{cloud.subnet}"),
+        ("ec2:RunInstances", f"security-group/{cloud.group}"), ("ec2:RunInstances", "key-pair/k"),
+        ("ec2:CreateTags", "instance/*"), ("iam:PassRole", "role/nodes"),
+    }  # fmt: skip
+    ids = {"RouteTableId": "rtb-00000000", "GatewayId": "igw-00000000"}
+    assert needed("ec2", "CreateRoute", **ids) == [("ec2:CreateRoute", "route-table/rtb-00000000")]
+    assert needed("ec2", "DescribeInstances", InstanceId__1="i-00000000") == [("ec2:DescribeInstances", "*")]
+    pass_on = needed("iam", "AddRoleToInstanceProfile", InstanceProfileName="nodes", RoleName="nodes")
+    assert pass_on == [("iam:AddRoleToInstanceProfile", "instance-profile/nodes"), ("iam:PassRole", "role/nodes")]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "values", "expected"),
+    [
+        ({"ForAllValues:StringEquals": {"aws:TagKeys": ["a", "b"]}}, {"aws:TagKeys": ["a"]}, True),
+        ({"ForAllValues:StringEquals": {"aws:TagKeys": ["a", "b"]}}, {"aws:TagKeys": ["a", "c"]}, False),
+        ({"ForAllValues:StringEquals": {"aws:TagKeys": ["a"]}}, {}, True),
+        ({"ForAnyValue:StringEquals": {"aws:TagKeys": ["a"]}}, {"aws:TagKeys": ["c", "a"]}, True),
+        ({"ForAnyValue:StringEquals": {"aws:TagKeys": ["a"]}}, {}, False),
+        (OURS, {"aws:ResourceTag/flotilla-fleet": "demo"}, True),
+        (OURS, {"aws:ResourceTag/flotilla-fleet": "other"}, False),
+    ],
+)
+def test_conditions_on_tags(conditions: dict[str, Any], values: dict[str, Any], expected: bool) -> None:
+    assert access.holds(conditions, values) is expected
+
+
+def test_a_boundary_limits(cloud: Cloud) -> None:
+    access.attach()
+    backend = iam_backends["123456789012"]["aws"]
+    need = needs.Need("iam:PassRole", f"{ME}:role/nodes", {"iam:PassedToService": "ec2.amazonaws.com"})
+    everything = policy(Action="*", Resource="*")
+    limit = policy(Action="iam:PassRole", Resource="*",
+                   Condition={"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}})  # fmt: skip
+    bound = cloud.iam.create_policy(PolicyName="limit", PolicyDocument=limit)["Policy"]["Arn"]
+    whole = cloud.iam.create_policy(PolicyName="all", PolicyDocument=everything)["Policy"]["Arn"]
+    assert access.allows(backend, [everything], None, need)
+    assert access.allows(backend, [backend.get_policy(whole)], None, need), "an attached policy"
+    assert access.allows(backend, [everything], whole, need)
+    assert not access.allows(backend, [everything], bound, need)
+    assert not access.allows(backend, [], whole, need)
+
+
+@contextmanager
+def as_user(cloud: Cloud, *statements: dict[str, Any]) -> Iterator[Callable[[str], Any]]:
+    """Clients of a user who has these rights, all judged by the lab's IAM."""
+    document = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **one} for one in statements]})
+    cloud.iam.put_user_policy(UserName="me", PolicyName="rights", PolicyDocument=document)
+    key = cloud.iam.create_access_key(UserName="me")["AccessKey"]
+    access.attach()
+    with enable_iam_authentication():
+        yield lambda service: boto3.client(
+            service, aws_access_key_id=key["AccessKeyId"], aws_secret_access_key=key["SecretAccessKey"]
+        )
+
+
+def test_rights_hang_on_tags_and_on_roles_that_are_passed_on(cloud: Cloud) -> None:
+    ours, others = (
+        cloud.launch(**tagged("instance", ("flotilla-fleet", name)))["Instances"][0]["InstanceId"]
+        for name in ("demo", "other")
+    )
+    cloud.iam.create_role(RoleName="end", AssumeRolePolicyDocument=trust(Service="scheduler.amazonaws.com"))
+    launch = {
+        "ImageId": cloud.image,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "InstanceType": "t3.large",
+        "SubnetId": cloud.subnet,
+    }
+    passing = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    tagging = {"StringEquals": {"ec2:CreateAction": "RunInstances", "aws:RequestTag/flotilla-fleet": "demo"}}
+    with as_user(
+        cloud,
+        {**TERMINATE, "Condition": OURS},
+        {"Action": ["ec2:RunInstances", "scheduler:CreateSchedule"], "Resource": "*"},
+        {"Action": "ec2:CreateTags", "Resource": "arn:aws:ec2:*:*:*/*", "Condition": tagging},
+        {"Action": "iam:PassRole", "Resource": f"{ME}:role/*", "Condition": passing},
+    ) as mine:
+        ec2, scheduler = mine("ec2"), mine("scheduler")
+        ec2.terminate_instances(InstanceIds=[ours])
+        with pytest.raises(ClientError, match=r"AccessDeniedException.*scheduler:ListScheduleGroups"):
+            scheduler.list_schedule_groups()
+        with pytest.raises(ClientError, match=f"UnauthorizedOperation.*ec2:TerminateInstances on .*{others}"):
+            ec2.terminate_instances(InstanceIds=[ours, others])
+        profile = {"IamInstanceProfile": {"Name": "nodes"}}
+        ec2.run_instances(**launch, **profile, **tagged("instance", ("flotilla-fleet", "demo")))
+        with pytest.raises(ClientError, match="ec2:CreateTags"):
+            ec2.run_instances(**launch, **tagged("instance", ("flotilla-fleet", "other")))
+        with pytest.raises(ClientError, match=r"AccessDeniedException.*iam:PassRole on resource: .*role/end"):
+            scheduler.create_schedule(**{**SCHEDULE, "Target": {**TARGET, "RoleArn": f"{ME}:role/end"}})
+
+
+def test_who_may_not_pass_a_role_on_launches_nothing_with_it(cloud: Cloud) -> None:
+    launch = {
+        "ImageId": cloud.image,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "InstanceType": "t3.large",
+        "SubnetId": cloud.subnet,
+    }
+    with as_user(cloud, {"Action": "ec2:*", "Resource": "*"}) as mine:
+        mine("ec2").run_instances(**launch)
+        with pytest.raises(ClientError, match=r"iam:PassRole on resource: .*role/nodes"):
+            mine("ec2").run_instances(**launch, IamInstanceProfile={"Name": "nodes"})
+
+
+def test_a_users_boundary_limits(cloud: Cloud) -> None:
+    limit = policy(Action=["ec2:Describe*", "iam:CreateRole"], Resource="*")
+    bound = cloud.iam.create_policy(PolicyName="limit", PolicyDocument=limit)["Policy"]["Arn"]
+    cloud.iam.put_user_permissions_boundary(UserName="me", PermissionsBoundary=bound)
+    only = {"StringEquals": {"iam:PermissionsBoundary": bound}}
+    with as_user(
+        cloud, {"Action": "ec2:*", "Resource": "*"}, {"Action": "iam:CreateRole", "Resource": "*", "Condition": only}
+    ) as mine:
+        mine("ec2").describe_instances()
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            mine("ec2").create_vpc(CidrBlock="10.2.0.0/16")
+        with pytest.raises(ClientError, match="AccessDenied"):
+            mine("iam").create_role(**ROLE)
+        mine("iam").create_role(**ROLE, PermissionsBoundary=bound)
