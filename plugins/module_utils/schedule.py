@@ -97,7 +97,8 @@ class Schedules:
         return True
 
     def _call(self, doing: str, method: str, **arguments: Any) -> dict[str, Any]:
-        return self.cloud.call(doing, "scheduler", method, **arguments)
+        answer: dict[str, Any] = self.cloud.call(doing, "scheduler", method, **arguments)
+        return answer
 
     def _find_group(self) -> dict[str, Any]:
         """Return the fleet's group, empty where there is none."""
@@ -112,7 +113,7 @@ class Schedules:
         if group["State"] != "ACTIVE":
             return False
         there = self._call("look at the schedules' tags", "list_tags_for_resource", ResourceArn=group["Arn"])
-        return tags.items() <= aws.tags_of(there).items()
+        return bool(tags.items() <= aws.tags_of(there).items())
 
     def _put_group(self, group: dict[str, Any], tags: dict[str, str]) -> None:
         deadline = time.monotonic() + WAIT

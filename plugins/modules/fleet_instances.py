@@ -294,12 +294,14 @@ class Fleet:
         """
         schedules = schedule.Schedules(self.aws, self.p["name"], dry)
         role = self.p.get("schedule_role")
+        changed: list[str] = []
         if self.warnings:
-            return []
+            return changed
         try:
             if role:
-                return schedules.ensure(ids, self.p["tags"]["flotilla-expires"], role, self.p["tags"])
-            return [schedules.group] if schedules.remove() else []
+                changed = schedules.ensure(ids, self.p["tags"]["flotilla-expires"], role, self.p["tags"])
+            elif schedules.remove():
+                changed = [schedules.group]
         except aws.FleetError as error:
             if role:
                 self.warnings.append(
@@ -307,7 +309,7 @@ class Fleet:
                     f"until you destroy the fleet: {error} Then run the same command again "
                     "(roles/fleet/files/policy.json has the permissions), or set fleet_schedule to false."
                 )
-            return []
+        return changed
 
     def start(self, stopped: list[dict[str, Any]]) -> None:
         """Start stopped instances, once those that are still stopping have stopped."""

@@ -14,9 +14,8 @@ from harness import ROOT, Network, make_network, wait_until
 def user_data(expires: datetime) -> str:
     """What role fleet gives its hosts."""
     template = (ROOT / "roles/fleet/templates/user-data.yml.j2").read_text()
-    return jinja2.Template(template, keep_trailing_newline=True).render(
-        __fleet_facts={"expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    )
+    facts = {"expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return str(jinja2.Template(template, keep_trailing_newline=True).render(__fleet_facts=facts))
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[aws.Aws]:
         yield aws.Aws("us-east-1")
 
 
-def ensure(cloud: aws.Aws, hosts: list[str], dry: bool = False, **tags: str) -> list[str]:
-    tags = {**TAGS, **tags}
-    return schedule.Schedules(cloud, "demo", dry).ensure(hosts, tags["flotilla-expires"], ROLE, tags)
+def ensure(cloud: aws.Aws, hosts: list[str], dry: bool = False, expires: str = TAGS["flotilla-expires"]) -> list[str]:
+    tags = {**TAGS, "flotilla-expires": expires}
+    return list(schedule.Schedules(cloud, "demo", dry).ensure(hosts, expires, ROLE, tags))
 
 
 def there() -> dict[str, str]:
@@ -70,20 +70,20 @@ def test_each_instance_is_ended_ten_minutes_after_its_expiry(cloud: aws.Aws) -> 
     assert json.loads(one["Target"]["Input"]) == {"InstanceIds": ["i-0a"]} and one["Target"]["RoleArn"] == ROLE
     assert (one["FlexibleTimeWindow"], one["ScheduleExpressionTimezone"]) == ({"Mode": "OFF"}, "UTC")
     group = scheduler.get_schedule_group(Name="flotilla-demo")
-    assert aws.tags_of(scheduler.list_tags_for_resource(ResourceArn=group["Arn"])) == TAGS  # type: ignore[arg-type]
+    assert aws.tags_of(scheduler.list_tags_for_resource(ResourceArn=group["Arn"])) == TAGS
     assert ensure(cloud, HOSTS) == [], "nothing the second time"
 
 
 def test_what_changes_is_brought_up_to_date(cloud: aws.Aws) -> None:
     ensure(cloud, HOSTS)
-    later = {"flotilla-expires": "2100-01-01T01:00:00Z"}
-    assert ensure(cloud, HOSTS, dry=True, **later) == ["flotilla-demo", *HOSTS]
+    later = "2100-01-01T01:00:00Z"
+    assert ensure(cloud, HOSTS, dry=True, expires=later) == ["flotilla-demo", *HOSTS]
     assert ensure(cloud, HOSTS) == [], "a dry run changes nothing"
-    assert ensure(cloud, ["i-0b", "i-0c"], **later) == ["flotilla-demo", "i-0b", "i-0c", "i-0a"]
+    assert ensure(cloud, ["i-0b", "i-0c"], expires=later) == ["flotilla-demo", "i-0b", "i-0c", "i-0a"]
     assert there() == dict.fromkeys(["i-0b", "i-0c"], "at(2100-01-01T01:10:00)")
-    off = schedule.wanted("demo", "i-0b", later["flotilla-expires"], ROLE) | {"State": "DISABLED"}
+    off = schedule.wanted("demo", "i-0b", later, ROLE) | {"State": "DISABLED"}
     boto3.client("scheduler").update_schedule(**off)
-    assert ensure(cloud, ["i-0b", "i-0c"], **later) == ["i-0b"]
+    assert ensure(cloud, ["i-0b", "i-0c"], expires=later) == ["i-0b"]
 
 
 def test_a_dry_run_from_nothing_makes_nothing(cloud: aws.Aws) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import botocore.session
@@ -16,17 +17,72 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
     FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 
 from flotilla.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
 
 CHUNK = 4 * 1024**2
 PART = 16 * 1024**2  # a larger object goes in parts, each of them in memory
+# Seconds for which S3, or the service that gives the credentials, may be away; and those between one try and the next.
+# botocore is through with its own tries after some 3 s, and a client that has failed often makes no more of them.
+PATIENCE = 120.0
+_PAUSES = (1.0, 2.0, 4.0, *[8.0] * 14)
+_AWAY = (
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    ResponseParserError,  # a proxy's page instead of S3's answer
+)
+_BUSY = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "429"}
 _REFUSALS = {"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Away(Temporary):
+    """S3 or the credentials' service doesn't answer, or has no time; it was asked again for PATIENCE."""
+
+
+class _Changed(Temporary):
+    """A condition of the request doesn't hold: somebody has written the object meanwhile, or this very request has."""
+
+
+class _NoUpload(Temporary):
+    """The upload in parts isn't there: given up, or completed."""
+
+
+class _Patience:
+    """The pauses between tries while a service is away."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: it has answered."""
+        self._pauses = iter(_PAUSES)
+        self._since: float | None = None
+
+    def wait(self, error: Away) -> None:
+        """Sleep until the next try, or raise the error when it has been away for too long."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            _log.warning("%s Asking again, for up to %d s.", error, PATIENCE)
+        pause = next(self._pauses, None)
+        if pause is None or now + pause > self._since + PATIENCE:
+            raise error
+        time.sleep(pause)
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -60,13 +116,14 @@ class Prefix:
     """The objects below s3://bucket/prefix/; paths are relative to it.
 
     What isn't there raises FileNotFoundError, what isn't allowed `refused`, all else another ProgramError.
-    botocore repeats single requests.
+    While S3 is away, it is asked again for PATIENCE.
     """
 
-    def __init__(self, url: str, client: Any = None, refused: type[ProgramError] = Denied) -> None:
+    def __init__(self, url: str, refused: type[ProgramError] = Denied) -> None:
         self.bucket, self._prefix = parse_url(url)
-        self.client = client or connect()
+        self.client = connect()
         self._refused = refused
+        self._lock = threading.Lock()
 
     def url(self, path: str = "") -> str:
         """Return the full address of a path."""
@@ -74,53 +131,53 @@ class Prefix:
 
     def read(self, path: str) -> bytes:
         """Return a small object whole."""
-        with self._errors(path):
-            body: bytes = self.client.get_object(**self._at(path))["Body"].read()
-            return body
+        return self._insist(path, lambda client: bytes(client.get_object(**self._at(path))["Body"].read()))
 
     def head(self, path: str) -> tuple[int, str | None]:
         """Return an object's size and the CRC-32C (hex) of the whole object, where S3 knows it."""
-        with self._errors(path):
-            return _size_and_crc(self.client.head_object(**self._at(path), ChecksumMode="ENABLED"))
+        at = self._at(path)
+        return _size_and_crc(self._insist(path, lambda client: client.head_object(**at, ChecksumMode="ENABLED")))
 
     def etag(self, path: str) -> str:
         """Return what tells an object's content from any other that it had."""
-        with self._errors(path):
-            return str(self.client.head_object(**self._at(path))["ETag"])
+        return str(self._insist(path, lambda client: client.head_object(**self._at(path)))["ETag"])
 
-    def stream(self, path: str, attempts: int = 5, etag: str | None = None) -> Iterator[bytes]:
+    def stream(self, path: str, etag: str | None = None) -> Iterator[bytes]:
         """Yield an object's bytes, those of an ETag or the newest.
 
-        A connection that breaks is taken up where it broke, several times.
+        A connection that breaks is taken up where it broke.
         """
-        offset, failures = 0, 0
+        offset, patience = 0, _Patience()
         while True:
             more = {"Range": f"bytes={offset}-"} if offset else {}
             if etag:
                 more["IfMatch"] = etag
+            client = self.client
             try:
                 with self._errors(path):
-                    answer = self.client.get_object(**self._at(path), **more)
+                    answer = client.get_object(**self._at(path), **more)
                     etag, size = answer["ETag"], offset + answer["ContentLength"]
                     for chunk in answer["Body"].iter_chunks(CHUNK):
                         offset += len(chunk)
-                        failures = 0
+                        patience.reset()
                         yield chunk
                 if offset >= size:
                     return
-                raise Temporary(f"{self.url(path)} ended early, at byte {offset} of {size}.")
-            except Temporary as error:
-                failures += 1
-                if failures >= attempts:
-                    raise
-                _log.warning("%s Going on from byte %d.", error, offset)
-                time.sleep(2.0 ** (failures - 1))
+                raise Away(f"{self.url(path)} ended early, at byte {offset} of {size}.")
+            except Away as error:
+                patience.wait(error)
+                self._renew(client)
 
     def put(self, path: str, data: bytes, if_absent: bool = False) -> None:
         """Write an object in one piece; S3 checks the CRC-32C before it takes it."""
         more = {"IfNoneMatch": "*"} if if_absent else {}
-        with self._errors(path):
-            self.client.put_object(**self._at(path), Body=data, **_checksum(google_crc32c.value(data)), **more)
+        request = {**self._at(path), "Body": data, **_checksum(google_crc32c.value(data)), **more}
+        try:
+            self._insist(path, lambda client: client.put_object(**request))
+        except _Changed:
+            # It may be this very object, put by a try whose answer was lost.
+            if not if_absent or self.read(path) != data:
+                raise
 
     def put_stream(self, path: str, chunks: Iterator[bytes], size: int, crc32c: str) -> None:
         """Write an object of known size and CRC-32C, in parts where it is large."""
@@ -128,40 +185,55 @@ class Prefix:
         if size <= PART:
             self.put(path, b"".join(parts))
             return
-        with self._errors(path):
-            at = self._at(path)
-            upload = self.client.create_multipart_upload(**at, ChecksumAlgorithm="CRC32C", ChecksumType="FULL_OBJECT")[
-                "UploadId"
-            ]
+        at = self._at(path)
+        whole = {"ChecksumType": "FULL_OBJECT"}
+        begin = {**at, **whole, "ChecksumAlgorithm": "CRC32C"}
+        upload = self._insist(path, lambda client: client.create_multipart_upload(**begin))["UploadId"]
+        try:
+            done = [self._put_part(path, upload, number, part) for number, part in enumerate(parts, 1)]
+            end = {**at, **whole, "UploadId": upload, "MultipartUpload": {"Parts": done}}
+            end["ChecksumCRC32C"] = _checksum(int(crc32c, 16))["ChecksumCRC32C"]
             try:
-                done = []
-                for number, part in enumerate(parts, 1):
-                    checksum = _checksum(google_crc32c.value(part))
-                    answer = self.client.upload_part(**at, UploadId=upload, PartNumber=number, Body=part, **checksum)
-                    done.append(
-                        {
-                            "PartNumber": number,
-                            "ETag": answer["ETag"],
-                            "ChecksumCRC32C": checksum["ChecksumCRC32C"],
-                        }
-                    )
-                self.client.complete_multipart_upload(
-                    **at,
-                    UploadId=upload,
-                    MultipartUpload={"Parts": done},
-                    ChecksumCRC32C=_checksum(int(crc32c, 16))["ChecksumCRC32C"],
-                    ChecksumType="FULL_OBJECT",
-                )
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    self.client.abort_multipart_upload(**at, UploadId=upload)
-                raise
+                self._insist(path, lambda client: client.complete_multipart_upload(**end))
+            except _NoUpload:
+                # A try may have completed it whose answer was lost.
+                if self.head(path) != (size, crc32c):
+                    raise
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.client.abort_multipart_upload(**at, UploadId=upload)
+            raise
+
+    def _put_part(self, path: str, upload: str, number: int, part: bytes) -> dict[str, Any]:
+        checksum = _checksum(google_crc32c.value(part))
+        request = {**self._at(path), "UploadId": upload, "PartNumber": number, "Body": part, **checksum}
+        etag = self._insist(path, lambda client: client.upload_part(**request))["ETag"]
+        return {"PartNumber": number, "ETag": etag, "ChecksumCRC32C": checksum["ChecksumCRC32C"]}
 
     def prove_writable(self, path: str) -> None:
         """Begin an upload and give it up: needs the permission to write and leaves nothing."""
-        with self._errors(path):
-            upload = self.client.create_multipart_upload(**self._at(path))["UploadId"]
-            self.client.abort_multipart_upload(**self._at(path), UploadId=upload)
+        at = self._at(path)
+        upload = self._insist(path, lambda client: client.create_multipart_upload(**at))["UploadId"]
+        with contextlib.suppress(_NoUpload):
+            self._insist(path, lambda client: client.abort_multipart_upload(**at, UploadId=upload))
+
+    def _insist(self, path: str, ask: Callable[[Any], T]) -> T:
+        """Return what ask says of the client, asked again while S3 is away."""
+        patience = _Patience()
+        while True:
+            client = self.client
+            try:
+                with self._errors(path):
+                    return ask(client)
+            except Away as error:
+                patience.wait(error)
+                self._renew(client)
+
+    def _renew(self, failed: Any) -> None:
+        """Take a new client for one that failed, unless another thread has: botocore's counts its failures."""
+        with self._lock:
+            if self.client is failed:
+                self.client = connect()
 
     def _at(self, path: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._prefix + path}
@@ -177,15 +249,19 @@ class Prefix:
         except FlexibleChecksumError as error:
             raise Mismatch(f"{self.url(path)} isn't what S3's checksum of it says: upload it again.") from error
         except NoCredentialsError as error:
-            raise Temporary(
+            raise Away(
                 f"No AWS credentials for {self.url(path)}: give the host an instance profile that may use it."
             ) from error
+        except _AWAY as error:
+            raise Away(f"{self.url(path)} can't be reached: {error}") from error
         except BotoCoreError as error:
-            raise Temporary(f"{self.url(path)} can't be reached: {error}") from error
+            raise Temporary(f"{self.url(path)} can't be asked for: {error}") from error
 
     def _explain(self, error: ClientError, path: str) -> Exception:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         verb = error.operation_name
+        if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            return Away(f"{self.url(path)}: {verb} failed: {error}")
         if code == "400" and verb == "HeadObject":  # an answer without a body: what is wrong, the list says
             code = self._listed(path)[1] or code
         if code in _EXPIRED:
@@ -205,7 +281,9 @@ class Prefix:
                 f"{self.url(path)}: {verb} is refused ({code}): allow it in the policy of this host's role."
             )
         if code in ("PreconditionFailed", "412"):
-            return Temporary(f"{self.url(path)} was changed by somebody else meanwhile.")
+            return _Changed(f"{self.url(path)} was changed by somebody else meanwhile.")
+        if code == "NoSuchUpload":
+            return _NoUpload(f"{self.url(path)}: {verb} failed: {error}")
         return Temporary(f"{self.url(path)}: {verb} failed: {error}")
 
     def _is_absent(self, path: str) -> bool:

@@ -23,7 +23,7 @@ from flotilla.errors import BadInput, Mismatch, ProgramError, Temporary
 from flotilla.files import Files, is_temporary, open_folder, temporary_name
 from flotilla.manifest import Entry, Manifest
 from flotilla.progress import Progress
-from flotilla.s3 import Prefix
+from flotilla.s3 import Away, Prefix
 
 ATTEMPTS = 5
 THREADS = 4
@@ -193,7 +193,7 @@ def _copy(source: Prefix, target: Files, entry: Entry, meter: Meter, stop: threa
             return
         except Temporary as error:
             meter.add(-counted.size)
-            if attempt == ATTEMPTS or stop.is_set():
+            if isinstance(error, Away) or attempt == ATTEMPTS or stop.is_set():
                 raise
             _log.warning("%s Copying it again.", error)
             time.sleep(2.0**attempt)

@@ -274,11 +274,11 @@ def test_an_object_that_comes_back_changed(client: Any, config: Path, capsys: An
     stream = s3.Prefix.stream
     lies: list[str] = []
 
-    def lying(self: s3.Prefix, path: str, attempts: int = 5) -> Iterator[bytes]:
+    def lying(self: s3.Prefix, path: str) -> Iterator[bytes]:
         if path.endswith("saved_model.pb") and len(lies) < 1:
             lies.append(path)
             return iter([b"grapX"])
-        return stream(self, path, attempts)
+        return stream(self, path)
 
     monkeypatch.setattr(s3.Prefix, "stream", lying)
     assert call(capsys, "--config", str(config))[0] == 0 and lies
