@@ -1,4 +1,4 @@
-"""Preflight, instances, inventory and removal of a fleet, against moto."""
+"""Preflight, instances and inventory of a fleet, against moto."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from ansible_collections.flotilla.kit.plugins.inventory.fleet import InventoryMo
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet, reconcile_fleet
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
-from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources
 from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.ec2.models.instances import InstanceBackend
@@ -374,13 +373,6 @@ class Raised:
             GroupName="nodes", Description="nodes", VpcId=self.vpc, TagSpecifications=tagged("security-group")
         )["GroupId"]
         self.ec2.create_key_pair(KeyName="flotilla-demo", TagSpecifications=tagged("key-pair"))
-        self.ec2.create_launch_template(
-            LaunchTemplateName="t",
-            LaunchTemplateData={"InstanceType": "t3.large"},
-            TagSpecifications=tagged("launch-template"),
-        )
-        self.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a", TagSpecifications=tagged("volume"))
-        self.ec2.allocate_address(Domain="vpc", TagSpecifications=tagged("elastic-ip"))
         name = f"flotilla-demo-{REGION}"
         self.iam.create_role(RoleName=name, AssumeRolePolicyDocument=TRUST, Tags=tags)
         self.iam.put_role_policy(RoleName=name, PolicyName="storage", PolicyDocument=POLICY)
@@ -571,54 +563,6 @@ def test_a_profile_that_aws_does_not_know_yet(raised: Raised, monkeypatch: pytes
     monkeypatch.setattr(fleet.ec2, "run_instances", reluctant)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert len(reconcile_fleet(fleet, False)["launched"]) == 4
-
-
-def test_destroy_leaves_nothing_of_the_fleet_and_all_else(raised: Raised) -> None:
-    raised.up()
-    foreign = raised.ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
-    raised.iam.create_role(RoleName="somebody", AssumeRolePolicyDocument=TRUST)
-    fleet = Resources(REGION, "", "demo")
-    kinds = {one["kind"] for one in fleet.sweep()}
-    assert kinds >= {kind for kind, _, _ in fleet.kinds} - {"spot request", "network interface"}
-    first, left = fleet.remove_all(10)
-    assert left == [] and {one["kind"] for one in first} == kinds
-    assert fleet.sweep() == [] and raised.live() == {}
-    assert fleet.remove_all(10) == ([], [])
-    assert raised.ec2.describe_vpcs(VpcIds=[foreign])["Vpcs"]
-    assert [role["RoleName"] for role in raised.iam.list_roles()["Roles"]] == ["somebody"]
-    assert boto3.client("s3").list_objects_v2(Bucket="data")["KeyCount"] == 4
-
-
-def test_destroy_goes_on_where_it_was_interrupted(raised: Raised) -> None:
-    raised.up()
-    fleet = Resources(REGION, "", "demo")
-    fleet.remove(fleet.sweep(), {})
-    assert {one["kind"] for one in fleet.sweep()} >= {"VPC", "subnet"}
-    assert Resources(REGION, "", "demo").remove_all(10)[1] == []
-
-
-def test_destroy_finds_what_a_killed_run_left_untagged(raised: Raised) -> None:
-    table = raised.ec2.create_route_table(VpcId=raised.vpc)["RouteTable"]["RouteTableId"]
-    first, left = Resources(REGION, "", "demo").remove_all(10)
-    assert table in [one["id"] for one in first] and left == []
-    assert table not in [one["RouteTableId"] for one in raised.ec2.describe_route_tables()["RouteTables"]]
-
-
-def test_destroy_names_what_stays(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = Resources(REGION, "", "demo")
-
-    def in_use(**request: Any) -> None:
-        words = f"The subnet '{raised.subnet}' has dependencies and cannot be deleted."
-        raise ClientError({"Error": {"Code": "DependencyViolation", "Message": words}}, "DeleteSubnet")
-
-    monkeypatch.setattr(fleet.ec2, "delete_subnet", in_use)
-    _, left = fleet.remove_all(1)
-    assert any(text.startswith(f"subnet {raised.subnet}") and "has dependencies" in text for text in left), left
-
-
-def test_a_role_of_the_same_name_that_is_not_ours_stays(cloud: None) -> None:
-    boto3.client("iam").create_role(RoleName=f"flotilla-demo-{REGION}", AssumeRolePolicyDocument=TRUST)
-    assert Resources(REGION, "", "demo").sweep() == []
 
 
 def inventory_of(folder: Path, **variables: Any) -> InventoryData:

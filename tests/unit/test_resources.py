@@ -278,7 +278,7 @@ def test_an_instance_that_may_not_be_ended_saves_no_other_and_keeps_what_it_need
 def test_an_api_that_is_away_for_a_while_stops_nothing(error: Exception) -> None:
     raised = Raised()
     fleet = Resources(REGION, "", "demo")
-    spied(fleet, lambda operation: error if time.monotonic() < 40 else None)
+    spied(fleet, lambda operation: error if time.monotonic() < 8 else None)
     assert fleet.remove_all(600)[1] == [] and not raised.living()
 
 
@@ -288,7 +288,7 @@ def test_so_does_no_other_call(method: str) -> None:
     raised = Raised()
     fleet = Resources(REGION, "", "demo")
     throttled = refusal(method, "Throttling")
-    spied(fleet, lambda operation: throttled if operation == method and time.monotonic() < 40 else None)
+    spied(fleet, lambda operation: throttled if operation == method and time.monotonic() < 8 else None)
     assert fleet.remove_all(600)[1] == [] and not raised.living()
 
 
