@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 try:
@@ -46,7 +47,10 @@ def message(error: BaseException) -> str:
     """Return AWS's own words on one line, without the final full stop."""
     response = getattr(error, "response", None)
     text = response.get("Error", {}).get("Message") if isinstance(response, dict) else None
-    return " ".join(str(text or error or type(error).__name__).split())[:500].rstrip(".")
+    words = " ".join(str(text or error or type(error).__name__).split())
+    # A proxy, or what else isn't AWS, answers with a page: only the words before it are of use.
+    words = re.split(r"\s*(?:b?['\"])?<(?:!doctype|html|head|body)\b", words, maxsplit=1, flags=re.IGNORECASE)[0]
+    return words[:500].rstrip(".: ") or "the answer is a web page"
 
 
 def explain(error: BaseException, doing: str, profile: str) -> str:
