@@ -220,7 +220,7 @@ def check_endpoint(url: str) -> list[str]:
     if not url or (match and 0 < int(match[1] or 80) < 65536):
         return []
     return [
-        f"fleet_endpoint_url '{url}' isn't a server's address: write it as http://host:port, or leave it empty for AWS."
+        f"fleet_endpoint_url {url!r} isn't a server's address: write it as http://host:port, or leave it empty for AWS."
     ]
 
 

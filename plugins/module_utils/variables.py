@@ -95,7 +95,7 @@ def check_job(job: Any, written: str | None = None) -> list[str]:
     if written is not None and written != str(job):
         return [f"job is written {written}, which YAML takes for {job}: write it in quotes."]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(job)):
-        return [f"job is '{job}': give letters, digits, dots, dashes and underscores."]
+        return [f"job is {str(job)!r}: give letters, digits, dots, dashes and underscores."]
     if len(str(job)) > JOB_LENGTH:
         return [f"job has {len(str(job))} characters: take at most {JOB_LENGTH}."]
     return []
