@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ansible_collections.flotilla.kit.plugins.module_utils import plan
+
 try:
     import boto3
     from botocore import exceptions
@@ -132,12 +134,18 @@ class Aws:
             for name in self._session.get_available_regions("ec2", partition_name=partition)
         ]
 
+    def why(self, error: BaseException, doing: str) -> str:
+        """Say why a call failed: where the region isn't one, AWS's name server or a page of HTML would have the word."""
+        answered = code(error) in CREDENTIAL_CODES | DENIED_CODES
+        problems = [] if answered else plan.unknown_region(self.region, self.regions())
+        return problems[0] if problems else explain(error, doing, self.profile)
+
     def call(self, doing: str, service: str, method: str, **arguments: Any) -> dict[str, Any]:
         """Call one method; an error of AWS becomes a FleetError that says what was being done."""
         try:
             answer: dict[str, Any] = getattr(self.client(service), method)(**arguments)
         except Exception as error:  # botocore's errors have no common ancestor
-            raise FleetError(explain(error, doing, self.profile)) from error
+            raise FleetError(self.why(error, doing)) from error
         return answer
 
     def pages(self, doing: str, service: str, method: str, key: str, **arguments: Any) -> list[Any]:
@@ -147,7 +155,7 @@ class Aws:
             for page in self.client(service).get_paginator(method).paginate(**arguments):
                 found.extend(page.get(key, []))
         except Exception as error:
-            raise FleetError(explain(error, doing, self.profile)) from error
+            raise FleetError(self.why(error, doing)) from error
         return found
 
 

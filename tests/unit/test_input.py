@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ansible_collections.flotilla.kit.plugins.action.check_variables import known, written
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, variables
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 from harness import ROOT, user_environment, user_runs
 
 GOOD = {
@@ -242,6 +242,18 @@ def test_a_web_page_is_no_message() -> None:
     assert aws.message(ClientError({"Error": {"Message": page}}, "X")) == "the answer is a web page"
     assert aws.message(ValueError(f"invalid XML received:\nb'{page}'")) == "invalid XML received"
     assert aws.message(ValueError("a < b.")) == "a < b"
+
+
+@pytest.mark.parametrize(
+    ("region", "words"), [("mars-east-1", "isn't a region of AWS"), ("us-east-7", "did you mean us-east-")]
+)
+def test_a_region_that_is_not_there(region: str, words: str) -> None:
+    """Whatever is asked, the sentence is about the region; AWS's own answer comes first where there is one."""
+    connection = aws.Aws(region, attempts=1)
+    said([connection.why(EndpointConnectionError(endpoint_url="https://ec2"), "list the instances")], region, words)
+    denied = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "X")
+    said([connection.why(denied, "list the instances")], "may not list the instances")
+    said([aws.Aws("us-east-1").why(EndpointConnectionError(endpoint_url="https://ec2"), "look")], "doesn't answer")
 
 
 def plays(tmp_path: Path, playbook: str, *options: str) -> str:
