@@ -135,7 +135,7 @@ class Aws:
         ]
 
     def why(self, error: BaseException, doing: str) -> str:
-        """Say why a call failed: where the region isn't one, AWS's name server or a page of HTML would have the word."""
+        """Say why a call failed: without a look at the region, a name server would say it, or a page of HTML."""
         answered = code(error) in CREDENTIAL_CODES | DENIED_CODES
         problems = [] if answered else plan.unknown_region(self.region, self.regions())
         return problems[0] if problems else explain(error, doing, self.profile)

@@ -314,6 +314,9 @@ def check_s3(url: str, variable: str) -> list[str]:
         ]
     if not re.fullmatch(r"([A-Za-z0-9._=@+-]+/)+", prefix):
         return [f"{variable} {url} has a folder with other characters than letters, digits and . _ = @ + -: rename it."]
+    # Hosts take it as it is written, so nothing is made good here.
+    if url != url.strip() or "//" in url[5:] or {".", ".."} & set(prefix.split("/")):
+        return [f"{variable} {url!r} has a space, // or .. in it: write it as s3://bucket/folder/."]
     return []
 
 

@@ -21,6 +21,7 @@ PREFIXES = ("dataset_", "fleet_", "hdfs_", "radl_", "store_", "tensorboard_", "t
 # What a training can't do without
 NEEDED = ("job", "training_max_steps", "training_batch_size", "training_scheme", "training_sync")
 FOLDERS = ("dataset_source", "store_target")
+CAST = ("fleet_ssh_sources",)  # a module makes a list of it
 WEEK = 7 * 24 * 60  # minutes: no fleet lives longer
 JOB_LENGTH = 64
 MOST_STEPS = 2**63 - 1  # TensorFlow's global step
@@ -61,6 +62,10 @@ def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
             return [_untext(name, value)]
         if isinstance(value, (Mapping, list, tuple)):
             return [f"{name} is {value}: give text, not a list or a mapping."]
+    # Ansible's specifications take text for both, but don't make them of it.
+    if kind in ("list", "dict") and isinstance(value, str) and name not in CAST:
+        what = "a list" if kind == "list" else "a mapping"
+        return [f"{name} is '{value}', which is text: give {what}, on the command line as -e '{{\"{name}\": …}}'."]
     if kind in ("int", "float"):
         if isinstance(value, bool) or (kind == "int" and plan.whole(value) is None):
             return [f"{name} is '{value}': give a whole number."]
@@ -162,9 +167,9 @@ def check_needed(values: Mapping[str, Any], unknown: Iterable[str] = ()) -> list
         for name in NEEDED
         if values.get(name) is None and name not in unknown
     ]
-    urls = {name: str(values.get(name) or "").strip() for name in FOLDERS if name not in unknown}
+    urls = {name: str(values.get(name) or "") for name in FOLDERS if name not in unknown}
     for name, url in urls.items():
-        if not url:
+        if not url.strip():
             problems.append(f"{name} is empty: set it to a folder in S3, as s3://bucket/folder/.")
         elif "CHANGE-ME" in url:
             problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")

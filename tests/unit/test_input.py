@@ -97,7 +97,9 @@ def test_every_playbook_looks_first() -> None:
         ("training_program", ["main.py"], ["give text"]),
         ("training_program", {"file": "main.py"}, ["give text"]),
         ("fleet_owner", True, ["truth value", "quotes"]),
-        ("hdfs_site", "x", ["a mapping"]),
+        ("hdfs_site", "x", ["which is text", "a mapping"]),
+        ("training_arguments", "--lr 1", ["which is text", "a list"]),
+        ("training_environment_files", {"a": 1}, ["a list"]),
         ("store_mirror_minutes", "ten", ["'ten'", "number of minutes"]),
         ("store_mirror_minutes", -5, ["number of minutes"]),
         ("store_mirror_minutes", 1e9, ["at most 10080"]),
@@ -120,7 +122,12 @@ def test_a_value_of_the_wrong_kind(name: str, value: Any, words: list[str]) -> N
 
 
 def test_good_values() -> None:
-    more = {"hdfs_replication": "2", "fleet_profile": None, "fleet_ssh_sources": [], "store_mirror_minutes": "0.5"}
+    more = {
+        "hdfs_replication": "2",
+        "fleet_profile": None,
+        "fleet_ssh_sources": "10.0.0.1",
+        "store_mirror_minutes": "0.5",
+    }
     assert variables.check_values(GOOD | more, known()) + variables.check_needed(GOOD) == []
 
 
@@ -139,6 +146,10 @@ def test_synchronous_training_takes_two() -> None:
         ({"dataset_source": "s3://CHANGE-ME/cifar10/"}, ["dataset_source is still", "CHANGE-ME"]),
         ({"store_target": "s3://bucket"}, ["store_target", "no folder"]),
         ({"store_target": "s3://bucket/my models/"}, ["other characters"]),
+        ({"store_target": "s3://bucket/models/ "}, ["has a space, // or .. in it"]),
+        ({"store_target": "s3://bucket//models/"}, ["has a space, // or .. in it"]),
+        ({"store_target": "s3://bucket/data/../models"}, ["has a space, // or .. in it"]),
+        ({"store_target": "s3://bucket/möbel/"}, ["other characters"]),
         ({"store_target": "s3://bucket/data"}, ["the same folder"]),
         ({"store_target": "s3://bucket/data/models/"}, ["inside"]),
         ({"store_target": "s3://bucket/dat", "dataset_source": "s3://bucket/dat/a/"}, ["a folder around"]),
