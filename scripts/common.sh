@@ -10,6 +10,12 @@ uv_version=0.13.8
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
+# A locale that isn't there, as ssh may bring one along, ends Python's programs and fills the others' output.
+if [ "$(locale charmap 2>/dev/null)" != UTF-8 ]; then export LC_ALL=C.UTF-8; fi
+if [ -n "$(find "$root" -maxdepth 0 -perm -o+w)" ]; then
+  die "others may write to $root, so Ansible wouldn't read its ansible.cfg: chmod o-w '$root'"
+fi
+
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo --preserve-env=PATH,TERM,AWS_CONFIG_FILE "$@"; fi
 }
@@ -61,8 +67,19 @@ prepare_im() {
   make_environment "$root/.venv-im" '>=3.11,<3.13' "$root/requirements-im.lock" "the Infrastructure Manager"
 }
 
+# start_well FOLDER: every program of a Python environment begins with start.py.
+start_well() {
+  local site
+  for site in "$1"/lib/python3.*/site-packages; do
+    cmp -s "$root/scripts/start.py" "$site/flotilla_start.py" && continue
+    cp "$root/scripts/start.py" "$site/flotilla_start.py"
+    echo "import flotilla_start" >"$site/flotilla_start.pth"
+  done
+}
+
 # The controller's environment: Ansible, boto3, and the lab.
 prepare_environment() {
   install_packages "the controller" openssh-client git
   make_environment "$venv" '>=3.11,<3.14' "$root/requirements.lock" "Ansible, boto3, moto"
+  start_well "$venv"
 }

@@ -7,8 +7,11 @@ from __future__ import annotations
 import datetime
 import email.utils
 import os
+import re
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.flotilla.kit.plugins.module_utils import plan
 
 try:
     import boto3
@@ -59,7 +62,10 @@ def message(error: BaseException) -> str:
     """Return AWS's own words on one line, without the final full stop."""
     response = getattr(error, "response", None)
     text = response.get("Error", {}).get("Message") if isinstance(response, dict) else None
-    return " ".join(str(text or error or type(error).__name__).split())[:500].rstrip(".")
+    words = " ".join(str(text or error or type(error).__name__).split())
+    # A proxy, or what else isn't AWS, answers with a page: only the words before it are of use.
+    words = re.split(r"\s*(?:b?['\"])?<(?:!doctype|html|head|body)\b", words, maxsplit=1, flags=re.IGNORECASE)[0]
+    return words[:500].rstrip(".: ") or "the answer is a web page"
 
 
 def named(profile: str) -> str:
@@ -346,12 +352,18 @@ class Aws:
             for name in self._session.get_available_regions("ec2", partition_name=partition)
         ]
 
+    def why(self, error: BaseException, doing: str) -> str:
+        """Say why a call failed: without a look at the region, a name server would say it, or a page of HTML."""
+        answered = code(error) in CREDENTIAL_CODES | DENIED_CODES
+        problems = [] if answered else plan.unknown_region(self.region, self.regions())
+        return problems[0] if problems else explain(error, doing, self.profile)
+
     def call(self, doing: str, service: str, method: str, **arguments: Any) -> dict[str, Any]:
         """Call one method; an error of AWS becomes a FleetError that says what was being done."""
         try:
             answer: dict[str, Any] = getattr(self.client(service), method)(**arguments)
         except Exception as error:  # botocore's errors have no common ancestor
-            raise FleetError(explain(error, doing, self.profile)) from error
+            raise FleetError(self.why(error, doing)) from error
         return answer
 
     def pages(self, doing: str, service: str, method: str, key: str, **arguments: Any) -> list[Any]:
@@ -361,7 +373,7 @@ class Aws:
             for page in self.client(service).get_paginator(method).paginate(**arguments):
                 found.extend(page.get(key, []))
         except Exception as error:
-            raise FleetError(explain(error, doing, self.profile)) from error
+            raise FleetError(self.why(error, doing)) from error
         return found
 
 

@@ -34,6 +34,11 @@ CLOSED_DRIVER_GPUS = {"M60", "V100"}
 # Retired families that a region may not even name any more.
 OLD_GPU_FAMILIES = {"cg1": "M2050", "g2": "K520", "p2": "K80"}
 
+# The widest networks that may use SSH, by IP version: a /16 is a large university's, wider ones are providers'
+# (3.0.0.0/8 is Amazon's own); an IPv6 /32 is a provider's, of which a customer gets a /48. Private ones aren't judged.
+WIDEST = {4: 16, 6: 32}
+PRIVATE = [ipaddress.ip_network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
+
 # GiB that system, Hadoop, TensorFlow, logs and checkpoints need beside the data.
 BASE_DISK = 10
 BASE_DISK_GPU = 25
@@ -45,6 +50,8 @@ def check_name(name: str) -> list[str]:
     """A fleet's name goes into host names, S3 prefixes, IAM names and tags."""
     if re.fullmatch(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?", name):
         return []
+    if name in ("", "True", "False", "None"):  # what was made of yes, no, on, off, true, false, null
+        return [f"fleet_name is {name or 'empty'}: give a name, in quotes where YAML takes it for a truth value."]
     return [
         f"fleet_name '{name}' can't be part of host names and tags: take 1 to 32 lower-case letters, digits and "
         "hyphens that begin with a letter and don't end with a hyphen."
@@ -180,8 +187,10 @@ def check_groups(groups: Any) -> list[str]:
 
 def _check_group(name: str, group: dict[str, Any]) -> list[str]:
     problems = []
+    if not isinstance(group.get("enabled", True), bool):
+        problems.append(f"fleet_groups.{name}.enabled is '{group['enabled']}': set it to true or false.")
     if name == "evaluator" and set(group) <= {"enabled"}:
-        return []
+        return problems
     count = whole(group.get("count"))
     if count and not group.get("enabled", True):
         problems.append(
@@ -198,6 +207,12 @@ def _check_group(name: str, group: dict[str, Any]) -> list[str]:
         problems.append(f"fleet_groups.{name}.count is {count}: a number of hosts can't be negative.")
     elif count > 0 and not str(group.get("instance_type") or "").strip():
         problems.append(f"fleet_groups.{name} has no instance_type: set one, for example t3.large.")
+    for key in ("instance_type", "image"):
+        if not re.fullmatch(r"[A-Za-z0-9._/-]*", str(group.get(key) or "").strip()):
+            problems.append(f"fleet_groups.{name}.{key} is '{group[key]}': take letters, digits and . _ / - only.")
+    user = group.get("ssh_user") or "admin"
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", str(user)):
+        problems.append(f"fleet_groups.{name}.ssh_user is '{user}': give a user's name, or leave it out.")
     size = group.get("volume_size")
     if size is not None and (whole(size) is None or not 1 <= (whole(size) or 0) <= 16384):
         problems.append(
@@ -236,8 +251,8 @@ def wanted_groups(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def check_expiry(hours: Any) -> list[str]:
     """The expiry is in hours from the launch."""
     try:
-        number = float(hours)
-    except (TypeError, ValueError):
+        number = float(str(hours))  # not true, which Python takes for 1
+    except ValueError:
         return [f"fleet_expiry_hours is '{hours}': set it to a number of hours, for example 4."]
     if number <= 0 or math.isnan(number):
         return [f"fleet_expiry_hours is {hours}, so the fleet's expiry lies in the past: set it to more than 0."]
@@ -247,7 +262,7 @@ def check_expiry(hours: Any) -> list[str]:
 
 
 def check_sources(sources: list[Any], open_to_world: bool) -> list[str]:
-    """Addresses that may use SSH; anything wider than a /8 is the world."""
+    """Addresses that may use SSH; what is wider than one organisation's network (WIDEST) is the world."""
     problems = []
     for source in sources:
         try:
@@ -255,12 +270,23 @@ def check_sources(sources: list[Any], open_to_world: bool) -> list[str]:
         except ValueError:
             problems.append(f"fleet_ssh_sources has '{source}': give addresses or networks such as 203.0.113.7/32.")
             continue
-        if network.prefixlen < (8 if network.version == 4 else 16) and not open_to_world:
+        private = any(network.version == own.version and network.subnet_of(own) for own in PRIVATE)  # type: ignore[arg-type]
+        if network.prefixlen < WIDEST[network.version] and not private and not open_to_world:
             problems.append(
-                f"fleet_ssh_sources has {source}, which opens SSH to the world: name your own address, "
-                "or set fleet_ssh_open_to_world: true if you mean it."
+                f"fleet_ssh_sources has {source}, which opens SSH to the world: name your own address, a network of "
+                f"/{WIDEST[network.version]} at most, or set fleet_ssh_open_to_world: true if you mean it."
             )
     return problems
+
+
+def check_endpoint(url: str) -> list[str]:
+    """What the hosts call instead of AWS: nothing, or the address of a server."""
+    match = re.fullmatch(r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?/?", url)
+    if not url or (match and 0 < int(match[1] or 80) < 65536):
+        return []
+    return [
+        f"fleet_endpoint_url {url!r} isn't a server's address: write it as http://host:port, or leave it empty for AWS."
+    ]
 
 
 def networks(sources: list[Any]) -> list[str]:
@@ -404,7 +430,33 @@ def check_s3(url: str, variable: str) -> list[str]:
         ]
     if not re.fullmatch(r"([A-Za-z0-9._=@+-]+/)+", prefix):
         return [f"{variable} {url} has a folder with other characters than letters, digits and . _ = @ + -: rename it."]
+    # Hosts take it as it is written, so nothing is made good here.
+    if url != url.strip() or "//" in url[5:] or {".", ".."} & set(prefix.split("/")):
+        return [f"{variable} {url!r} has a space, // or .. in it: write it as s3://bucket/folder/."]
     return []
+
+
+def check_apart(dataset: str, target: str) -> list[str]:
+    """The nodes write to one of two folders in S3 and only read the other, so neither is in the other."""
+    (from_bucket, source), (to_bucket, models) = split_s3(dataset), split_s3(target)
+    if from_bucket != to_bucket or not (source.startswith(models) or models.startswith(source)):
+        return []
+    how = "the same folder as" if source == models else "inside" if models.startswith(source) else "a folder around"
+    return [
+        f"store_target {target} is {how} dataset_source {dataset}, so models would be written among the data: "
+        "take a folder beside it."
+    ]
+
+
+def check_batch(batch: int, manifest: dict[str, Any], url: str) -> list[str]:
+    """Each trainer fills its batches from the whole of the split that is trained on; batch 0 isn't judged."""
+    records = sum(entry["records"] for entry in manifest["files"] if entry["split"] == "train")
+    if batch <= records:
+        return []
+    return [
+        f"training_batch_size is {batch}, but the data set {url} has {records} examples to train on: "
+        f"set it to at most {records}."
+    ]
 
 
 def split_program(url: str) -> tuple[str, str]:

@@ -109,6 +109,10 @@ options:
     description: The user's own program; where it is an object in S3, that is looked at, and nodes may read it.
     type: str
     default: ""
+  batch_size:
+    description: Examples a batch, of which the data set must have one at least to train on; 0 means not judged.
+    type: int
+    default: 0
   accelerator:
     description: What TensorFlow shall compute on.
     type: str
@@ -291,6 +295,8 @@ class Preflight:
         self.check(plan.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
         self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
         self.check(plan.check_s3(self.p["model_target"], "store_target"))
+        if not self.problems and self.p["dataset_source"] and self.p["model_target"]:
+            self.check(plan.check_apart(self.p["dataset_source"], self.p["model_target"]))
         self.check(plan.check_program(self.p["program"]))
         self.ssh_key()
 
@@ -669,6 +675,7 @@ class Preflight:
         )
         sizes = {item["Key"].removeprefix(prefix): item["Size"] for item in objects}
         self.check(plan.check_objects(manifest, sizes, url))
+        self.check(plan.check_batch(self.p["batch_size"], manifest, url))
         self.result["dataset"] = {
             "name": manifest.get("name", ""),
             "files": len(manifest["files"]),
@@ -1000,6 +1007,7 @@ def main() -> None:
             "dataset_source": {"type": "str", "default": ""},
             "model_target": {"type": "str", "default": ""},
             "program": {"type": "str", "default": ""},
+            "batch_size": {"type": "int", "default": 0},
             "accelerator": {"type": "str", "choices": ["auto", "cpu", "gpu"], "default": "auto"},
             "images": {
                 "type": "dict",

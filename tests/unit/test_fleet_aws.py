@@ -109,6 +109,7 @@ def variables(image: str) -> dict[str, Any]:
         "dataset_source": "s3://data/cifar10/",
         "model_target": "s3://models/out/",
         "program": "",
+        "batch_size": 0,
         "accelerator": "auto",
         "images": {"cpu": image, "gpu": image, "gpu_plain": image},
         "volume_size": 20,

@@ -1,0 +1,178 @@
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a user may set: names, kinds and values of variables, judged before anything is touched.
+
+Functions return the problems that they find, each as one sentence for the user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.flotilla.kit.plugins.module_utils import plan
+
+# Names that begin so are the kit's. node_ isn't among them: others' inventories are full of such names.
+PREFIXES = ("dataset_", "fleet_", "hdfs_", "radl_", "store_", "tensorboard_", "tensorflow_", "training_")
+# What a training can't do without
+NEEDED = ("job", "training_max_steps", "training_batch_size", "training_scheme", "training_sync")
+FOLDERS = ("dataset_source", "store_target")
+CAST = ("fleet_ssh_sources",)  # a module makes a list of it
+WEEK = 7 * 24 * 60  # minutes: no fleet lives longer
+JOB_LENGTH = 64
+MOST_STEPS = 2**63 - 1  # TensorFlow's global step
+MOST_BATCH = 2**31 - 1
+
+
+def check_names(names: Iterable[str], typed: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Name the variables that nobody reads: near a known one, or with a prefix of ours.
+
+    Other names are the user's own. Of those ``typed`` at the command line, a known name without its prefix is one, too.
+    """
+    known = sorted(known)
+    typed = set(typed)
+    short = {name.split("_", 1)[1]: name for name in known if name.startswith(PREFIXES)}
+    problems = []
+    for name in sorted({*names, *typed} - set(known)):
+        if name.startswith(("_", "ansible_")):
+            continue
+        ours = name.startswith(PREFIXES)
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, 1, 0.7 if ours else 0.85)
+        if not near and name in typed and name in short:  # region for fleet_region
+            near = [short[name]]
+        if near:
+            problems.append(f"There is no variable {name}: did you mean {near[0]}?")
+        elif ours:
+            problems.append(
+                f"There is no variable {name}: docs/variables.md and the roles' READMEs list them all, "
+                f"and names of your own don't begin with {name.split('_', 1)[0]}_."
+            )
+    return problems
+
+
+def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
+    """Hold a value against an option of an argument specification."""
+    kind = spec.get("type", "str")
+    if kind in ("str", "path"):
+        if isinstance(value, (bool, float)):
+            return [_untext(name, value)]
+        if isinstance(value, (Mapping, list, tuple)):
+            return [f"{name} is {value}: give text, not a list or a mapping."]
+    # Ansible's specifications take text for both, but don't make them of it.
+    if kind in ("list", "dict") and isinstance(value, str) and name not in CAST:
+        what = "a list" if kind == "list" else "a mapping"
+        return [f"{name} is '{value}', which is text: give {what}, on the command line as -e '{{\"{name}\": …}}'."]
+    if kind in ("int", "float"):
+        if isinstance(value, bool) or (kind == "int" and plan.whole(value) is None):
+            return [f"{name} is '{value}': give a whole number."]
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            return [f"{name} is '{value}': give a number."]
+        if number < 0 or not math.isfinite(number):
+            return [f"{name} is {value}: give a number from 0 on."]
+    bare = {key: spec[key] for key in ("type", "elements", "choices") if key in spec}
+    found = ArgumentSpecValidator({name: bare}).validate({name: value}).error_messages
+    if not found:
+        return []
+    if "choices" in spec:
+        *most, last = map(str, spec["choices"])
+        return [f"{name} is '{value}': take {', '.join(most)} or {last}."]
+    what = {"bool": "true or false", "list": "a list", "dict": "a mapping"}.get(kind)
+    return [f"{name} is '{value}': give {what}." if what else f"{found[0].rstrip('.')}."]
+
+
+def _untext(name: str, value: Any) -> str:
+    what = "a truth value" if isinstance(value, bool) else "a number"
+    return f"{name} is {value}: YAML takes what is written there for {what}, so write it in quotes."
+
+
+def check_job(job: Any, written: str | None = None) -> list[str]:
+    """A job's name goes into folders of S3 and HDFS; ``written`` is the text of the YAML that a number came from."""
+    if isinstance(job, (bool, float)):
+        return [_untext("job", job)]
+    if job in ("True", "False"):
+        return [f"job is {job}, which Ansible before 2.19 takes for a truth value: give another name."]
+    if written is not None and written != str(job):
+        return [f"job is written {written}, which YAML takes for {job}: write it in quotes."]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(job)):
+        return [f"job is {str(job)!r}: give letters, digits, dots, dashes and underscores."]
+    if len(str(job)) > JOB_LENGTH:
+        return [f"job has {len(str(job))} characters: take at most {JOB_LENGTH}."]
+    return []
+
+
+def check_whole(name: str, value: Any, what: str, most: int) -> list[str]:
+    """A number of something, from 1 on."""
+    number = plan.whole(value)
+    if number is None or number < 1:
+        return [f"{name} is '{value}': give a whole number of {what}, at least 1."]
+    return [f"{name} is {value}: give at most {most}."] if number > most else []
+
+
+def check_mirror(minutes: Any) -> list[str]:
+    """Minutes between two copies of the newest checkpoint, 0 for none."""
+    text = str(minutes)
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        return [f"store_mirror_minutes is '{minutes}': give a number of minutes, or 0 for no mirror."]
+    if float(text) > WEEK:
+        return [f"store_mirror_minutes is {minutes}: give at most {WEEK} (a week), or 0 for no mirror."]
+    return []
+
+
+def check_sync(sync: Any, groups: Any) -> list[str]:
+    """Synchronous training takes more than one trainer."""
+    if str(sync).lower() not in ("true", "yes", "on", "1") or not isinstance(groups, Mapping):
+        return []
+    workers = plan.whole((groups.get("worker") or {}).get("count", 0)) or 0
+    if workers or (plan.whole((groups.get("chief") or {}).get("tasks")) or 1) > 1:
+        return []
+    return [
+        "training_sync is true, but the chief trains alone: have a worker, or set fleet_groups.chief.tasks "
+        "to 2 or more, or leave it false."
+    ]
+
+
+def check_values(
+    values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]], written: str | None = None
+) -> list[str]:
+    """Judge what is set, as far as it can be judged without AWS; ``written`` as in check_job."""
+    checks: dict[str, Any] = {
+        "fleet_name": lambda name: plan.check_name(str(name)),
+        "fleet_region": lambda region: plan.check_region(str(region)),
+        "fleet_endpoint_url": lambda url: plan.check_endpoint(str(url)),
+        "fleet_expiry_hours": plan.check_expiry,
+        "fleet_groups": plan.check_groups,
+        "job": lambda job: check_job(job, written),
+        "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
+        "training_max_steps": lambda steps: check_whole("training_max_steps", steps, "steps", MOST_STEPS),
+        "training_batch_size": lambda size: check_whole("training_batch_size", size, "images", MOST_BATCH),
+        "store_mirror_minutes": check_mirror,
+    }
+    problems: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            problems += checks[name](value) if name in checks else check_kind(name, value, specs[name])
+    return problems or check_sync(values.get("training_sync"), values.get("fleet_groups"))
+
+
+def check_needed(values: Mapping[str, Any], unknown: Iterable[str] = ()) -> list[str]:
+    """What a training can't do without is set, and it doesn't write where it reads; ``unknown`` aren't judged."""
+    problems = [
+        f"{name} isn't set: the inventory's group_vars/all.yml sets it, as inventories/aws/group_vars/all.yml does."
+        for name in NEEDED
+        if values.get(name) is None and name not in unknown
+    ]
+    urls = {name: str(values.get(name) or "") for name in FOLDERS if name not in unknown}
+    for name, url in urls.items():
+        if not url.strip():
+            problems.append(f"{name} is empty: set it to a folder in S3, as s3://bucket/folder/.")
+        elif "CHANGE-ME" in url:
+            problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")
+        else:
+            problems += plan.check_s3(url, name)
+    return problems if problems or len(urls) < 2 else plan.check_apart(*urls.values())
