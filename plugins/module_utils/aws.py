@@ -142,12 +142,13 @@ def open_session(profile: str, region: str) -> Any:
             raise FleetError(problems[0])
         if session.get_credentials() is None:
             raise exceptions.NoCredentialsError()
-    except (OSError, ValueError) as error:  # of a program in ~/.aws that isn't there, or prints no JSON
-        raise FleetError(
-            f"The credential_process of {whose(profile)} doesn't work ({message(error)}): correct it in ~/.aws/config."
-        ) from error
     except exceptions.BotoCoreError as error:
         raise FleetError(explain(error, "open a session", profile)) from error
+    except (OSError, ValueError) as error:  # a program or file that can't be read, or no JSON from that program
+        raise FleetError(
+            f"What ~/.aws says of {whose(profile)} doesn't work ({message(error)}): "
+            "correct its credential_process in ~/.aws/config, or the files' rights."
+        ) from error
     return session
 
 

@@ -30,6 +30,8 @@ def public_key(path: str) -> tuple[str, list[str]]:
     try:
         return _public_key(Path(path))
     except OSError as error:
+        if error.filename in ("ssh-keygen", "ssh-add"):
+            return "", [f"{error.filename} isn't on this machine: install OpenSSH's client (openssh-client)."]
         return "", [f"fleet_ssh_key {path} can't be read ({error.strerror}: {error.filename}): {ANOTHER}."]
 
 

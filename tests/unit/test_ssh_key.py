@@ -79,6 +79,12 @@ def test_no_place_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     one(ssh.public_key(str(tmp_path / "key")), f"you may not write to {tmp_path}")
 
 
+def test_without_openssh(made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made()
+    monkeypatch.setenv("PATH", "/nowhere")
+    one(ssh.public_key(str(path)), "ssh-keygen isn't on this machine: install")
+
+
 def test_a_public_half_alone_is_not_written_over(made: Callable[..., Path]) -> None:
     path = made()
     path.unlink()
