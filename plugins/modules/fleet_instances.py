@@ -18,16 +18,14 @@ description:
   - Waits until all instances run and answer on the SSH port.
   - The volumes are encrypted gp3, the instance metadata wants a token and is one hop far, and a shutdown from inside
     terminates.
-requirements: [boto3]
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.boto3
 options:
   region:
     description: The AWS region.
     type: str
     required: true
-  profile:
-    description: The AWS profile; empty means the default credential chain.
-    type: str
-    default: ""
   name:
     description: The fleet's name.
     type: str
@@ -121,7 +119,6 @@ import socket
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 HINTS = {
@@ -385,9 +382,8 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = aws.Module(
         argument_spec={
-            **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "groups": {"type": "dict", "required": True},
             "tags": {"type": "dict", "required": True},
@@ -399,10 +395,7 @@ def main() -> None:
             "user_data": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 300},
         },
-        supports_check_mode=True,
     )
-    if not aws.HAS_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"))
     problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])

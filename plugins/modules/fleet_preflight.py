@@ -15,16 +15,14 @@ description:
   - Changes nothing. Writing to the model's folder is proved by an upload that is begun and aborted.
   - Returns what the launch needs, such as images, volume sizes, the availability zone and the nodes' access policy,
     and a plan with prices.
-requirements: [boto3]
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.boto3
 options:
   region:
     description: The AWS region.
     type: str
     required: true
-  profile:
-    description: The AWS profile; empty means the default credential chain.
-    type: str
-    default: ""
   name:
     description: The fleet's name.
     type: str
@@ -193,7 +191,6 @@ import datetime
 import re
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
 
@@ -643,9 +640,8 @@ class Preflight:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = aws.Module(
         argument_spec={
-            **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
             "launcher": {"type": "str", "choices": ["ansible", "im"], "default": "ansible"},
@@ -669,10 +665,7 @@ def main() -> None:
             "volume_size": {"type": "int", "default": 20},
             "public_addresses": {"type": "bool", "default": True},
         },
-        supports_check_mode=True,
     )
-    if not aws.HAS_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"))
     preflight = Preflight(module.params)
     try:
         preflight.run()

@@ -15,16 +15,14 @@ description:
   - Removes them in the order of their dependence, and asks again until nothing is left or the time is over.
   - Never touches buckets, or networks that the fleet was given but doesn't own.
   - It may be interrupted, run again, and run twice at a time.
-requirements: [boto3]
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.boto3
 options:
   region:
     description: The AWS region.
     type: str
     required: true
-  profile:
-    description: The AWS profile; empty means the default credential chain.
-    type: str
-    default: ""
   name:
     description: The fleet's name.
     type: str
@@ -70,7 +68,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 Found = list[dict[str, Any]]
@@ -354,17 +351,13 @@ class Resources:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = aws.Module(
         argument_spec={
-            **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "timeout": {"type": "int", "default": 600},
         },
-        supports_check_mode=True,
     )
-    if not aws.HAS_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"))
     problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
