@@ -140,8 +140,9 @@ class World:
         self.vpc = self.ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
         self.subnet = self.make_subnet(ZONES[0])
         self.routes = self.ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+        image = self.ec2.register_image(Name="debian-12-amd64-test", RootDeviceName="/dev/sda1")["ImageId"]
         self.group = self.ec2.create_security_group(GroupName="nodes", Description="nodes", VpcId=self.vpc)["GroupId"]
-        host = {"image_id": "ami-12c6146b", "root_device": "/dev/sda1", "volume_size": 20, "ssh_user": "admin"}
+        host = {"image_id": image, "root_device": "/dev/sda1", "volume_size": 20, "ssh_user": "admin"}
         small = {**host, "instance_type": "t3.large", "gpus": 0, "tasks": 1}
         large = {**host, "instance_type": "g5.xlarge", "gpus": 1, "tasks": 1}
         self.groups = {"ps": {**small, "count": 1}, "chief": {**large, "count": 1}, "worker": {**large, "count": 2}}
@@ -210,6 +211,7 @@ def region(monkeypatch: pytest.MonkeyPatch) -> Iterator[Region]:
     monkeypatch.setattr(Fleet, "wait_ssh", lambda self, running: None)
     monkeypatch.setattr(boto3.session, "Session", lambda **_: SHARED)
     monkeypatch.setattr(aws.Aws, "lapse", (0, ""))
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     with mock_aws():
         monkeypatch.setattr(time, "sleep", region.sleep)
         monkeypatch.setattr(time, "monotonic", lambda: region.now)
@@ -331,11 +333,18 @@ def test_check_mode_changes_nothing(world: World) -> None:
     assert set(world.region.asked[asked:]) == {"DescribeInstances"}
 
 
-PHASES = ["DescribeInstances", "RunInstances", "CreateTags", "StartInstances", "TerminateInstances"]
-
-
-@pytest.mark.parametrize("error", [AWAY, CLOSED], ids=["503", "closed"])
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("phase", "error"),
+    [
+        ("DescribeInstances", AWAY),
+        ("CreateTags", AWAY),
+        ("StartInstances", AWAY),
+        ("TerminateInstances", AWAY),
+        ("RunInstances", AWAY),
+        ("RunInstances", CLOSED),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_an_api_that_is_away_for_40_seconds(world: World, phase: str, error: Exception) -> None:
     world.groups["worker"]["count"] = 3
     world.up()
