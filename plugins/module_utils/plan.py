@@ -117,25 +117,6 @@ def check_owner(owner: str) -> list[str]:
     return [f"fleet_owner '{owner}' can't be a tag: take letters, digits, spaces and . : / = + - _ @ only."]
 
 
-# Whose is it?
-
-
-def caller_name(arn: str) -> str:
-    """Return the name of who calls, by which AWS knows him: a user's, or that of a role's session."""
-    return arn.split(":")[-1].split("/")[-1]
-
-
-def check_theirs(name: str, owners: set[str], me: str, adopt: bool) -> list[str]:
-    """A fleet of the same name that is somebody else's is his, unless one says otherwise."""
-    others = sorted(owners - {me})
-    if adopt or not others:
-        return []
-    return [
-        f"The fleet {name} is {' and '.join(others)}'s, and you are {me}: set another fleet_name, or, if you mean that "
-        "one, -e fleet_adopt=true."
-    ]
-
-
 def whole(value: Any) -> int | None:
     """Return a count that was given as number or text, or None when it isn't a whole number."""
     if isinstance(value, bool):

@@ -15,21 +15,22 @@ description:
     count, or there twice, terminated, the highest index first.
   - What is there is found by tag, and a launch carries its tags and an idempotence token, so that a run that was
     killed can be repeated without doubling anything.
+  - The scarcest type is launched first, then all others. A zone without capacity is left for the next, unless the fleet
+    has instances already, which are bound to theirs.
+  - What could not be launched as a whole is ended again, so that a failed launch costs nothing.
   - Each instance gets a schedule in EventBridge Scheduler that terminates it ten minutes after its expiry, for the case
     that it hangs. Where that can't be made, it warns and goes on, for the hosts have timers of their own.
   - Waits until all instances run and answer on the SSH port.
   - The volumes are encrypted gp3, the instance metadata wants a token and is one hop far, and a shutdown from inside
     terminates.
-requirements: [boto3]
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.boto3
 options:
   region:
     description: The AWS region.
     type: str
     required: true
-  profile:
-    description: The AWS profile; empty means the default credential chain.
-    type: str
-    default: ""
   name:
     description: The fleet's name.
     type: str
@@ -43,8 +44,22 @@ options:
       C(flotilla-index), C(flotilla-ssh-user) and C(flotilla-tasks).
     type: dict
     required: true
+  zones:
+    description: The zones to try, best first, each with C(name) and C(cidr), the network of its subnet. The first one's
+      subnet is O(subnet_id); the others get theirs when they are tried.
+    type: list
+    elements: dict
+    default: []
   subnet_id:
-    description: The subnet.
+    description: The subnet in the first zone.
+    type: str
+    default: ""
+  vpc_id:
+    description: The VPC of further zones' subnets.
+    type: str
+    default: ""
+  route_table_id:
+    description: The route table of further zones' subnets.
     type: str
     default: ""
   security_group_id:
@@ -111,6 +126,15 @@ terminated:
   returned: success
   type: list
   elements: str
+zone:
+  description: The zone that missing instances were launched in (in check mode, that would be tried first).
+  returned: success
+  type: str
+lacking:
+  description: The zones that were tried before without success, each with name and reason.
+  returned: success
+  type: list
+  elements: dict
 retagged:
   description: Names of the hosts whose tags were brought up to date.
   returned: success
@@ -130,21 +154,51 @@ instances:
 """
 
 import concurrent.futures
+import re
 import socket
 import time
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, schedule
 
+MORE_QUOTA = "ask AWS for a higher quota, or take fewer or smaller instances"
 HINTS = {
-    "InsufficientInstanceCapacity": "try again later, or destroy the fleet and take another type or region",
-    "InstanceLimitExceeded": "ask AWS for a higher quota, or take fewer or smaller instances",
-    "MaxSpotInstanceCountExceeded": "ask AWS for a higher quota, or take fewer or smaller instances",
+    "InsufficientFreeAddressesInSubnet": "take a larger fleet_vpc_cidr, or another fleet_subnet_id",
+    "InsufficientInstanceCapacity": "run the same command again later",
+    "InstanceLimitExceeded": MORE_QUOTA,
+    "MaxSpotInstanceCountExceeded": MORE_QUOTA,
     "OptInRequired": "accept the image's terms, or set another image",
     "PendingVerification": "wait until AWS has verified the account, or ask AWS's support",
-    "VcpuLimitExceeded": "ask AWS for a higher quota, or take fewer or smaller instances",
+    "VcpuLimitExceeded": MORE_QUOTA,
 }
+# What was made a moment ago isn't known everywhere at once.
+# https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+NOT_YET = {"InvalidGroup.NotFound", "InvalidKeyPair.NotFound", "InvalidSubnetID.NotFound"}
+PROPAGATION = 60  # seconds that this may take
+LISTED = 20  # seconds after which AWS lists what it has launched
+
+
+class Lacking(aws.FleetError):
+    """A zone has no capacity for a type, or doesn't offer it: AWS's words, with the type."""
+
+
+def lacks(error: BaseException) -> bool:
+    """Whether AWS refuses a launch for reasons of the zone, which other zones may not have."""
+    if aws.code(error) == "Unsupported":
+        return "availability zone" in aws.message(error).lower()
+    return aws.code(error) in ("InsufficientInstanceCapacity", "InsufficientCapacity")
+
+
+def unknown_yet(error: BaseException) -> bool:
+    """Whether AWS may not have heard of the subnet, group, key pair or instance profile yet."""
+    profile = "iaminstanceprofile" in aws.message(error).replace(" ", "").lower()
+    return aws.code(error) in NOT_YET or (profile and aws.code(error).startswith("InvalidParameter"))
+
+
+def size(instance_type: str) -> float:
+    """Return how large a type is, in xlarge, by its name; metal is the largest there is, all below xlarge are 0."""
+    number = re.search(r"\.(\d*)xlarge$", instance_type)
+    return float(number[1] or 1) if number else 1000.0 if ".metal" in instance_type else 0.0
 
 
 class Fleet:
@@ -154,9 +208,16 @@ class Fleet:
         """Keep the module's parameters."""
         self.p = parameters
         self.groups: dict[str, dict[str, Any]] = parameters["groups"]
-        self.aws = aws.Aws(parameters["region"], parameters["profile"])
+        # The network was made before, so AWS can be reached.
+        self.aws = aws.Aws(parameters["region"], parameters["profile"], reached=True)
         self.ec2 = self.aws.client("ec2")
         self.warnings: list[str] = []
+        self.zones: list[dict[str, str]] = parameters.get("zones") or [{"name": "its zone", "cidr": ""}]
+        self.zone = self.zones[0]
+        self.subnet = parameters["subnet_id"]
+        self.lacking: list[dict[str, str]] = []
+        self.launched: list[str] = []
+        self.scheduled: list[str] = []
 
     def instances(self, *extra: dict[str, Any]) -> list[dict[str, Any]]:
         """List the fleet's instances in every state."""
@@ -180,14 +241,11 @@ class Fleet:
             "flotilla-tasks": str(self.groups[group]["tasks"]),
         }
 
-    def launch(self, group: str, index: int, known: list[dict[str, Any]]) -> str:
-        """Launch the instance of one slot; returns its id."""
+    def request(self, group: str, index: int) -> dict[str, Any]:
+        """Return what RunInstances is asked for a slot, but for the token."""
         wanted = self.groups[group]
         tags = aws.tag_list(self.tags(group, index))
-        before = [one["id"] for one in known if (one["group"], one["index"]) == (group, index)]
-        place = self.p["subnet_id"] + self.p["security_group_id"]
-        request = {
-            "ClientToken": plan.client_token(self.p["name"], group, index, place, before),
+        return {
             "MinCount": 1,
             "MaxCount": 1,
             "ImageId": wanted["image_id"],
@@ -204,7 +262,7 @@ class Fleet:
             "NetworkInterfaces": [
                 {
                     "DeviceIndex": 0,
-                    "SubnetId": self.p["subnet_id"],
+                    "SubnetId": self.subnet,
                     "Groups": [self.p["security_group_id"]],
                     "AssociatePublicIpAddress": self.p["public_addresses"],
                     "DeleteOnTermination": True,
@@ -225,48 +283,203 @@ class Fleet:
                 {"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume", "network-interface")
             ],
         }
-        deadline = time.monotonic() + 60
+
+    def launch(self, group: str, index: int, known: list[dict[str, Any]]) -> str:
+        """Launch the instance of one slot; returns its id. Raises Lacking for want of capacity, else FleetError."""
+        request = self.request(group, index)
+        place = self.subnet + self.p["security_group_id"]
+        before = [one["id"] for one in known if (one["group"], one["index"]) == (group, index)]
+        refused: float | None = None
         while True:
+            token = plan.client_token(self.p["name"], group, index, place, before)
             try:
-                return str(self.ec2.run_instances(**request)["Instances"][0]["InstanceId"])
+                return str(self.ec2.run_instances(ClientToken=token, **request)["Instances"][0]["InstanceId"])
             except Exception as error:
-                late = time.monotonic() > deadline
-                if aws.code(error) == "IdempotentParameterMismatch" and not late:
-                    # An earlier run asked for it, with an older expiry, and AWS doesn't list it yet.
-                    for one in self.instances({"Name": "client-token", "Values": [request["ClientToken"]]}):
-                        return str(one["id"])
-                elif aws.code(error) == "IdempotentInstanceTerminated" and not late:
+                refused = time.monotonic() if refused is None else refused
+                waited = time.monotonic() - refused
+                another = False
+                if waited > PROPAGATION:
+                    raise self.refusal(error, f"{group}-{index}", request["InstanceType"]) from error
+                if aws.code(error) == "IdempotentInstanceTerminated":
                     # What an earlier run launched has ended, and AWS remembers the token but lists it no longer.
-                    before.append(request["ClientToken"])
-                    request["ClientToken"] = plan.client_token(self.p["name"], group, index, place, before)
-                elif "iaminstanceprofile" not in aws.message(error).replace(" ", "").lower() or late:
-                    # A new instance profile takes AWS some seconds to know everywhere; all else is final.
-                    hint = HINTS.get(aws.code(error))
-                    if hint:
-                        raise aws.FleetError(
-                            f"AWS could not launch {group}-{index} as {wanted['instance_type']}: "
-                            f"{aws.message(error)} ({aws.code(error)}): {hint}."
-                        ) from error
-                    raise aws.FleetError(aws.explain(error, f"launch {group}-{index}", self.aws.profile)) from error
-                time.sleep(2)
+                    another = True
+                elif aws.code(error) == "IdempotentParameterMismatch":
+                    # An earlier run asked for it, with an older expiry: either AWS doesn't list it yet, or it has
+                    # ended, or that request failed.
+                    there = self.instances({"Name": "client-token", "Values": [token]})
+                    live = [one for one in there if one["state"] in plan.LIVE]
+                    if live:
+                        return self.adopt(live[0])
+                    another = bool(there) or waited > LISTED
+                elif not unknown_yet(error):
+                    raise self.refusal(error, f"{group}-{index}", request["InstanceType"]) from error
+                if another:
+                    before.append(token)
+                else:
+                    time.sleep(2)
+
+    def refusal(self, error: BaseException, host: str, instance_type: str) -> aws.FleetError:
+        """Return what to say when AWS refuses to launch, or start, a host."""
+        if lacks(error):
+            return Lacking(f"{instance_type}: {aws.message(error)}")
+        hint = HINTS.get(aws.code(error))
+        if hint:
+            words = f"{aws.message(error)} ({aws.code(error)})"
+            return aws.FleetError(f"AWS could not launch {host} as {instance_type}: {words}: {hint}.")
+        return aws.FleetError(aws.explain(error, f"launch {host}", self.aws.profile))
+
+    def adopt(self, one: dict[str, Any]) -> str:
+        """Take over an instance of an earlier run that was killed before anybody saw it; returns its id."""
+        problems = plan.check_swaps(self.groups, [one])
+        if problems:
+            raise aws.FleetError(problems[0])
+        self.retag([one], False)
+        return str(one["id"])
+
+    def batches(self, slots: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+        """Return what to launch first, the hosts of the scarcest type (most GPUs, then the largest), and the rest."""
+        types = {slot: self.groups[slot[0]]["instance_type"] for slot in slots}
+        first = max(slots, key=lambda slot: (self.groups[slot[0]].get("gpus", 0), size(types[slot])), default=None)
+        scarcest = types.get(first) if first else None
+        rare = [slot for slot in slots if types[slot] == scarcest]
+        rest = [slot for slot in slots if types[slot] != scarcest]
+        return [batch for batch in (rare, rest) if batch]
 
     def launch_all(self, slots: list[tuple[str, int]], known: list[dict[str, Any]]) -> list[str]:
-        """Launch several slots side by side; raises with all reasons when some failed."""
-        launched, problems = [], []
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            waiting = {pool.submit(self.launch, group, index, known): f"{group}-{index}" for group, index in slots}
-            for future in concurrent.futures.as_completed(waiting):
-                try:
-                    launched.append(future.result())
-                except aws.FleetError as error:
-                    problems.append(str(error))
+        """Launch several slots, the hosts of a batch side by side; returns the ids, which are in ``launched``, too.
+
+        Goes no further after a failure. Raises Lacking when want of capacity was all, else FleetError with all reasons.
+        """
+        self.launched = []
+        problems: list[aws.FleetError] = []
+        for batch in self.batches(slots):
+            if problems:
+                break
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                waiting = [pool.submit(self.launch, group, index, known) for group, index in batch]
+                for future in concurrent.futures.as_completed(waiting):
+                    try:
+                        self.launched.append(future.result())
+                    except concurrent.futures.CancelledError:
+                        continue
+                    except aws.FleetError as error:
+                        problems.append(error)
+                        for other in waiting:
+                            other.cancel()
         if problems:
-            shown = "\n".join(sorted(set(problems)))
-            raise aws.FleetError(
-                f"{shown}\n{len(launched)} of {len(slots)} instances were launched and cost money: "
-                "run the same command again to add the rest, or destroy the fleet."
-            )
-        return launched
+            final = sorted({str(one) for one in problems if not isinstance(one, Lacking)})
+            if final:
+                raise aws.FleetError("\n".join(final))
+            raise Lacking("; ".join(sorted({str(one) for one in problems})))
+        return self.launched
+
+    def subnet_in(self, zone: dict[str, str]) -> str:
+        """Find the fleet's subnet in a further zone, or make it, with the fleet's routes; returns its id."""
+        place = [
+            {"Name": "vpc-id", "Values": [self.p["vpc_id"]]},
+            {"Name": "availability-zone", "Values": [zone["name"]]},
+        ]
+        filters = [*aws.tag_filter(self.p["name"]), *place]
+        tags = aws.tag_list({**self.p["tags"], "Name": f"{self.p['name']}-subnet"})
+        found = self.aws.pages("list the fleet's subnets", "ec2", "describe_subnets", "Subnets", Filters=filters)
+        if not found:
+            try:
+                made = self.aws.call(
+                    f"make a subnet in {zone['name']}",
+                    "ec2",
+                    "create_subnet",
+                    VpcId=self.p["vpc_id"],
+                    CidrBlock=zone["cidr"],
+                    AvailabilityZone=zone["name"],
+                    TagSpecifications=[{"ResourceType": "subnet", "Tags": tags}],
+                )
+                found = [made["Subnet"]]
+            except aws.FleetError:
+                # The first answer may have been lost, and then the network is taken, by what we made.
+                found = self.aws.pages(
+                    "list the fleet's subnets", "ec2", "describe_subnets", "Subnets", Filters=filters
+                )
+                if not found:
+                    raise
+        subnet = str(found[0]["SubnetId"])
+        self.aws.call(
+            f"give the subnet in {zone['name']} its routes",
+            "ec2",
+            "associate_route_table",
+            RouteTableId=self.p["route_table_id"],
+            SubnetId=subnet,
+        )
+        return subnet
+
+    def settle(self, todo: dict[str, Any], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Launch what is missing in the first zone that has it all; returns the fleet's instances once they run.
+
+        Raises FleetError when it can't be, and then nothing that was launched here is left.
+        """
+        kept = [one["id"] for one in todo["keep"]]
+        for number, zone in enumerate(self.zones[:1] if kept else self.zones):
+            self.zone = zone
+            if number:
+                self.subnet = self.subnet_in(zone)
+            try:
+                launched = self.launch_all(todo["launch"], known)
+            except aws.FleetError as error:
+                problem = error
+            else:
+                ids = [*kept, *launched]
+                if launched or todo["terminate"]:
+                    self.scheduled += self.schedule(ids, False)
+                try:
+                    return self.wait_running(ids)
+                except Lacking as error:
+                    problem = error
+            try:
+                ended = self.end_launched(todo["launch"], known)
+            except aws.FleetError as error:
+                raise aws.FleetError(f"{problem}\n{error}") from problem
+            if not isinstance(problem, Lacking):
+                raise aws.FleetError(f"{problem}{' What this run had launched was ended again.' if ended else ''}")
+            self.lacking.append({"name": zone["name"], "reason": str(problem)})
+        raise aws.FleetError(
+            f"No zone that may be taken has the capacity for the fleet: {self.reasons()}: run the same command again "
+            "later, or take another instance type, zone (fleet_zone) or region; nothing that this run launched is left."
+        )
+
+    def reasons(self) -> str:
+        """Return which zones were tried in vain, and AWS's words, as part of a sentence."""
+        return "; ".join(f"{one['name']} ({one['reason']})" for one in self.lacking)
+
+    def end_launched(self, slots: list[tuple[str, int]], known: list[dict[str, Any]]) -> bool:
+        """End again what this run has launched, and wait until it is ending; returns whether there was something.
+
+        Asks AWS for it by slot, too: the answer to a launch may have been lost. Raises FleetError with what is left.
+        """
+        old = {one["id"] for one in known}
+        deadline = time.monotonic() + aws.PATIENCE
+        unseen, ended, denied, reason = set(self.launched), False, False, "AWS doesn't list it"
+        with self.aws.until(deadline):
+            while True:
+                there = [one for one in self.instances() if one["id"] not in old]
+                unseen -= {one["id"] for one in there}
+                live = {
+                    one["id"] for one in there if one["state"] in plan.LIVE and (one["group"], one["index"]) in slots
+                }
+                left = sorted(live | unseen)
+                if not left:
+                    return ended
+                if denied or time.monotonic() > deadline:
+                    raise aws.FleetError(
+                        f"What this run launched could not be ended again and costs money "
+                        f"({', '.join(left)}: {reason}): destroy the fleet."
+                    )
+                ended = True
+                for identity in left:  # one by one: of a list AWS ends none when it doesn't know one yet
+                    try:
+                        self.ec2.terminate_instances(InstanceIds=[identity])
+                        reason = "it doesn't end"
+                    except Exception as error:
+                        denied, reason = aws.code(error) in aws.DENIED_CODES, aws.message(error)
+                time.sleep(1)
 
     def retag(self, kept: list[dict[str, Any]], dry: bool) -> list[str]:
         """Bring the tags of kept instances up to date, e.g. a later expiry; returns the hosts' names."""
@@ -315,23 +528,31 @@ class Fleet:
         """Start stopped instances, once those that are still stopping have stopped."""
         ids = [one["id"] for one in stopped]
         deadline = time.monotonic() + self.p["timeout"]
-        while any(one["state"] == "stopping" for one in self.instances() if one["id"] in ids):
-            if time.monotonic() > deadline:
-                raise aws.FleetError(
-                    f"Of {', '.join(ids)} some are still stopping after {self.p['timeout']} s: "
-                    "run again later, or destroy the fleet."
-                )
-            time.sleep(2)
+        with self.aws.until(deadline):
+            while any(one["state"] == "stopping" for one in self.instances() if one["id"] in ids):
+                if time.monotonic() > deadline:
+                    raise aws.FleetError(
+                        f"Of {', '.join(ids)} some are still stopping after {self.p['timeout']} s: "
+                        "run again later, or destroy the fleet."
+                    )
+                time.sleep(2)
         self.aws.call("start stopped instances", "ec2", "start_instances", InstanceIds=ids)
 
     def wait_running(self, ids: list[str]) -> list[dict[str, Any]]:
         """Wait until all instances run; returns them."""
         deadline = time.monotonic() + self.p["timeout"]
+        with self.aws.until(deadline):
+            return self._wait_running(ids, deadline)
+
+    def _wait_running(self, ids: list[str], deadline: float) -> list[dict[str, Any]]:
         pause = 0.5
         while True:
             found = {one["id"]: one for one in self.instances() if one["id"] in ids}
             for one in found.values():
                 if one["state"] in ("shutting-down", "terminated"):
+                    # Server.InsufficientInstanceCapacity: the zone's capacity went between request and start.
+                    if "insufficientinstancecapacity" in one["reason"].lower():
+                        raise Lacking(f"{one['type']}: {one['reason'].rstrip('.')}")
                     raise aws.FleetError(
                         f"{one['group']}-{one['index']} ({one['id']}) ended while it was starting "
                         f"({one['reason'] or 'AWS gives no reason'}): run the same command again, or destroy the fleet."
@@ -412,11 +633,10 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
             )
         if todo["start"]:
             fleet.start(todo["start"])
-        launched = fleet.launch_all(todo["launch"], known)
-        if launched or todo["terminate"]:
-            result["scheduled"] += fleet.schedule([*(one["id"] for one in todo["keep"]), *launched], dry)
-        running = fleet.wait_running([*(one["id"] for one in todo["keep"]), *launched])
+        running = fleet.settle(todo, known)
+        result["scheduled"] += fleet.scheduled
         fleet.wait_ssh(running)
+    result.update(zone=fleet.zone["name"], lacking=fleet.lacking)
     result["instances"] = [
         {"name": f"{one['group']}-{one['index']}", **{key: one[key] for key in ("id", "type", "public", "private")}}
         for one in sorted(running, key=lambda one: (plan.GROUPS.index(one["group"]), one["index"]))
@@ -426,13 +646,15 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = aws.Module(
         argument_spec={
-            **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "groups": {"type": "dict", "required": True},
             "tags": {"type": "dict", "required": True},
+            "zones": {"type": "list", "elements": "dict", "default": []},
             "subnet_id": {"type": "str", "default": ""},
+            "vpc_id": {"type": "str", "default": ""},
+            "route_table_id": {"type": "str", "default": ""},
             "security_group_id": {"type": "str", "default": ""},
             "key_name": {"type": "str", "required": True, "no_log": False},
             "instance_profile": {"type": "str", "required": True},
@@ -441,10 +663,7 @@ def main() -> None:
             "schedule_role": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 300},
         },
-        supports_check_mode=True,
     )
-    if not aws.HAS_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"))
     problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
@@ -455,6 +674,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for warning in fleet.warnings:
         module.warn(warning)
+    if fleet.lacking:
+        module.warn(f"The fleet is in {fleet.zone['name']}, as other zones lack capacity: {fleet.reasons()}.")
     module.exit_json(**result)
 
 

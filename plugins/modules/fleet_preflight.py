@@ -17,16 +17,14 @@ description:
   - Holds the fleet against the account's quotas, and what it costs until its expiry against O(max_cost).
   - Returns what the launch needs, such as images, volume sizes, the availability zones and the nodes' access policy,
     and a plan with prices.
-requirements: [boto3]
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.boto3
 options:
   region:
     description: The AWS region.
     type: str
     required: true
-  profile:
-    description: The AWS profile; empty means the default credential chain.
-    type: str
-    default: ""
   name:
     description: The fleet's name.
     type: str
@@ -239,7 +237,6 @@ import re
 from collections import Counter
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.urls import open_url
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas, ssh
 
@@ -984,9 +981,8 @@ class Preflight:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = aws.Module(
         argument_spec={
-            **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
             "adopt": {"type": "bool", "default": False},
@@ -1017,10 +1013,7 @@ def main() -> None:
             "volume_size": {"type": "int", "default": 20},
             "public_addresses": {"type": "bool", "default": True},
         },
-        supports_check_mode=True,
     )
-    if not aws.HAS_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"))
     preflight = Preflight(module.params)
     try:
         preflight.run()

@@ -17,16 +17,14 @@ description:
   - What can't be listed or removed is named in what is left, and is no reason to stop.
   - Never touches buckets, or networks that the fleet was given but doesn't own.
   - It may be interrupted, run again, and run twice at a time.
-requirements: [boto3]
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.boto3
 options:
   region:
     description: The AWS region.
     type: str
     required: true
-  profile:
-    description: The AWS profile; empty means the default credential chain.
-    type: str
-    default: ""
   name:
     description: The fleet's name.
     type: str
@@ -99,7 +97,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 Found = list[dict[str, Any]]
@@ -551,10 +548,9 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         """Refuse what is somebody else's; who asks is looked up only where something has an owner."""
         new = {aws.tags_of(one["item"]).get("flotilla-owner", "") for one in found} - owners - {""}
         if new and not parameters["adopt"]:
-            me = parameters["owner"] or plan.caller_name(
-                str(fleet.aws.call("ask who the caller is", "sts", "get_caller_identity")["Arn"])
-            )
-            problems = plan.check_theirs(fleet.fleet, new, me, False)
+            answer = fleet.aws.call("ask who the caller is", "sts", "get_caller_identity")
+            caller = plan.caller_name(str(answer["Arn"]))
+            problems = plan.check_theirs(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
             if problems:
                 raise aws.FleetError(problems[0])
             owners.update(new)
@@ -589,9 +585,8 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = aws.Module(
         argument_spec={
-            **aws.CONNECTION_ARGUMENTS,
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "owner": {"type": "str", "default": ""},
@@ -599,10 +594,7 @@ def main() -> None:
             "schedule": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 600},
         },
-        supports_check_mode=True,
     )
-    if not aws.HAS_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"))
     problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])

@@ -523,49 +523,6 @@ def test_anothers_fleet_is_gone_on_with_only_when_one_says_so(raised: Raised) ->
     assert len(raised.up()["retagged"]) == 4
 
 
-def test_no_capacity_says_what_to_do(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = raised.fleet()
-
-    def none_left(**request: Any) -> None:
-        raise ClientError({"Error": {"Code": "InsufficientInstanceCapacity", "Message": "No."}}, "RunInstances")
-
-    monkeypatch.setattr(fleet.ec2, "run_instances", none_left)
-    with pytest.raises(aws.FleetError, match=r"take another type(.|\n)*0 of 4 instances were launched"):
-        reconcile_fleet(fleet, False)
-
-
-def test_a_token_whose_instance_ended(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = raised.fleet()
-    launch: Callable[..., Any] = fleet.ec2.run_instances
-    used: set[str] = set()
-
-    def once_each(**request: Any) -> Any:
-        used.add(request["ClientToken"])
-        if len(used) == 1:
-            raise ClientError({"Error": {"Code": "IdempotentInstanceTerminated", "Message": "x"}}, "RunInstances")
-        return launch(**request)
-
-    monkeypatch.setattr(fleet.ec2, "run_instances", once_each)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert fleet.launch("ps", 0, []) in raised.live().values() and len(used) == 2
-
-
-def test_a_profile_that_aws_does_not_know_yet(raised: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = raised.fleet()
-    launch: Callable[..., Any] = fleet.ec2.run_instances
-    refusals = iter(range(2))
-
-    def reluctant(**request: Any) -> Any:
-        if next(refusals, None) is None:
-            return launch(**request)
-        words = "Value (x) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
-        raise ClientError({"Error": {"Code": "InvalidParameterValue", "Message": words}}, "RunInstances")
-
-    monkeypatch.setattr(fleet.ec2, "run_instances", reluctant)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    assert len(reconcile_fleet(fleet, False)["launched"]) == 4
-
-
 def inventory_of(folder: Path, **variables: Any) -> InventoryData:
     """The inventory that the plugin makes from a folder with these variables."""
     (folder / "group_vars").mkdir()
