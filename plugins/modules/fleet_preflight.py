@@ -234,6 +234,7 @@ policy:
 import concurrent.futures
 import datetime
 import re
+import time
 from collections import Counter
 from typing import Any
 
@@ -752,7 +753,8 @@ class Preflight:
         launches = {
             (group["instance_type"], group["image_id"]): name for name, group in self.groups.items() if missing[name]
         }
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        # Whoever can't reach the quotas or the prices is told so, and goes on.
+        with self.aws.until(time.monotonic() + 30), concurrent.futures.ThreadPoolExecutor(8) as pool:
             asked = [
                 pool.submit(self.within_quotas),
                 pool.submit(self.costs),

@@ -101,17 +101,10 @@ from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 Found = list[dict[str, Any]]
 
-COSTLY = {"instance", "volume"}  # what else a fleet is made of costs nothing
+COSTLY = {"elastic address", "instance", "volume"}  # what else a fleet is made of costs nothing
+ROUND = 20  # seconds for which one look at all kinds waits for a service that is away
 STILL = 30  # seconds without a change after which nothing waits any more for what AWS has refused to remove
 GONE_CODES = {"NoSuchEntity", "ResourceNotFoundException"}
-PASSING_CODES = {
-    "EC2ThrottledException",
-    "PriorRequestNotComplete",
-    "RequestLimitExceeded",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-}
 
 
 class Kind(NamedTuple):
@@ -136,13 +129,7 @@ def cause(error: BaseException) -> BaseException:
 
 def passes(error: BaseException) -> bool:
     """Whether an error may be gone in a minute: AWS is away, or answers others."""
-    found = cause(error)
-    response = getattr(found, "response", None)
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
-    if isinstance(found, (aws.exceptions.SSLError, aws.exceptions.ProxyConnectionError)):
-        return False
-    away = isinstance(found, (aws.exceptions.HTTPClientError, aws.exceptions.ConnectionError))
-    return away or aws.code(found) in PASSING_CODES or status >= 500
+    return bool(aws.temporary(cause(error)))
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -450,19 +437,21 @@ class Resources:
         pause = 0.3
         while True:
             unlisted: dict[str, str] = {}
-            try:
-                instances = self.instances()
-                check(instances)
-                self.terminate(instances)
-                others, unlisted = self.sweep()
-                check(others)
-            except aws.FleetError as error:
-                if not passes(error) or plan.unknown_region(self.aws.region, self.aws.regions()):
-                    raise
-                unlisted["instance"] = self.reason(error, "ec2")
-            else:
-                if not any(key(one) in self.refused for one in instances):  # nothing is taken from one that stays
-                    self.remove(others, instances)
+            # Not longer at a time: one service that is away must not keep the others from being asked.
+            with self.aws.until(min(deadline, time.monotonic() + ROUND)):
+                try:
+                    instances = self.instances()
+                    check(instances)
+                    self.terminate(instances)
+                    others, unlisted = self.sweep()
+                    check(others)
+                except aws.FleetError as error:
+                    if not passes(error) or not self.aws.reached:
+                        raise
+                    unlisted["instance"] = self.reason(error, "ec2")
+                else:
+                    if not any(key(one) in self.refused for one in instances):  # nothing is taken from one that stays
+                        self.remove(others, instances)
             found = [*instances, *others]
             for one in found:
                 seen.setdefault(key(one), one)
