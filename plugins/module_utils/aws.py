@@ -55,6 +55,8 @@ CREDENTIAL_CODES = {
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 CLOCK_WORDS = ("Signature expired", "not yet current", "difference between the request time")
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# What a task's own keys are called by boto3's Session (after aws_) and by amazon.aws.
+TASK_KEYS = {"access_key_id": "access_key", "secret_access_key": "secret_key", "session_token": "session_token"}
 LEGACY_VARIABLES = ("AWS_ACCESS_KEY", "AWS_SECRET_KEY")  # amazon.aws takes them, boto3 doesn't
 DENIED_CODES = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 # Too many requests, or a lapse, with a status below 500.
@@ -163,11 +165,17 @@ def _ask_mfa(name: str, profile: str) -> str:
     )
 
 
-def open_session(profile: str, region: str) -> Any:
-    """Open a session of boto3's and look for its credentials; raises FleetError with what is wrong with them."""
+def open_session(profile: str, region: str, keys: dict[str, Any] | None = None) -> Any:
+    """Open a session of boto3's and look for its credentials; raises FleetError with what is wrong with them.
+
+    ``keys`` are those that a task gives, as boto3's Session takes them.
+    """
     try:
-        session = boto3.session.Session(profile_name=profile or None, region_name=region or None)
-        problems = check_environment(profile) or check_mfa(profile)
+        problems = check_environment(profile)
+        if problems:
+            raise FleetError(problems[0])
+        session = boto3.session.Session(profile_name=profile or None, region_name=region or None, **(keys or {}))
+        problems = check_mfa(profile)
         if problems:
             raise FleetError(problems[0])
         if session.get_credentials() is None:
@@ -406,8 +414,10 @@ class Aws:
             max_pool_connections=32,
         )
         self._clients: dict[str, Any] = {}
-        self._session: Any = open_session(self.profile, region)
-        options = {**self.task, "region": region or None, "profile": self.profile or None}
+        defaults = {"validate_certs": True, "aws_ca_bundle": os.environ.get("AWS_CA_BUNDLE")}  # as in modules
+        options = {**defaults, **self.task, "region": region or None, "profile": self.profile or None}
+        keys = {f"aws_{name}": self.task.get(key) for name, key in TASK_KEYS.items() if self.task.get(key)}
+        self._session: Any = open_session(self.profile, region, keys)
         task = types.SimpleNamespace(params=options, fail_json=self._refuse)
         _dummy, self._endpoint, self._options = get_aws_connection_info(task)
 
@@ -481,8 +491,9 @@ class Aws:
 
     def why(self, error: BaseException, doing: str) -> str:
         """Say why a call failed: without a look at the region, a name server would say it, or a page of HTML."""
-        answered = code(error) in CREDENTIAL_CODES | DENIED_CODES
-        problems = [] if answered else plan.unknown_region(self.region, self.regions())
+        # A region that isn't there refuses the signature, too.
+        judged = not self.region or code(error) in (CREDENTIAL_CODES - {"AuthFailure"}) | DENIED_CODES
+        problems = [] if judged else plan.unknown_region(self.region, self.regions())
         return problems[0] if problems else explain(error, doing, self.profile)
 
     def call(self, doing: str, service: str, method: str, **arguments: Any) -> dict[str, Any]:

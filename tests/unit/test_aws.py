@@ -243,20 +243,6 @@ def test_the_task_decides_how_the_modules_connect(monkeypatch: pytest.MonkeyPatc
     }
 
 
-@pytest.mark.parametrize("given", ["task", "environment"])
-def test_a_profile_beside_keys_is_one_sentence(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    """amazon.aws's modules take only one of them, so ours must not go on."""
-
-    def work(module: aws.Module) -> None:
-        with pytest.raises(aws.FleetError, match="Both the AWS profile ada and AWS keys are set"):
-            aws.Aws(module.params["region"], module.params["profile"])
-        module.exit_json(changed=False)
-
-    if given == "environment":
-        monkeypatch.setenv("AWS_PROFILE", "ada")
-    run(work, profile="ada" if given == "task" else "")
-
-
 def test_the_user_is_told_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(module: aws.Module) -> None:
         monkeypatch.setattr(aws.Aws, "lapse", (38.2, "The server is overloaded (Unavailable)"))

@@ -356,7 +356,7 @@ def test_radl_holds_a_job_as_it_is_called(option: str, name: str, tmp_path: Path
     file = tmp_path / "job.radl"
     user_runs(
         "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
-        "-e", "radl_example=true", "-e", f"radl_file={file}", "-e", option,
+        "-e", "fleet_name=demo", "-e", "radl_example=true", "-e", f"radl_file={file}", "-e", option,
     )  # fmt: skip
     ask = (
         "import json, sys; from radl import radl_parse\n"
@@ -373,6 +373,6 @@ def test_radl_refuses_a_quote(change: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "quote.radl"
     done = user_runs(
         "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
-        "-e", json.dumps({"radl_example": True, "radl_file": str(file), **change}), check=False,
+        "-e", json.dumps({"fleet_name": "demo", "radl_example": True, "radl_file": str(file), **change}), check=False,
     )  # fmt: skip
     assert done.returncode != 0 and next(iter(change)) + " " in done.stdout and not file.exists()

@@ -330,7 +330,7 @@ def test_check_mode_changes_nothing(world: World) -> None:
     asked = len(world.region.asked)
     answer = world.up(dry=True, subnet_id="", vpc_id="", route_table_id="")
     assert sorted(answer["launched"]) == ALL and answer["zone"] == "us-east-1a"
-    assert set(world.region.asked[asked:]) == {"DescribeInstances"}
+    assert set(world.region.asked[asked:]) == {"DescribeInstances", "GetScheduleGroup"}
 
 
 @pytest.mark.parametrize(

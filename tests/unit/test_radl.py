@@ -54,7 +54,7 @@ def parsed(file: Path) -> dict[str, Any]:
 def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A variant's name, and its file as the playbook makes it now."""
     file = tmp_path_factory.mktemp("radl") / f"{request.param}.radl"
-    extra = {**VARIANTS[request.param], "radl_example": True, "radl_file": str(file)}
+    extra = {"fleet_name": "demo", **VARIANTS[request.param], "radl_example": True, "radl_file": str(file)}
     user_runs(
         "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
         "-e", json.dumps(extra),

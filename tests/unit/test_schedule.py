@@ -127,7 +127,7 @@ def test_left_out_they_are_removed(cloud: aws.Aws) -> None:
 
 
 def test_a_refusal_is_said_loudly_and_stops_nothing(cloud: aws.Aws, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameters = {"region": "us-east-1", "profile": "", "name": "demo", "groups": {}, "tags": TAGS}
+    parameters = {"region": "us-east-1", "profile": "", "name": "demo", "groups": {}, "tags": TAGS, "subnet_id": ""}
     denied = ("get_schedule_group", "AccessDeniedException", "not authorized to perform: scheduler:GetScheduleGroup", 9)
     fleet = Fleet({**parameters, "schedule_role": ROLE})
     failing(monkeypatch, fleet.aws, *denied)
