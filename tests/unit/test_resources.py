@@ -356,7 +356,7 @@ def test_without_a_schedule_nobody_asks_for_one() -> None:
 @pytest.mark.parametrize("instances", [True, False])
 def test_what_is_another_s_stays_unless_one_says_so(instances: bool) -> None:
     raised = Raised(owner="grace", instances=instances)
-    with pytest.raises(aws.FleetError, match=r"The fleet demo is grace's, and you are ada: .*-e fleet_adopt=true"):
+    with pytest.raises(aws.FleetError, match=r"The fleet demo is grace's, and you are ada: .*fleet_adopt"):
         destroy(Resources(REGION, "", "demo"))
     assert raised.living() == set(raised.ids) and raised.ec2.describe_key_pairs()["KeyPairs"]
     answer = destroy(Resources(REGION, "", "demo"), adopt=True)
