@@ -171,11 +171,8 @@ def open_session(profile: str, region: str, keys: dict[str, Any] | None = None) 
     ``keys`` are those that a task gives, as boto3's Session takes them.
     """
     try:
-        problems = check_environment(profile)
-        if problems:
-            raise FleetError(problems[0])
         session = boto3.session.Session(profile_name=profile or None, region_name=region or None, **(keys or {}))
-        problems = check_mfa(profile)
+        problems = check_environment(profile) or check_mfa(profile)
         if problems:
             raise FleetError(problems[0])
         if session.get_credentials() is None:
@@ -428,11 +425,14 @@ class Aws:
     def client(self, service: str) -> Any:
         """Return the client of a service; its methods and paginators are patient."""
         if service not in self._clients:
+            region = HOMES.get(service) or self.region or self._session.region_name
             try:
+                if not region:
+                    raise exceptions.NoRegionError()
                 made = boto3_inventory_conn(
                     conn_type="client",
                     resource=service,
-                    region=HOMES.get(service, self.region),
+                    region=region,
                     endpoint=self._endpoint,
                     config=self._config,
                     **self._options,
@@ -468,9 +468,10 @@ class Aws:
                 tries += 1
                 now = time.monotonic()
                 self.reached = self.reached or bool(code(error))
-                if not self.reached and (tries >= self.attempts or now - began >= FIRST_PATIENCE):
-                    raise
-                if now >= (began + PATIENCE if self._deadline is None else self._deadline):
+                if not self.reached:
+                    if tries >= self.attempts or now - began >= FIRST_PATIENCE:
+                        raise
+                elif now >= (began + PATIENCE if self._deadline is None else self._deadline):
                     raise
                 words = f"{message(error)}{' (' + code(error) + ')' if code(error) else ''}"
                 # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/

@@ -101,8 +101,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 Found = list[dict[str, Any]]
 
-COSTLY = {"elastic address", "instance", "volume"}  # what else a fleet is made of costs nothing
-ROUND = 20  # seconds for which one look at all kinds waits for a service that is away
+COSTLY = {"instance", "volume"}  # what else a fleet is made of costs nothing
 STILL = 30  # seconds without a change after which nothing waits any more for what AWS has refused to remove
 GONE_CODES = {"NoSuchEntity", "ResourceNotFoundException"}
 
@@ -437,8 +436,7 @@ class Resources:
         pause = 0.3
         while True:
             unlisted: dict[str, str] = {}
-            # Not longer at a time: one service that is away must not keep the others from being asked.
-            with self.aws.until(min(deadline, time.monotonic() + ROUND)):
+            with self.aws.until(0.0):  # not patient with a call: a service that is away must not hold up the others
                 try:
                     instances = self.instances()
                     check(instances)
