@@ -63,6 +63,11 @@ options:
     description: An address that answers with the caller's public address.
     type: str
     default: https://checkip.amazonaws.com
+  boundary:
+    description: The permissions boundary of the fleet's roles, by name or ARN; empty means C(flotilla-boundary), where
+      the account has a policy of that name, else none.
+    type: str
+    default: ""
   ssh_key:
     description: The private key on this machine that opens the nodes; it may be missing. Empty means none is needed.
     type: path
@@ -174,6 +179,10 @@ arn:
   type: str
 owner:
   description: The owner's tag.
+  returned: success
+  type: str
+boundary:
+  description: The ARN of the roles' permissions boundary; empty means none.
   returned: success
   type: str
 public_key:
@@ -309,6 +318,26 @@ class Preflight:
         """Find out who calls; wrong credentials end everything here."""
         me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
         self.result.update(account=me["Account"], arn=me["Arn"])
+
+    def boundary(self) -> None:
+        """Find the roles' permissions boundary: the given one, else that of the policy to copy, where there is one."""
+        given = self.p["boundary"]
+        partition, name = self.result["arn"].split(":")[1], given or "flotilla-boundary"
+        arn = name if name.startswith("arn:") else f"arn:{partition}:iam::{self.result['account']}:policy/{name}"
+        self.result["boundary"] = arn
+        try:
+            self.aws.client("iam").get_policy(PolicyArn=arn)
+        except Exception as error:
+            denied = aws.code(error) in aws.DENIED_CODES
+            if aws.code(error) == "NoSuchEntity" and given:
+                self.problems.append(
+                    f"fleet_boundary {given} isn't a policy of this account: make it (roles/fleet/README.md, "
+                    "Permissions), or correct the name."
+                )
+            elif not given and (denied or aws.code(error) == "NoSuchEntity"):
+                self.result["boundary"] = ""
+            elif not denied:
+                raise aws.FleetError(aws.explain(error, f"look up the policy {name}", self.aws.profile)) from error
 
     def fleet(self) -> None:
         """Look at what is there of the fleet already: its expiry and its instances' types stay."""
@@ -958,6 +987,7 @@ class Preflight:
         self.aws = aws.Aws(self.p["region"], self.p["profile"], attempts=3)
         try:
             self.caller()
+            self.boundary()
             self.fleet()
         except aws.FleetError:
             if self.check(plan.unknown_region(self.p["region"], self.aws.regions())):
@@ -994,6 +1024,7 @@ def main() -> None:
             "ssh_sources": {"type": "list", "elements": "str", "default": []},
             "ssh_open_to_world": {"type": "bool", "default": False},
             "checkip_url": {"type": "str", "default": "https://checkip.amazonaws.com"},
+            "boundary": {"type": "str", "default": ""},
             "ssh_key": {"type": "path", "default": ""},
             "vpc_id": {"type": "str", "default": ""},
             "subnet_id": {"type": "str", "default": ""},

@@ -79,6 +79,11 @@ def left(session: boto3.Session) -> list[str]:
             *[n["NetworkInterfaceId"] for n in ec2.describe_network_interfaces()["NetworkInterfaces"]],
             *[e["VpcEndpointId"] for e in ec2.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"],
             *[r["RoleName"] for r in iam.list_roles()["Roles"]],
+            *[
+                g["Name"]
+                for g in session.client("scheduler").list_schedule_groups()["ScheduleGroups"]
+                if g["Name"] != "default"
+            ],
             *[p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]],
         ]
     )

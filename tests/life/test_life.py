@@ -182,10 +182,16 @@ def test_bucket_that_may_not_be_read_is_refused(region: boto3.Session, before: l
 
 @pytest.fixture(scope="module")
 def engineer(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The AWS configuration of a user who may do what role fleet's policy.json says, and no more."""
-    policy = (ROOT / "roles/fleet/files/policy.json").read_text().replace("YOUR-BUCKET", BUCKET)
-    key = make_user(region, "engineer", json.loads(policy))
-    return configuration(region, tmp_path_factory.mktemp("engineer"), *key)
+    """The AWS configuration of a user who has the managed policies of role fleet's README, and no more."""
+    iam = region.client("iam")
+    arns = {}
+    for name in ("policy", "boundary"):
+        text = (ROOT / f"roles/fleet/files/{name}.json").read_text().replace("YOUR-BUCKET", BUCKET)
+        arns[name] = iam.create_policy(PolicyName=f"flotilla-{name}", PolicyDocument=text)["Policy"]["Arn"]
+    iam.create_user(UserName="engineer")
+    iam.attach_user_policy(UserName="engineer", PolicyArn=arns["policy"])
+    key = iam.create_access_key(UserName="engineer")["AccessKey"]
+    return configuration(region, tmp_path_factory.mktemp("engineer"), key["AccessKeyId"], key["SecretAccessKey"])
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,7 @@ def variables(image: str) -> dict[str, Any]:
         "ssh_open_to_world": False,
         "checkip_url": "http://127.0.0.1:9/",
         "ssh_key": "",
+        "boundary": "",
         "vpc_id": "",
         "subnet_id": "",
         "vpc_cidr": "10.77.0.0/16",
@@ -272,6 +273,19 @@ def test_preflight_looks_at_a_program_in_s3(variables: dict[str, Any], monkeypat
     monkeypatch.setattr(aws.Aws, "client", denied)
     (found,) = problems(variables)
     assert "object programs/digits.tar.gz in the bucket code" in found and "s3:GetObject" in found
+
+
+def test_the_boundary_is_found_by_its_name(variables: dict[str, Any]) -> None:
+    def found(**changes: Any) -> tuple[str, list[str]]:
+        preflight = Preflight({**variables, **changes})
+        preflight.run()
+        return preflight.result["boundary"], preflight.problems
+
+    assert found() == ("", [])
+    assert "fleet_boundary mine isn't a policy of this account" in found(boundary="mine")[1][0]
+    made = boto3.client("iam").create_policy(PolicyName="flotilla-boundary", PolicyDocument=POLICY)
+    arn = made["Policy"]["Arn"]
+    assert found() == (arn, []) == found(boundary="flotilla-boundary") == found(boundary=arn)
 
 
 def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ def test_nobody_becomes_an_administrator_by_it() -> None:
         if action.startswith(("iam:", "sts:", "scheduler:")) and action != "scheduler:ListSchedules":
             resources = statement["Resource"]
             for resource in [resources] if isinstance(resources, str) else resources:
-                assert re.search(r":(role|instance-profile|schedule|schedule-group)/flotilla-", resource), action
+                assert re.search(r":(role|instance-profile|policy|schedule|schedule-group)/flotilla-", resource), action
         if action in ("iam:CreateRole", "iam:PutRolePolicy", "iam:PutRolePermissionsBoundary",
                       "iam:UpdateAssumeRolePolicy"):  # fmt: skip
             assert statement["Condition"] == boundary, action
@@ -188,4 +188,4 @@ def test_roles_are_made_with_the_boundary() -> None:
         for task in yaml.safe_load(file.read_text())
         if "amazon.aws.iam_role" in task
     ]
-    assert made and all(one["boundary"] == "{{ __fleet_boundary | default(omit, true) }}" for one in made)
+    assert made and all(one["boundary"] == "{{ __fleet_facts.boundary | default(omit, true) }}" for one in made)
