@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ LINTERS = {
         "plugins",
     ],
 }
+AWS = ROOT / "docs/aws.md"
 ROLES = sorted(p.name for p in (ROOT / "roles").iterdir() if (p / "tasks").is_dir())
 
 
@@ -68,6 +70,18 @@ def test_readme_of_each_role_names_every_variable() -> None:
         if f"`{name}`" not in (ROOT / "roles" / role / "README.md").read_text()
     ]
     assert missing == []
+
+
+def test_what_docs_say_is_tested_is_there() -> None:
+    file, missing = "", []
+    for path, name in re.findall(r"`((?:unit|lab|roles|life|training)/test_\w+\.py)?(?:::(\w+))?`", AWS.read_text()):
+        file = path or file
+        where = ROOT / (f"training/tests/{file[9:]}" if file.startswith("training/") else f"tests/{file}")
+        if path and not where.is_file():
+            missing.append(path)
+        elif name and not re.search(rf"^ *(def|class) {name}\b", where.read_text(), re.MULTILINE):
+            missing.append(f"{file}::{name}")
+    assert file and missing == []
 
 
 def test_locks_carry_no_index_address() -> None:
