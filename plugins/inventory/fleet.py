@@ -146,4 +146,5 @@ class InventoryModule(BaseInventoryPlugin):
             "launch_time": one["launched"].strftime("%Y-%m-%dT%H:%M:%SZ"),
             "fleet_expires": one["tags"].get("flotilla-expires", ""),
             "fleet_tasks": plan.whole(one["tags"].get("flotilla-tasks")) or 1,
+            "fleet_gpus": plan.whole(one["tags"].get("flotilla-gpus")) or 0,
         }

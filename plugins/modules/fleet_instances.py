@@ -41,7 +41,7 @@ options:
     required: true
   tags:
     description: Tags of every instance, volume and network interface beside C(Name), C(flotilla-group),
-      C(flotilla-index), C(flotilla-ssh-user) and C(flotilla-tasks).
+      C(flotilla-index), C(flotilla-ssh-user), C(flotilla-tasks) and C(flotilla-gpus).
     type: dict
     required: true
   zones:
@@ -239,6 +239,7 @@ class Fleet:
             "flotilla-index": str(index),
             "flotilla-ssh-user": self.groups[group]["ssh_user"],
             "flotilla-tasks": str(self.groups[group]["tasks"]),
+            "flotilla-gpus": str(self.groups[group].get("gpus", 0)),
         }
 
     def request(self, group: str, index: int) -> dict[str, Any]:

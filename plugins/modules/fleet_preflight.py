@@ -870,6 +870,7 @@ class Preflight:
             "flotilla-index": "0",
             "flotilla-ssh-user": group["ssh_user"],
             "flotilla-tasks": str(group["tasks"]),
+            "flotilla-gpus": str(group.get("gpus", 0)),
         }
         kinds: tuple[str, ...] = ("instance", "volume", "network-interface")
         if self.p["launcher"] == "im":
