@@ -31,6 +31,7 @@ EXAMPLES = r"""
 plugin: flotilla.kit.fleet
 """
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -90,9 +91,12 @@ class InventoryModule(BaseInventoryPlugin):
         variables: dict[str, Any] = {}
         folder = Path(path).parent / "group_vars"
         files = [folder / "all.yml", folder / "all.yaml", *sorted((folder / "all").glob("*.y*ml"))]
+        load = self.loader.load_from_file
+        # Ansible takes its variables' files as templates; since 2.19 one has to say so.
+        trust = {"trusted_as_template": True} if "trusted_as_template" in inspect.signature(load).parameters else {}
         for file in files:
             if file.is_file():
-                variables.update(self.loader.load_from_file(str(file), cache=True) or {})
+                variables.update(load(str(file), **trust) or {})
         variables.update(load_extra_vars(self.loader))
         self.templar.available_variables = variables
         found = {key: variables.get(key, default) for key, default in KEYS.items()}

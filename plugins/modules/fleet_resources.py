@@ -188,8 +188,8 @@ class Resources:
             Kind("subnet", "ec2", self.subnets, lambda one: ec2.delete_subnet(SubnetId=one["id"]), True),
             Kind("VPC", "ec2", self.vpcs, lambda one: ec2.delete_vpc(VpcId=one["id"]), True),
         ]
-        if not schedule:
-            self.kinds = [kind for kind in self.kinds if kind.name not in ("schedule group", "expiry role")]
+        if not schedule:  # the role may be there from before that was said
+            self.kinds = [kind for kind in self.kinds if kind.name != "schedule group"]
 
     def _ec2(self, method: str, key: str, identity: str, state: str = "", **arguments: Any) -> Found:
         """Ask for one kind by tag."""

@@ -574,6 +574,12 @@ def test_another_number_of_tasks_reaches_the_hosts_that_run(raised: Raised, tmp_
     assert tasks == {"ps-0": 1, "chief-0": 1, "worker-0": 2, "worker-1": 2}
 
 
+def test_variables_beside_the_inventory_are_templates(raised: Raised, tmp_path: Path) -> None:
+    raised.up()
+    data = inventory_of(tmp_path, fleet_name="{{ short }}mo", short="de", fleet_region=REGION)
+    assert "ps-0" in data.hosts
+
+
 def test_inventory_of_no_fleet_is_empty(cloud: None, tmp_path: Path) -> None:
     data = inventory_of(tmp_path, fleet_name="demo")
     assert set(data.groups) >= {"ps", "chief", "worker", "evaluator", "fleet"} and not data.hosts
