@@ -66,6 +66,8 @@ class InventoryModule(BaseInventoryPlugin):
         given = settings.get("fleet_name")
         if given is not None and plan.check_name(given):
             raise AnsibleParserError(plan.check_name(given)[0] if given else EMPTY_NAME)
+        for problem in plan.check_region(settings["fleet_region"]):  # else a call would be gone over for minutes
+            raise AnsibleParserError(problem)
         try:
             region = aws.Aws(settings["fleet_region"], settings["fleet_profile"], attempts=3)
             if given is None:

@@ -588,3 +588,9 @@ def test_inventory_of_no_fleet_is_empty(cloud: None, tmp_path: Path) -> None:
 def test_inventory_says_why_it_can_not(cloud: None, tmp_path: Path) -> None:
     with pytest.raises(AnsibleParserError, match="profile nobody isn't in"):
         inventory_of(tmp_path, fleet_name="demo", fleet_profile="nobody")
+
+
+@pytest.mark.parametrize("region", ["US-EAST-1", "us-east-1a", ""])
+def test_inventory_takes_no_other_word_for_a_region(tmp_path: Path, region: str) -> None:
+    with pytest.raises(AnsibleParserError, match=f"fleet_region '{region}' isn't a region's name"):
+        inventory_of(tmp_path, fleet_region=region)
