@@ -53,6 +53,9 @@ CREDENTIAL_CODES = {
 }
 # RequestExpired is EC2's word for both an expired session and a wrong clock.
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+# What a region that is still to be enabled says of every key, too.
+# https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
+UNKNOWN_CODES = {"AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException"}
 CLOCK_WORDS = ("Signature expired", "not yet current", "difference between the request time")
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # What a task's own keys are called by boto3's Session (after aws_) and by amazon.aws.
@@ -317,6 +320,8 @@ def _explain_refusal(error: BaseException, doing: str, profile: str) -> str:
             if exported
             else "renew them with 'aws configure' or 'aws sso login', or set fleet_profile to another profile"
         )
+        if code(error) in UNKNOWN_CODES:
+            renew += "; if they work in other regions, enable this one for the account ('aws account enable-region')"
         return f"AWS refuses the credentials of {origin} ({words}): {renew}."
     operation = getattr(error, "operation_name", "")
     if operation in ("AssumeRole", "AssumeRoleWithWebIdentity"):

@@ -403,13 +403,18 @@ class Fleet:
                 if not found:
                     raise
         subnet = str(found[0]["SubnetId"])
-        self.aws.call(
-            f"give the subnet in {zone['name']} its routes",
-            "ec2",
-            "associate_route_table",
-            RouteTableId=self.p["route_table_id"],
-            SubnetId=subnet,
-        )
+        try:
+            self.aws.call(
+                f"give the subnet in {zone['name']} its routes",
+                "ec2",
+                "associate_route_table",
+                RouteTableId=self.p["route_table_id"],
+                SubnetId=subnet,
+            )
+        except aws.FleetError as error:
+            # By an earlier run, or by a request whose answer was lost.
+            if error.__cause__ is None or aws.code(error.__cause__) != "Resource.AlreadyAssociated":
+                raise
         return subnet
 
     def settle(self, todo: dict[str, Any], known: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -239,7 +239,11 @@ def error(code: str, words: str, ahead: float = 0) -> tuple[int, str, dict[str, 
     [
         ("ExpiredToken", "The security token included in the request is expired", ("have expired", "export new ones")),
         ("RequestExpired", "Request has expired.", ("have expired", "export new ones")),
-        ("InvalidClientTokenId", "The security token included in the request is invalid.", ("AWS refuses", "export")),
+        (
+            "InvalidClientTokenId",
+            "The security token included in the request is invalid.",
+            ("AWS refuses", "export", "if they work in other regions, enable this one"),
+        ),
     ],
 )
 def test_exported_keys_that_aws_refuses(

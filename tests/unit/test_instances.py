@@ -262,6 +262,22 @@ def test_a_zone_without_capacity_is_left(world: World, lacking: str) -> None:
     assert not again["changed"]
 
 
+def test_a_subnet_of_an_earlier_run_has_its_routes_already(world: World) -> None:
+    """Whether AWS takes the same association twice isn't documented."""
+    world.ec2.associate_route_table(RouteTableId=world.routes, SubnetId=world.make_subnet(ZONES[1]))
+    world.region.lack("us-east-1a", "t3.large")
+    call = world.region.call
+
+    def once(client: Any, action: str, arguments: dict[str, Any]) -> Any:
+        if action == "AssociateRouteTable":
+            words = "the specified association for route table rtb-1 conflicts with an existing association"
+            raise refuse("Resource.AlreadyAssociated", words, 400, action)
+        return call(client, action, arguments)
+
+    world.region.call = once
+    assert world.up()["zone"] == "us-east-1b" and list(world.live()) == ALL
+
+
 def test_a_type_that_a_zone_does_not_offer(world: World) -> None:
     words = NOT_OFFERED.format("g5.xlarge", "us-east-1a")
     world.region.lacks["us-east-1a", "g5.xlarge"] = refuse("Unsupported", words, 400)
