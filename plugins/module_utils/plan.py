@@ -288,6 +288,8 @@ def check_network(vpc_id: str, subnet_id: str, cidr: str, hosts: int) -> list[st
         return [f"fleet_vpc_cidr '{cidr}' isn't a network: give one such as 10.77.0.0/16."]
     if network.version != 4 or not 16 <= network.prefixlen <= 28:
         return [f"fleet_vpc_cidr {cidr} can't be a VPC: take an IPv4 network from /16 to /28."]
+    if network.is_loopback or network.is_link_local or network.is_multicast or network.is_reserved:
+        return [f"fleet_vpc_cidr {cidr} can't be a VPC, as AWS keeps that network: take one such as 10.77.0.0/16."]
     part = zone_part(cidr, "a")
     room = ipaddress.ip_network(part).num_addresses - 5  # AWS keeps five of every subnet
     if room < hosts:

@@ -49,6 +49,8 @@ def _public_key(path: Path) -> tuple[str, list[str]]:
             "name the private key's file."
         ]
     info = path.stat()
+    if b"PRIVATE KEY" not in path.read_bytes()[:4096] and not head.startswith(b"PuTTY"):
+        return "", [f"fleet_ssh_key {path} is no private key: {ANOTHER}."]  # whose rights are nobody's business
     if info.st_uid == os.getuid() and info.st_mode & 0o077:
         return "", [f"fleet_ssh_key {path} is open to others, so that ssh doesn't take it: 'chmod 600 {path}'."]
     read = _run("ssh-keygen", "-y", "-P", "", "-f", str(path))
@@ -61,7 +63,7 @@ def _public_key(path: Path) -> tuple[str, list[str]]:
         return "", [
             f"fleet_ssh_key {path} is a key of PuTTY's: 'puttygen {path} -O private-openssh -o NEW' makes one for ssh."
         ]
-    return "", [f"fleet_ssh_key {path} is no private key ({read.stderr.strip()[-100:]}): {ANOTHER}."]
+    return "", [f"fleet_ssh_key {path} is no private key ({' '.join(read.stderr.split())[-100:]}): {ANOTHER}."]
 
 
 def _locked_key(path: Path) -> tuple[str, list[str]]:

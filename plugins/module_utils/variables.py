@@ -114,6 +114,13 @@ def check_whole(name: str, value: Any, what: str, most: int) -> list[str]:
     return [f"{name} is {value}: give at most {most}."] if number > most else []
 
 
+def check_ssh_key(path: Any) -> list[str]:
+    """A file has a name; what is in it the preflight looks at."""
+    if not isinstance(path, str) or not path.strip():
+        return [f"fleet_ssh_key is {path or 'empty'}: name a private key's file, which is made if it isn't there."]
+    return []
+
+
 def check_mirror(minutes: Any) -> list[str]:
     """Minutes between two copies of the newest checkpoint, 0 for none."""
     text = str(minutes)
@@ -148,6 +155,7 @@ def check_values(
         "fleet_expiry_hours": plan.check_expiry,
         "fleet_groups": plan.check_groups,
         "job": lambda job: check_job(job, written),
+        "fleet_ssh_key": check_ssh_key,
         "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
         "training_max_steps": lambda steps: check_whole("training_max_steps", steps, "steps", MOST_STEPS),
         "training_batch_size": lambda size: check_whole("training_batch_size", size, "images", MOST_BATCH),
@@ -155,7 +163,10 @@ def check_values(
     }
     problems: list[str] = []
     for name, value in values.items():
-        if value is not None:
+        # A line without a value is nothing; of these Ansible makes nothing of it, but an error or false.
+        if value is None and specs[name].get("type", "str") in ("bool", "dict", "float", "int", "list", "path"):
+            problems.append(f"{name} is empty: give it a value, or leave it out.")
+        elif value is not None:
             problems += checks[name](value) if name in checks else check_kind(name, value, specs[name])
     return problems or check_sync(values.get("training_sync"), values.get("fleet_groups"))
 

@@ -114,6 +114,11 @@ def test_every_playbook_looks_first() -> None:
         ("fleet_groups", "ps chief", ["mapping"]),
         ("fleet_region", "us-east-1 ", ["isn't a region's name"]),
         ("fleet_name", "größe", ["fleet_name"]),
+        ("fleet_ssh_key", "", ["is empty", "name a private key's file"]),
+        ("fleet_ssh_sources", None, ["is empty", "leave it out"]),
+        ("fleet_ssh_key", None, ["is empty"]),
+        ("fleet_groups", None, ["is empty"]),
+        ("fleet_schedule", None, ["is empty"]),
         ("fleet_endpoint_url", "banana", ["isn't a server's address"]),
     ],
 )

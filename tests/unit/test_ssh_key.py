@@ -103,6 +103,7 @@ def test_rights(made: Callable[..., Path]) -> None:
     one(ssh.public_key(str(path)), f"'chmod 600 {path}'")
     path.chmod(0o400)
     assert ssh.public_key(str(path))[1] == []
+    one(ssh.public_key("/etc/passwd"), "/etc/passwd is no private key: set")  # not: chmod 600 /etc/passwd
 
 
 def test_no_key_at_all(made: Callable[..., Path], tmp_path: Path) -> None:
