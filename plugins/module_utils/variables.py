@@ -164,7 +164,8 @@ def check_values(
     problems: list[str] = []
     for name, value in values.items():
         # A line without a value is nothing; of these Ansible makes nothing of it, but an error or false.
-        if value is None and specs[name].get("type", "str") in ("bool", "dict", "float", "int", "list", "path"):
+        needs_one = name == "fleet_ssh_key" or specs[name].get("type", "str") in ("bool", "dict", "float", "int", "list")
+        if value is None and needs_one:
             problems.append(f"{name} is empty: give it a value, or leave it out.")
         elif value is not None:
             problems += checks[name](value) if name in checks else check_kind(name, value, specs[name])
