@@ -163,9 +163,9 @@ def check_values(
     }
     problems: list[str] = []
     for name, value in values.items():
-        # A line without a value is nothing; of these Ansible makes nothing of it, but an error or false.
-        needs_one = name == "fleet_ssh_key" or specs[name].get("type", "str") in ("bool", "dict", "float", "int", "list")
-        if value is None and needs_one:
+        kind = specs[name].get("type", "str")
+        # Of a line without a value Ansible makes nothing, but of these an error or false.
+        if value is None and (name == "fleet_ssh_key" or kind in ("bool", "dict", "float", "int", "list")):
             problems.append(f"{name} is empty: give it a value, or leave it out.")
         elif value is not None:
             problems += checks[name](value) if name in checks else check_kind(name, value, specs[name])
