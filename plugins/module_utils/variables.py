@@ -163,12 +163,10 @@ def check_values(
     }
     problems: list[str] = []
     for name, value in values.items():
-        kind = specs[name].get("type", "str")
-        # Of a line without a value Ansible makes nothing, but of these an error or false.
-        if value is None and (name == "fleet_ssh_key" or kind in ("bool", "dict", "float", "int", "list")):
-            problems.append(f"{name} is empty: give it a value, or leave it out.")
-        elif value is not None:
+        if value is not None:
             problems += checks[name](value) if name in checks else check_kind(name, value, specs[name])
+        elif name not in ("fleet_profile", *NEEDED, *FOLDERS):  # of most lines without a value Ansible makes an error
+            problems.append(f"{name} is empty: give it a value, or leave it out.")
     return problems or check_sync(values.get("training_sync"), values.get("fleet_groups"))
 
 

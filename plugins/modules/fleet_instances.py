@@ -673,12 +673,16 @@ def main() -> None:
     problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
+    warnings: list[str] = []  # are said also where something else fails: hosts may run without a schedule
     try:
         fleet = Fleet(module.params)
+        warnings = fleet.warnings
         result = reconcile_fleet(fleet, module.check_mode)
     except aws.FleetError as error:
+        for warning in warnings:
+            module.warn(warning)
         module.fail_json(msg=str(error))
-    for warning in fleet.warnings:
+    for warning in warnings:
         module.warn(warning)
     if fleet.lacking:
         module.warn(f"The fleet is in {fleet.zone['name']}, as other zones lack capacity: {fleet.reasons()}.")

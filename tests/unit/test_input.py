@@ -119,6 +119,8 @@ def test_every_playbook_looks_first() -> None:
         ("fleet_ssh_key", None, ["is empty"]),
         ("fleet_groups", None, ["is empty"]),
         ("fleet_schedule", None, ["is empty"]),
+        ("training_program", None, ["is empty"]),
+        ("fleet_vpc_id", None, ["is empty"]),
         ("fleet_endpoint_url", "banana", ["isn't a server's address"]),
     ],
 )

@@ -10,7 +10,9 @@ import boto3
 import jinja2
 import pytest
 import yaml
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, schedule
+from ansible_collections.flotilla.kit.plugins.modules import fleet_instances
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet
 from botocore.exceptions import ClientError
 from harness import ROOT
@@ -137,6 +139,21 @@ def test_a_refusal_is_said_loudly_and_stops_nothing(cloud: aws.Aws, monkeypatch:
     fleet = Fleet({**parameters, "schedule_role": ""})
     failing(monkeypatch, fleet.aws, *denied)
     assert fleet.schedule(HOSTS, False) == [] and not fleet.warnings, "who wants none needs no permission"
+
+
+def test_a_refusal_is_said_also_where_something_else_fails(
+    cloud: aws.Aws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(fleet: Fleet, dry: bool) -> None:
+        fleet.warnings.append("Nothing outside the hosts ends one.")
+        raise aws.FleetError("SSH doesn't answer.")
+
+    monkeypatch.setattr(fleet_instances, "reconcile_fleet", fails)
+    names = {"name": "demo", "key_name": "k", "instance_profile": "p"}
+    with patch_module_args({"region": "us-east-1", "groups": {}, "tags": TAGS, **names}), pytest.raises(SystemExit):
+        fleet_instances.main()
+    said = capsys.readouterr().out
+    assert "SSH doesn't answer." in said and "Nothing outside the hosts ends one." in said
 
 
 def test_the_timer_that_a_host_brings_along_is_armed_first() -> None:
