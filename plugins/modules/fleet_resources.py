@@ -440,6 +440,8 @@ class Resources:
                 try:
                     instances = self.instances()
                     check(instances)
+                    if any("flotilla-owner" not in aws.tags_of(one["item"]) for one in instances):
+                        check(self.sweep()[0])  # the Infrastructure Manager's hosts name no owner, their role does
                     self.terminate(instances)
                     others, unlisted = self.sweep()
                     check(others)

@@ -369,6 +369,16 @@ def test_what_is_another_s_stays_unless_one_says_so(instances: bool) -> None:
     assert answer["changed"] and "failed" not in answer and not raised.living()
 
 
+def test_hosts_without_an_owner_are_their_role_s() -> None:
+    """The Infrastructure Manager's hosts have no tag that names one."""
+    raised = Raised(owner="grace")
+    raised.ec2.delete_tags(Resources=raised.ids, Tags=[{"Key": "flotilla-owner"}])
+    with pytest.raises(aws.FleetError, match="The fleet demo is grace's"):
+        destroy(Resources(REGION, "", "demo"))
+    assert raised.living() == set(raised.ids)
+    assert destroy(Resources(REGION, "", "demo"), adopt=True)["changed"] and not raised.living()
+
+
 def test_who_asks_is_known_by_his_credentials() -> None:
     Raised(owner="moto")
     assert destroy(Resources(REGION, "", "demo"), owner="")["changed"]
