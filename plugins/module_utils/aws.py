@@ -98,6 +98,7 @@ def message(error: BaseException) -> str:
     response = getattr(error, "response", None)
     text = response.get("Error", {}).get("Message") if isinstance(response, dict) else None
     words = " ".join(str(text or error or type(error).__name__).split())
+    words = words.split(" Encoded authorization failure message")[0]  # it is for whoever may decode it
     # A proxy, or what else isn't AWS, answers with a page: only the words before it are of use.
     words = re.split(r"\s*(?:b?['\"])?<(?:!doctype|html|head|body)\b", words, maxsplit=1, flags=re.IGNORECASE)[0]
     return words[:500].rstrip(".: ") or "the answer is a web page"

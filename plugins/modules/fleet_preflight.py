@@ -918,9 +918,7 @@ class Preflight:
         try:
             self.aws.client("ec2").run_instances(DryRun=True, **self.request(name))
         except Exception as error:
-            code = aws.code(error)
-            # The encoded rest is for whoever may decode it.
-            words = aws.message(error).split(" Encoded authorization failure message")[0].rstrip(".")
+            code, words = aws.code(error), aws.message(error)
             if code in LAUNCHES | LATER or "Availability Zone" in words:
                 return []
             if code in aws.DENIED_CODES:

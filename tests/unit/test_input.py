@@ -262,6 +262,12 @@ def test_a_web_page_is_no_message() -> None:
     assert aws.message(ValueError("a < b.")) == "a < b"
 
 
+def test_what_only_aws_can_read_is_no_message() -> None:
+    words = "You are not authorized to perform this operation. Encoded authorization failure message: AbCd"
+    error = ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": words}}, "CreateVpc")  # type: ignore[typeddict-item]
+    assert aws.message(error) == "You are not authorized to perform this operation"
+
+
 @pytest.mark.parametrize(
     ("region", "words"), [("mars-east-1", "isn't a region of AWS"), ("us-east-7", "did you mean us-east-")]
 )
