@@ -260,6 +260,16 @@ def check_sources(sources: list[Any], open_to_world: bool) -> list[str]:
     return problems
 
 
+def check_versions(sources: list[Any]) -> list[str]:
+    """Hosts are called by their IPv4 addresses, which nobody reaches from an IPv6 one."""
+    if not sources or any(ipaddress.ip_network(one).version == 4 for one in networks(sources)):
+        return []
+    return [
+        f"fleet_ssh_sources has IPv6 only ({', '.join(map(str, sources))}), and hosts have IPv4 addresses: add the "
+        "IPv4 address that SSH comes from."
+    ]
+
+
 def check_endpoint(url: str) -> list[str]:
     """What the hosts call instead of AWS: nothing, or the address of a server."""
     match = re.fullmatch(r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?/?", url)

@@ -82,8 +82,8 @@ def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
     if "choices" in spec:
         *most, last = map(str, spec["choices"])
         return [f"{name} is '{value}': take {', '.join(most)} or {last}."]
-    what = {"bool": "true or false", "list": "a list", "dict": "a mapping"}.get(kind)
-    return [f"{name} is '{value}': give {what}." if what else f"{found[0].rstrip('.')}."]
+    wanted = {"bool": "true or false", "list": "a list", "dict": "a mapping"}.get(kind)
+    return [f"{name} is '{value}': give {wanted}." if wanted else f"{found[0].rstrip('.')}."]
 
 
 def _untext(name: str, value: Any) -> str:

@@ -293,7 +293,8 @@ class Preflight:
         if self.check(plan.check_groups(self.p["groups"])):
             self.groups = plan.wanted_groups(self.p["groups"])
         self.check(plan.check_expiry(self.p["expiry_hours"]))
-        self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"]))
+        if self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"])):
+            self.check(plan.check_versions(self.p["ssh_sources"]))
         self.result["hosts"] = sum(group["count"] for group in self.groups.values())
         self.check(plan.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]))
         self.check(plan.check_zone(self.p["zone"], self.p["region"]))

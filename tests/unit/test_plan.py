@@ -121,6 +121,8 @@ def test_sources() -> None:
     assert plan.check_sources(["203.0.113.7", "10.0.0.0/8", "2001:db8::/32"], False) == []
     assert plan.networks(["203.0.113.7", "203.0.113.7/32", "10.1.2.3/8"]) == ["203.0.113.7/32", "10.0.0.0/8"]
     one(plan.check_sources(["home"], False), "'home'")
+    one(plan.check_versions(["2001:db8::1", "2001:db8:1::/48"]), "IPv6 only", "add the IPv4 address")
+    assert plan.check_versions(["2001:db8::1", "203.0.113.7"]) == plan.check_versions([]) == []
 
 
 @pytest.mark.parametrize(
