@@ -87,7 +87,7 @@ def pids(name: str = "") -> set[int]:
     return found - {os.getpid(), 0}
 
 
-def kill(name: str = "", seconds: float = 10.0) -> None:
+def kill(name: str = "", seconds: float = 30.0) -> None:
     """Kill what is left in the group and remove it; returns when it is gone.
 
     Raises:

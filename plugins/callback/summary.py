@@ -21,6 +21,8 @@ from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 
+CHECKS = ("flotilla.kit.check_variables", "flotilla.kit.fleet_preflight")
+
 
 def minutes(seconds: float) -> str:
     """`m:ss`, for people."""
@@ -39,6 +41,7 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self.phases: dict[str, float] = {}
         self.current = ""
+        self.refused = False
         self.since = time.monotonic()
 
     def _turn(self, phase: str) -> None:
@@ -51,6 +54,10 @@ class CallbackModule(CallbackBase):
         """A play begins, and with it perhaps a phase."""
         name = play.get_name()
         self._turn(name.split("|")[0].strip() if "|" in name else "")
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """What was refused before it began isn't gone on with by the same words."""
+        self.refused = self.refused or result._task.action in CHECKS
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """The run is over."""
@@ -67,7 +74,7 @@ class CallbackModule(CallbackBase):
             lines += ["", "RESULT", *[f"  {key.ljust(width)}  {value}" for key, value in result.items()]]
         following = custom.get("flotilla_next") or []
         failed = any(stats.failures.values()) or any(stats.dark.values())
-        if failed:
+        if failed and not self.refused:
             following = ["the same command again goes on where this one stopped", *following]
         if following:
             lines += ["", "NEXT", *[f"  {command}" for command in following]]

@@ -496,6 +496,11 @@ class Aws:
             for name in self._session.get_available_regions("ec2", partition_name=partition)
         ]
 
+    def offers(self, service: str) -> bool:
+        """Whether a service is in this region, as far as boto3 knows."""
+        partition = self._session.get_partition_for_region(self.region)
+        return self.region in self._session.get_available_regions(service, partition_name=partition)
+
     def why(self, error: BaseException, doing: str) -> str:
         """Say why a call failed: without a look at the region, a name server would say it, or a page of HTML."""
         # A region that isn't there refuses the signature, too.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import fnmatch
 import hashlib
 import ipaddress
 import json
@@ -750,6 +751,26 @@ def policy(dataset: str, model: str, program: str = "", partition: str = "aws") 
         resource = f"arn:{partition}:s3:::{'/'.join(split_program(program))}"
         statements.append({"Sid": "Program", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource]})
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def check_boundary(arn: str, most: dict[str, Any], policy: dict[str, Any]) -> list[str]:
+    """Hold the nodes' access policy against the boundary's document: what that doesn't name they can't use."""
+    statements = most["Statement"] if isinstance(most["Statement"], list) else [most["Statement"]]
+    allowed: list[str] = []
+    for one in statements:
+        if one["Effect"] == "Allow":
+            named = one.get("Resource", "*")  # of NotResource nothing is known here
+            allowed += [named] if isinstance(named, str) else named
+    wanted = [resource for one in policy["Statement"] for resource in one["Resource"]]
+    missing = [
+        resource for resource in wanted if not any(fnmatch.fnmatchcase(resource, pattern) for pattern in allowed)
+    ]
+    if not missing:
+        return []
+    return [
+        f"The fleet's hosts couldn't use {', '.join(dict.fromkeys(missing))}, as their boundary {arn} doesn't name it: "
+        "have it added there (roles/fleet/files/boundary.json), or take the bucket that is in it."
+    ]
 
 
 def reconcile(groups: dict[str, dict[str, Any]], instances: list[dict[str, Any]]) -> dict[str, Any]:

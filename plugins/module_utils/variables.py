@@ -42,6 +42,8 @@ def check_names(names: Iterable[str], typed: Iterable[str], known: Iterable[str]
             continue
         ours = name.startswith(PREFIXES)
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, 1, 0.7 if ours else 0.85)
+        if near and len(name) < 5 and name not in typed and name.lower() != near[0]:
+            near = []  # a name of one's own, as jobs
         if not near and name in typed and name in short:  # region for fleet_region
             near = [short[name]]
         if near:

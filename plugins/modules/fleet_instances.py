@@ -516,6 +516,13 @@ class Fleet:
         changed: list[str] = []
         if self.warnings:
             return changed
+        if not self.aws.offers("scheduler"):
+            if role:
+                self.warnings.append(
+                    f"EventBridge Scheduler isn't in {self.p['region']}: a host that hangs at boot or loses its timer "
+                    "costs money until you destroy the fleet."
+                )
+            return changed
         try:
             if role:
                 changed = schedules.ensure(ids, self.p["tags"]["flotilla-expires"], role, self.p["tags"])

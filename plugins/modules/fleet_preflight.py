@@ -268,6 +268,7 @@ class Preflight:
         """Keep the module's parameters."""
         self.p = parameters
         self.problems: list[str] = []
+        self.most: dict[str, Any] = {}  # the document of the roles' boundary
         self.warnings: list[str] = []
         self.result: dict[str, Any] = {}
         self.groups: dict[str, dict[str, Any]] = {}
@@ -326,16 +327,20 @@ class Preflight:
         partition, name = self.result["arn"].split(":")[1], given or "flotilla-boundary"
         arn = name if name.startswith("arn:") else f"arn:{partition}:iam::{self.result['account']}:policy/{name}"
         self.result["boundary"] = arn
+        iam = self.aws.client("iam")
         try:
-            self.aws.client("iam").get_policy(PolicyArn=arn)
+            version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+            found = iam.get_policy_version(PolicyArn=arn, VersionId=version)
+            self.most = found["PolicyVersion"]["Document"]
         except Exception as error:
-            denied = aws.code(error) in aws.DENIED_CODES
-            if aws.code(error) == "NoSuchEntity" and given:
+            denied, lacking = aws.code(error) in aws.DENIED_CODES, aws.code(error) == "NoSuchEntity"
+            unseen = denied and getattr(error, "operation_name", "") == "GetPolicy"
+            if lacking and given:
                 self.problems.append(
                     f"fleet_boundary {given} isn't a policy of this account: make it (roles/fleet/README.md, "
                     "Permissions), or correct the name."
                 )
-            elif not given and (denied or aws.code(error) == "NoSuchEntity"):
+            elif not given and (lacking or unseen):
                 self.result["boundary"] = ""
             elif not denied:
                 raise aws.FleetError(aws.explain(error, f"look up the policy {name}", self.aws.profile)) from error
@@ -1008,6 +1013,8 @@ class Preflight:
         self.result["policy"] = plan.policy(
             self.p["dataset_source"], self.p["model_target"], self.p["program"], partition
         )
+        if self.most:
+            self.check(plan.check_boundary(self.result["boundary"], self.most, self.result["policy"]))
         self.result["groups"] = self.groups
 
 

@@ -188,7 +188,7 @@ class Resources:
             Kind("subnet", "ec2", self.subnets, lambda one: ec2.delete_subnet(SubnetId=one["id"]), True),
             Kind("VPC", "ec2", self.vpcs, lambda one: ec2.delete_vpc(VpcId=one["id"]), True),
         ]
-        if not schedule:  # the role may be there from before that was said
+        if not (schedule and self.aws.offers("scheduler")):  # the role may be there from before that was said
             self.kinds = [kind for kind in self.kinds if kind.name != "schedule group"]
 
     def _ec2(self, method: str, key: str, identity: str, state: str = "", **arguments: Any) -> Found:

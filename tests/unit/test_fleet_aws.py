@@ -283,9 +283,14 @@ def test_the_boundary_is_found_by_its_name(variables: dict[str, Any]) -> None:
 
     assert found() == ("", [])
     assert "fleet_boundary mine isn't a policy of this account" in found(boundary="mine")[1][0]
-    made = boto3.client("iam").create_policy(PolicyName="flotilla-boundary", PolicyDocument=POLICY)
+    most = POLICY.replace("data/cifar10/", "data/").replace("models/out/", "models/")
+    made = boto3.client("iam").create_policy(PolicyName="flotilla-boundary", PolicyDocument=most)
     arn = made["Policy"]["Arn"]
     assert found() == (arn, []) == found(boundary="flotilla-boundary") == found(boundary=arn)
+    other = boto3.client("iam").create_policy(PolicyName="other", PolicyDocument=most.replace("models", "others"))
+    (problem,) = found(boundary="other")[1]
+    assert "couldn't use arn:aws:s3:::models/out/*, arn:aws:s3:::models, as their boundary" in problem
+    assert other["Policy"]["Arn"] in problem
 
 
 def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:
