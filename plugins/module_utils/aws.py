@@ -98,7 +98,7 @@ def message(error: BaseException) -> str:
     response = getattr(error, "response", None)
     text = response.get("Error", {}).get("Message") if isinstance(response, dict) else None
     words = " ".join(str(text or error or type(error).__name__).split())
-    words = words.split(" Encoded authorization failure message")[0]  # it is for whoever may decode it
+    words = words.split(" Encoded authorization failure message", maxsplit=1)[0]  # it is for whoever may decode it
     # A proxy, or what else isn't AWS, answers with a page: only the words before it are of use.
     words = re.split(r"\s*(?:b?['\"])?<(?:!doctype|html|head|body)\b", words, maxsplit=1, flags=re.IGNORECASE)[0]
     return words[:500].rstrip(".: ") or "the answer is a web page"
@@ -263,7 +263,7 @@ def _explain_connection(error: BaseException, doing: str) -> str:
     details = getattr(error, "kwargs", {})
     url = details.get("endpoint_url", "")
     if isinstance(error, exceptions.ProxyConnectionError):
-        proxy = str(details.get("proxy_url", "")).split("@")[-1].split("://")[-1].rstrip("/")
+        proxy = str(details.get("proxy_url", "")).rsplit("@", maxsplit=1)[-1].rsplit("://", maxsplit=1)[-1].rstrip("/")
         name = next((n for n, value in sorted(os.environ.items()) if _is_proxy(n) and proxy in value), "HTTPS_PROXY")
         why = message(details.get("error") or error)
         return (
