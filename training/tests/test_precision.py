@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,5 +43,7 @@ def test_both_compute_nearly_the_same() -> None:
                 return session.run(found, {images: values})
 
     exact, rough = logits("float32"), logits("bfloat16")
-    assert rough.dtype == np.float32 and not np.array_equal(exact, rough), "another precision"
+    # Without AVX-512 oneDNN has no bfloat16, and TensorFlow leaves all in float32.
+    able = " avx512f " in Path("/proc/cpuinfo").read_text()
+    assert rough.dtype == np.float32 and np.array_equal(exact, rough) is not able, "another precision"
     assert np.allclose(exact, rough, atol=0.1 * np.abs(exact).max())
