@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from flotilla import watchdog
 
+FAREWELL_SECS = 10
 CLOSE_SECS = 3  # for the rest, where a session's close can take half a minute
 
 asked = threading.Event()  # set when the process has been told to end
@@ -50,5 +51,10 @@ def _wait() -> None:
                 _log.warning("No checkpoint within %.0f s: ending without.", _grace_secs)
             if farewell:
                 farewell(saved.is_set())
+        elif farewell:
+            # Nothing has been trained since the last checkpoint; HDFS may be away, or TensorFlow still be loaded.
+            told = threading.Thread(target=farewell, args=(True,), daemon=True)
+            told.start()
+            told.join(FAREWELL_SECS)
     finally:
         watchdog.leave(0)

@@ -95,11 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress = Progress(config.progress, "train", config.max_steps, "steps", _before(config, task))
             if task.type == "chief":  # a process on its own has no other nodes to tell
                 publisher = publish.Publisher(config.progress, config.model_dir)
+        ending.farewell = functools.partial(_say_stopped, config, task, progress)
         memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
         on_lost = functools.partial(_lost, config, task, progress, told)
         others = peers.Watch(peers.needed(task, config.sync), on_lost, memory)
         _run(config, task, progress, told, others)
     except Exception as error:
+        ending.farewell = None  # why it ends is told here
         code, text, waited = _problem(config, task, others, error)
         told.tell(problem=text, waited=waited)
         # What a restart may cure is not yet a failure.
@@ -306,7 +308,6 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         watch.pause()
     if task.type != "evaluator":
         watch.start()
-    ending.farewell = functools.partial(_say_stopped, config, task, progress)
     others.on_back = lambda: watch.hurry(HURRY_SECS)
     reports: list[Any] = []
 
@@ -337,6 +338,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
             if progress:
                 progress.say("exporting and evaluating the model")
             result = _result(config, work, time.time() - began, speed, life)
+            ending.farewell = None  # it is done, not stopped
             _say_done(config, result, progress)
     except Exception as error:
         if task.leads and _by_training(error):
@@ -353,15 +355,14 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
 
 def _say_stopped(config: TrainConfig, task: Task, progress: Progress | None, saved: bool) -> None:
     """Say that the task ends as it was told to, with a checkpoint or without."""
-    import tensorflow as tf
-
     _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", task.name)
     if progress and not saved:
         progress.say("stopped without a checkpoint: a parameter server or HDFS didn't answer in time")
     elif progress:
         progress.say(f"stopped, with a checkpoint of step {_latest_step(config)}")
         publish.Publisher(config.progress, config.model_dir).stop()
-    tf.compat.v1.summary.FileWriterCache.clear()
+    with contextlib.suppress(KeyError, AttributeError):  # where TensorFlow isn't loaded, or not yet whole
+        sys.modules["tensorflow"].compat.v1.summary.FileWriterCache.clear()
 
 
 def _by_training(error: BaseException) -> bool:

@@ -25,7 +25,11 @@ def test_what_is_said_at_the_end(monkeypatch: pytest.MonkeyPatch, in_time: bool)
         saved.set()
     ending._wait()
     assert (said, left) == ([in_time], [0])
-    # Nobody asked for time: before the training has begun, say.
+    # Nobody asked for time: before the training has begun, say. Nothing is lost then.
     ending.grace(0)
     ending._wait()
-    assert (said, left) == ([in_time], [0, 0])
+    assert (said, left) == ([in_time, True], [0, 0])
+    monkeypatch.setattr(ending, "FAREWELL_SECS", 0.1)
+    monkeypatch.setattr(ending, "farewell", lambda saved: threading.Event().wait(60))  # HDFS doesn't answer
+    ending._wait()
+    assert left == [0, 0, 0]
