@@ -98,6 +98,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import schedule as schedules
 
 Found = list[dict[str, Any]]
 
@@ -147,7 +148,7 @@ class Resources:
         self.iam = self.aws.client("iam")
         self.scheduler = self.aws.client("scheduler")
         self.fleet = fleet
-        self.group_name = f"flotilla-{fleet}"
+        self.group_name = schedules.group_name(fleet)
         self.iam_name = f"flotilla-{fleet}-{region}"
         self.expiry_name = f"{self.iam_name}-expiry"
         self.ended = False  # whether AWS still knows instances of the fleet that have ended
