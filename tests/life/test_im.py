@@ -238,7 +238,8 @@ def test_destroy_leaves_nothing(region: boto3.Session, before: list[str], infras
         return "successfully destroyed" in said[-1]
 
     wait_until(destroyed, 120, "the infrastructure is destroyed")
-    assert all("DependencyViolation" in words for words in said[:-1]), said
+    # Of its own it wants a moment before it may be told, where it has just been told something else.
+    assert all("DependencyViolation" in words or "Invalid State" in words for words in said[:-1]), said
     wait_until(lambda: not living(region), 60, "no instances")
     playbook("playbooks/destroy.yml")
     assert left(region) == before
