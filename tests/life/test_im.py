@@ -230,7 +230,7 @@ def test_reconfigure_changed_only_what_was_new(infrastructure: str) -> None:
 
 
 def test_destroy_leaves_nothing(region: boto3.Session, before: list[str], infrastructure: str) -> None:
-    """The server deletes its security group while hosts are still shutting down, which EC2 refuses: so it is told again."""
+    """The server deletes its security group before its hosts have ended, which EC2 refuses: it is told again."""
     said: list[str] = []
 
     def destroyed() -> bool:
