@@ -16,8 +16,8 @@ description:
   - They are private, and encrypted as the volume of the host that they are made of.
   - With O(state=begun) it says whether the image is needed, and how the host is called that it is to be made of
     (the builder, a fleet of one host); takes away what failed; and names the builders of interrupted runs that have
-    expired. With O(state=present) it makes the image of that host, which EC2 restarts for it, and waits a while until it
-    is available. With O(state=listed) it lists, with O(state=pruned) it removes all of the caller's but the newest ones.
+    expired. With O(state=present) it makes the image of that host, which EC2 restarts for it, and waits a while until
+    it is available. With O(state=listed) it lists, with O(state=pruned) it removes all of the caller's but the newest.
   - The role C(flotilla.kit.fleet) calls it, from its entry points C(builder) and C(image).
 extends_documentation_fragment:
   - amazon.aws.common.modules
@@ -184,3 +184,252 @@ summary:
   returned: when state is listed or pruned
   type: str
 """
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan, recipe
+
+
+class Baker:
+    """Makes, lists and removes images, for one caller."""
+
+    def __init__(self, parameters: dict[str, Any], dry: bool) -> None:
+        """Keep the module's parameters, and find out who calls."""
+        self.p = parameters
+        self.dry = dry
+        self.aws = aws.Aws(parameters["region"], parameters["profile"])
+        me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
+        self.caller = plan.caller_name(me["Arn"])
+        self.owner = parameters["owner"] or self.caller
+        self.owners = None if parameters["adopt"] else {self.owner, self.caller}
+        self.removed: list[str] = []
+
+    def digest(self, base: str) -> str:
+        """Return the digest of an image of this kind made from a base image's id."""
+        root = Path(self.p["root"])
+        try:
+            return str(recipe.image_digest(root, self.p["kind"], base, self.p["distribution"]))
+        except OSError as error:
+            raise aws.FleetError(f"The collection's files can't be read ({error}): set root to its folder.") from error
+
+    def discard(self, found: list[images.Image]) -> None:
+        """Remove images."""
+        for one in found:
+            if not self.dry:
+                images.remove(self.aws, one)
+            self.removed.append(one["name"] or one["id"])
+
+    def begun(self) -> dict[str, Any]:
+        """Say whether the image is needed, and clear away what failed before."""
+        base = images.resolve(self.aws, self.p["base"])
+        digest = self.digest(base)
+        there = images.own(self.aws)
+        snapshots = images.snapshots_of(self.aws, there)
+        self.discard([one for one in there if one["state"] in images.FAILED and self.is_mine(one)])
+        usable = [
+            one
+            for one in there
+            if (one["kind"], one["digest"]) == (self.p["kind"], digest)
+            and (one["state"] == "pending" or not images.problem(one, snapshots))
+        ]
+        needed = self.p["force"] or not usable
+        return {
+            "changed": bool(self.removed),
+            "needed": needed,
+            "digest": digest,
+            "builder": f"image-{self.p['kind']}-{secrets.token_hex(3)}",
+            "base_image": base,
+            "expired": self.expired(),
+            "image": {} if needed else self.shown(usable[0]),
+        }
+
+    def is_mine(self, image: images.Image) -> bool:
+        """Whether the caller may remove an image."""
+        return self.owners is None or image["owner"] in self.owners
+
+    def expired(self) -> list[str]:
+        """Name the caller's builders of interrupted runs, of which the host is gone by itself and the rest isn't."""
+        tags: list[dict[str, str]] = []
+        for what, method, key in (
+            ("VPCs", "describe_vpcs", "Vpcs"),
+            ("security groups", "describe_security_groups", "SecurityGroups"),
+        ):
+            tagged = [{"Name": "tag-key", "Values": ["flotilla-fleet"]}]
+            tags += map(aws.tags_of, self.aws.pages(f"list builders' {what}", "ec2", method, key, Filters=tagged))
+        at = images.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return sorted(
+            {
+                one["flotilla-fleet"]
+                for one in tags
+                if images.BUILDER.fullmatch(one["flotilla-fleet"])
+                and "" < one.get("flotilla-expires", "") < at
+                and (self.owners is None or one.get("flotilla-owner", "") in self.owners)
+            }
+        )
+
+    def present(self) -> dict[str, Any]:
+        """Make the image, or find it, and wait a while for it."""
+        image = self.find()
+        changed = image is None
+        if image is None:
+            base = self.judge_builder()
+            if self.dry:
+                return {"changed": True, "needed": False, "digest": self.p["digest"], "image": {}}
+            self.create(base)
+        deadline = time.monotonic() + self.p["wait"]
+        while True:
+            image = self.find()
+            if image is not None and image["state"] in images.FAILED:
+                if not self.dry and self.is_mine(image):
+                    images.remove(self.aws, image)
+                raise aws.FleetError(
+                    f"AWS could not make the image {image['name']} ({image['reason'] or 'it gives no reason'}): "
+                    "run the same command again."
+                )
+            if (image is not None and image["state"] != "pending") or time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        shown = self.shown(image) if image else {"state": "pending", "progress": "0%"}
+        return {"changed": changed, "needed": False, "digest": self.p["digest"], "image": shown}
+
+    def find(self) -> images.Image | None:
+        """Find the image that was made of the builder, or without one, the newest with the digest."""
+        builder, digest = self.p["instance_id"], self.p["digest"]
+        found = [one for one in images.own(self.aws) if (one["kind"], one["digest"]) == (self.p["kind"], digest)]
+        if not builder and not found:
+            raise aws.FleetError(f"There is no image of the digest {digest} any more: run the same command again.")
+        return next((one for one in found if not builder or one["builder"] == builder), None)
+
+    def judge_builder(self) -> str:
+        """Return the id of the image that the builder was launched from; refuses one that is gone or of other roles."""
+        builder = self.p["instance_id"]
+        named = [{"Name": "instance-id", "Values": [builder]}]
+        found = self.aws.pages("look up the builder", "ec2", "describe_instances", "Reservations", Filters=named)
+        instances = [one for reservation in found for one in reservation["Instances"]]
+        state = instances[0]["State"]["Name"] if instances else "gone"
+        if state not in ("running", "stopped"):
+            raise aws.FleetError(
+                f"The builder {builder} is {state}, by its expiry or by somebody's hand, and no image can be made of "
+                "it: run the same command again."
+            )
+        base = str(instances[0]["ImageId"])
+        if self.digest(base) != self.p["digest"]:
+            raise aws.FleetError(
+                "The roles were changed while the image was baked, and it would be neither of the old nor of the new: "
+                "run the same command again."
+            )
+        return base
+
+    def create(self, base: str) -> None:
+        """Have EC2 restart the builder and make the image of it, so that nothing is written meanwhile."""
+        p = self.p
+        tags = {
+            images.TAG: p["digest"],
+            "flotilla-kind": p["kind"],
+            "flotilla-owner": self.owner,
+            "flotilla-kit": images.kit_version(Path(p["root"])),
+            "flotilla-base": base,
+            "flotilla-builder": p["instance_id"],
+            "Name": f"flotilla-{p['kind']}-{p['digest']}",
+        }
+        tagged = [{"ResourceType": kind, "Tags": aws.tag_list(tags)} for kind in ("image", "snapshot")]
+        while True:
+            name = f"{tags['Name']}-{images.now():%Y%m%dT%H%M%S}"
+            try:
+                self.aws.call(
+                    f"make an image of the builder {p['instance_id']}",
+                    "ec2",
+                    "create_image",
+                    InstanceId=p["instance_id"],
+                    Name=name,
+                    Description=f"Host of Flotilla with all that its roles install ({p['kind']})",
+                    TagSpecifications=tagged,
+                )
+            except aws.FleetError as error:
+                if error.__cause__ is None or aws.code(error.__cause__) != "InvalidAMIName.Duplicate":
+                    raise
+                # The first answer was lost, or somebody else's image is of the same second.
+                if self.find():
+                    return
+                time.sleep(1)
+            else:
+                return
+
+    def shown(self, image: images.Image) -> dict[str, Any]:
+        """Return of an image what is of interest, with the progress of its snapshots in words."""
+        keys = ("id", "name", "kind", "digest", "state", "size")
+        found = images.snapshots_of(self.aws, [image])
+        progress = min((one.get("Progress") or "0%" for one in found.values()), default="0%", key=_percent)
+        return {**{key: image[key] for key in keys}, "progress": "100%" if image["state"] == "available" else progress}
+
+    def listed(self, keep: int | None) -> dict[str, Any]:
+        """List all images; with ``keep`` remove the caller's that are too many."""
+        at = images.now()
+        there = self.look()
+        if keep is not None:
+            self.discard(images.superfluous(there, keep, self.owners))
+            for snapshot in images.orphans(self.aws, images.own(self.aws), self.owners, at):
+                if not self.dry:
+                    images.delete_snapshot(self.aws, snapshot)
+                self.removed.append(snapshot)
+            there = there if self.dry else self.look()
+        price = images.monthly(self.aws) if there else None
+        return {
+            "changed": bool(self.removed),
+            "needed": False,
+            "images": [{**one, "created": one["created"].strftime("%Y-%m-%dT%H:%M:%SZ")} for one in there],
+            "lines": images.table(there, price, at) if there else ["There are no baked images."],
+            "summary": images.summary(there, price),
+        }
+
+    def look(self) -> list[images.Image]:
+        """List all images, with their users and what is wrong with them."""
+        there = images.own(self.aws)
+        snapshots, users = images.snapshots_of(self.aws, there), images.users(self.aws, there)
+        return [{**one, "users": users.get(one["id"], []), "problem": images.problem(one, snapshots)} for one in there]
+
+
+def _percent(text: str) -> int:
+    return int(text.rstrip("%") or 0)
+
+
+def main() -> None:
+    """Run the module."""
+    module = aws.Module(
+        argument_spec={
+            "state": {"type": "str", "choices": ["begun", "present", "listed", "pruned"], "required": True},
+            "kind": {"type": "str", "choices": list(images.KINDS)},
+            "base": {"type": "str", "default": ""},
+            "distribution": {"type": "str", "default": "slim"},
+            "root": {"type": "path"},
+            "force": {"type": "bool", "default": False},
+            "instance_id": {"type": "str", "default": ""},
+            "digest": {"type": "str", "default": ""},
+            "owner": {"type": "str", "default": ""},
+            "adopt": {"type": "bool", "default": False},
+            "keep": {"type": "int", "default": 2},
+            "wait": {"type": "int", "default": 10},
+        },
+        required_if=[("state", "begun", ("kind", "root", "base")), ("state", "present", ("kind", "root", "digest"))],
+    )
+    state = module.params["state"]
+    if module.params["keep"] < 0:
+        module.fail_json(msg=f"images_keep is {module.params['keep']}: set it to how many images of each kind stay.")
+    try:
+        baker = Baker(module.params, module.check_mode)
+        if state == "begun":
+            answer = baker.begun()
+        elif state == "present":
+            answer = baker.present()
+        else:
+            answer = baker.listed(module.params["keep"] if state == "pruned" else None)
+    except aws.FleetError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(removed=baker.removed, **answer)
+
+
+if __name__ == "__main__":
+    main()
