@@ -137,11 +137,26 @@ def say_bare(kind: str, groups: list[str], others: list[Image], at: datetime.dat
     why = ""
     if others:
         why = f", as the baked {others[0]['name']} ({age(others[0], at)}) is of other roles or of another bare image"
+    how = f"'ansible-playbook playbooks/image.yml{_option(kind)}' once makes an image"
+    return f"{_hosts(kind, groups)} from the bare image{why}: {how}, and hosts then start about {SAVES} s sooner."
+
+
+def say_lacking(kind: str, groups: list[str], others: list[Image], at: datetime.datetime) -> str:
+    """Say that a fleet that shall start from baked images can't."""
+    if kind not in KINDS:
+        return (
+            f"fleet_baked is always, but {', '.join(groups)} have GPUs whose driver is installed on the host, and of "
+            "such no image is made: set fleet_baked to auto, or take other GPUs."
+        )
+    there = f"; {others[0]['name']} ({age(others[0], at)}) is of other roles or of another bare image" if others else ""
     return (
-        f"{_hosts(kind, groups)} from the bare image{why}: 'ansible-playbook playbooks/image.yml"
-        f"{'' if kind == 'cpu' else ' -e fleet_bake_kind=' + kind}' once makes an image, and hosts then start about "
-        f"{SAVES} s sooner."
+        f"fleet_baked is always, but there is no baked image that fits {', '.join(groups)}{there}: "
+        f"'ansible-playbook playbooks/image.yml{_option(kind)}' makes one, or set fleet_baked to auto."
     )
+
+
+def _option(kind: str) -> str:
+    return "" if kind == "cpu" else f" -e fleet_bake_kind={kind}"
 
 
 def _hosts(kind: str, groups: list[str]) -> str:
