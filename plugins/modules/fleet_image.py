@@ -98,7 +98,7 @@ EXAMPLES = r"""
 - name: Make the image of it, wait for it, and remove the builder
   ansible.builtin.include_role:
     name: flotilla.kit.fleet
-    tasks_from: image # nothing to do where the image was there; registers fleet_baked_image
+    tasks_from: image # waits for it, where it is still being made; registers fleet_image_made
 
 - name: Remove the builder where something has failed
   ansible.builtin.include_role:

@@ -153,9 +153,11 @@ options:
     description: The collection's folder, whose files decide whether a baked image fits; needed unless O(baked=never).
     type: path
   builder:
-    description: Whether the fleet is one host, in the group chief, that an image is made of.
-    type: bool
-    default: false
+    description: The kind of image that the fleet, one host in the group chief, is there to make; empty means that it is
+      there to train.
+    type: str
+    choices: ["", cpu, gpu]
+    default: ""
   volume_size:
     description: The least size of a volume in GiB where a group names none.
     type: int
@@ -328,7 +330,7 @@ class Preflight:
         self.check(plan.check_region(self.p["region"]))
         self.check(plan.check_name(self.p["name"]))
         self.check(plan.check_owner(self.p["owner"]))
-        if self.check(plan.check_groups(self.p["groups"], self.p.get("builder", False))):
+        if self.check(plan.check_groups(self.p["groups"], bool(self.p.get("builder")))):
             self.groups = plan.wanted_groups(self.p["groups"])
         self.check(plan.check_expiry(self.p["expiry_hours"]))
         if self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"])):
@@ -878,7 +880,7 @@ class Preflight:
         found: list[str] = []
         total = self.result.get("dataset", {}).get("bytes", 0)
         for name, group in self.groups.items():
-            gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu"
+            gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu" or self.p.get("builder") == "gpu"
             need = plan.disk_need(total, self.result["hosts"], gpu, group.pop("local_disk"))
             size, problems = plan.pick_disk(
                 name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
@@ -1167,7 +1169,7 @@ def main() -> None:
             "baked": {"type": "str", "choices": ["auto", "always", "never"], "default": "never"},
             "distribution": {"type": "str", "default": "slim"},
             "root": {"type": "path"},
-            "builder": {"type": "bool", "default": False},
+            "builder": {"type": "str", "choices": ["", *images.KINDS], "default": ""},
             "volume_size": {"type": "int", "default": 20},
             "public_addresses": {"type": "bool", "default": True},
         },
