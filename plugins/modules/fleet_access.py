@@ -230,7 +230,7 @@ class Access(make.Maker):
             )
             role = made.get("Role") or self.call(f"look up the role {name}", "iam", "get_role", RoleName=name)["Role"]
         else:
-            self.update_role(role, trust, boundary, self.tags(suffix))
+            self.refresh_role(role, trust, boundary, self.tags(suffix))
             if policy:
                 asked = {"RoleName": name, "PolicyName": policy_name}
                 known = self.look_up("get_role_policy", "PolicyDocument", **asked) or {}
@@ -245,7 +245,7 @@ class Access(make.Maker):
             )
         return str(role["Arn"])
 
-    def update_role(self, role: Document, trust: Document, boundary: Document, tags: dict[str, str]) -> None:
+    def refresh_role(self, role: Document, trust: Document, boundary: Document, tags: dict[str, str]) -> None:
         """Bring a role that is there up to date."""
         name = role["RoleName"]
         if role.get("AssumeRolePolicyDocument") != trust and self.change(f"who may take the role {name}"):

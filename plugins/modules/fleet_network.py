@@ -331,18 +331,7 @@ class Network(make.Maker):
     def ensure_endpoint(self) -> None:
         """Make the way to S3 that costs nothing."""
         there = [one for one in self.of_vpc("endpoint") if one.get("State", "").lower() not in ("deleting", "deleted")]
-        if there and self.table in there[0].get("RouteTableIds", []):
-            return
-        if not self.change("endpoint for S3"):
-            return
-        if there:
-            self.call(
-                "give the endpoint for S3 its routes",
-                "ec2",
-                "modify_vpc_endpoint",
-                VpcEndpointId=there[0]["VpcEndpointId"],
-                AddRouteTableIds=[self.table],
-            )
+        if any(self.table in one.get("RouteTableIds", []) for one in there) or not self.change("endpoint for S3"):
             return
         self.call(
             "make the endpoint for S3",
