@@ -6,8 +6,8 @@
     .venv/bin/python benchmarks/life.py --page               (only the page, of what has been measured)
 
 Each figure is kept in --results as soon as it is there; a run that was cut off goes on where it was. Delete that file
-to begin anew. The earlier build is a clone of its commit with a Python environment of its own. Downloads are cached
-(run scripts/quickstart once before), except for the first quickstart, which finds Debian's packages only.
+to begin anew. The earlier build is a clone of its commit with a Python environment of its own. Downloads are cached (by
+a first fleet that isn't measured), except for the first quickstart, which finds Debian's packages only.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class Build:
 
     def playbook(self, *arguments: str, **variables: Any) -> tuple[str, ...]:
         """Return the command that runs a playbook with variables, on bare images if nothing else is said."""
-        if self.bakes:
-            variables.setdefault("fleet_baked", "never")
-        known = (self.root / "roles/fleet/meta/argument_specs.yml").read_text()
-        for name in ("fleet_max_hosts", "fleet_max_cost"):  # bounds that the earlier build doesn't have
-            if name not in known:
+        variables = {"fleet_baked": "never", "training_minutes": 0, **variables}
+        files = ("roles/fleet/meta/argument_specs.yml", "playbooks/vars/variables.yml")
+        known = "".join((self.root / file).read_text() for file in files)
+        for name in ("fleet_baked", "fleet_max_hosts", "fleet_max_cost", "training_minutes"):
+            if name not in known:  # to the earlier build
                 variables.pop(name, None)
         return ("ansible-playbook", *arguments, "-e", json.dumps(variables))
 
@@ -417,6 +417,10 @@ def earlier() -> Build:
 def measure(rows: Sequence[Row], rounds: int, results: Results) -> None:
     """Run the scenarios that give these rows, in turn by both builds, as often as isn't done yet."""
     builds = {"old": earlier(), "new": Build("new", ROOT)}
+    for build in builds.values():
+        if any(row.scenario not in (quickstart, region) for row in rows) and not results.of(build.name, "warm-up"):
+            with lab(build):
+                results.add(build, "warm-up", 0, build.timed(*build.playbook("site.yml", **SHORT)))
     for round_ in range(1, rounds + 1):
         for scenario in dict.fromkeys(row.scenario for row in rows):
             for build in builds.values():
@@ -507,7 +511,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the lab ends, too
     try:
         if not options.page:
-            measure([row for row in ROWS if not options.row or row.key in options.row], options.rounds, results)
+            rows = [row for row in ROWS if not options.row or row.key in options.row]
+            measure([row for row in rows if row.scenario != quickstart], options.rounds, results)
+            measure([row for row in rows if row.scenario == quickstart], options.rounds, results)  # forgets downloads
     except Failed as error:
         sys.exit(str(error))
     finally:
