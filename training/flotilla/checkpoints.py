@@ -52,14 +52,17 @@ def trust(model_dir: str, *steps: int | None) -> None:
 def finished(config: TrainConfig) -> dict[str, Any] | None:
     """Return what job-done.json says where the job has made all its steps, else None; raise hdfs.Unreachable.
 
-    How many steps a program makes, its arguments say.
+    How many steps a program makes, its arguments say. Where minutes have ended it before (budget.py), it is done for
+    a job of so many minutes.
     """
     done = hdfs.read_json(hdfs.join(config.model_dir, "job-done.json"))
     if done is None or done.get("program", "built-in") != config.program_name:
         return None
     if config.program:
-        return done if done.get("arguments") == config.program_arguments() else None
-    return done if int(done.get("global_step", -1)) >= config.max_steps else None
+        same, whole = done.get("arguments") == config.program_arguments(), not done.get("minutes")
+    else:
+        same, whole = True, int(done.get("global_step", -1)) >= config.max_steps
+    return done if same and (whole or done.get("minutes") == config.minutes > 0) else None
 
 
 def check_steps(config: TrainConfig) -> None:

@@ -39,6 +39,7 @@ class TrainConfig:
     data_dir: str = _key("", "where the TFRecord files and manifest.json are: a folder or hdfs://host:port/path")
     model_dir: str = _key("", "where checkpoints, events and the result go: a folder or hdfs://host:port/path")
     max_steps: int = _key(60_000, "the global step to stop at, counted over all workers", 1)
+    minutes: float = _key(0.0, "end earlier: at the step that fits into so many minutes; 0: at max_steps", 0)
     batch_size: int = _key(128, "examples a step of one trainer", 1)
     scheme: str = _key("estimator", "estimator, or session: the way before there were Estimators")
     sync: bool = _key(False, "whether a step waits for a batch of every trainer, true or false")

@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import flotilla
 from flotilla import (
+    budget,
     checkpoints,
     ending,
     failure,
@@ -331,7 +332,8 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         _await_checkpoint(config)
     told.tell(device=share.device(task))
     version = program.version(config.program) if task.cluster else ""
-    work: Work = program.Program(config, task) if config.program else network.Network(config, task)
+    limit = budget.Budget(config)
+    work: Work = program.Program(config, task) if config.program else network.Network(config, task, limit)
     _with_hdfs(config)
     import tensorflow as tf
 
@@ -363,6 +365,9 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         watch.start()
     others.on_back = lambda: watch.hurry(HURRY_SECS)
     reports: list[Any] = []
+    limit.look()
+    if not task.leads:
+        limit.wait()
 
     def make_hooks(tensors: dict[str, Any], max_steps: int, examples_a_step: int | None) -> list[Any]:
         summary_dir = config.model_dir if task.leads else None
@@ -372,7 +377,10 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         # What one trainer of several does is a run of its own in TensorBoard.
         own_dir = hdfs.join(config.model_dir, task.name) if task.cluster else None
         own = hooks.TaskHook(told, config.batch_size if examples_a_step else None, own_dir)
-        return [hooks.LifeHook(watch, "step", bool(config.program)), reports[-1], own]
+        found = [hooks.LifeHook(watch, "step", bool(config.program)), reports[-1], own]
+        if config.minutes:
+            found.append(hooks.BudgetHook(limit, config.minutes, reports[-1], task.leads))
+        return found
 
     def life() -> Any:
         return hooks.LifeHook(watch, "batch", bool(config.program))
@@ -392,7 +400,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
                 progress.say("exporting and evaluating the model")
             result = _result(config, work, time.time() - began, speed, life)
             ending.farewell = None  # it is done, not stopped
-            _say_done(config, result, progress)
+            _say_done(config, result, limit.ended, progress)
     except Exception as error:
         if task.leads and _by_training(error):
             with contextlib.suppress(ProgramError):
@@ -544,7 +552,7 @@ def _result(
     return result
 
 
-def _say_done(config: TrainConfig, result: dict[str, Any], progress: Progress | None) -> None:
+def _say_done(config: TrainConfig, result: dict[str, Any], by_minutes: bool, progress: Progress | None) -> None:
     """Say that the job is done: to the store's unit, to the other tasks, to whoever follows."""
     done = {
         "name": config.name,
@@ -552,6 +560,7 @@ def _say_done(config: TrainConfig, result: dict[str, Any], progress: Progress | 
         "global_step": result["global_step"],
         "program": config.program_name,
         "arguments": config.program_arguments(),
+        **({"minutes": config.minutes} if by_minutes else {}),
     }
     if config.done_file:
         write_json(config.done_file, done)
