@@ -125,8 +125,9 @@ class Network:
             "AssociatePublicIpAddress": True,
         }
         settings: dict[str, object] = {
-            "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large", "KeyName": self.name,
-            "IamInstanceProfile": {"Name": self.name}, "MetadataOptions": {"HttpTokens": "required"},
+            "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large",
+            "KeyName": self.name, "IamInstanceProfile": {"Name": self.name},
+            "MetadataOptions": {"HttpTokens": "required"},
             "NetworkInterfaces": [interface], **options,
         }  # fmt: skip
         reservation = self.ec2.run_instances(**settings)  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def bake(network: Network, instance: str, name: str, **options: Any) -> tuple[st
         return network.ec2.describe_images(ImageIds=[image])["Images"][0]["State"]
 
     assert state() == "pending"
-    with pytest.raises(ClientError, match="InvalidAMIID.Unavailable.*is pending"):
+    with pytest.raises(ClientError, match=r"InvalidAMIID.Unavailable.*is pending"):
         network.launch(ImageId=image)
     wait_until(lambda: state() != "pending", 60, "the image is made")
     found = network.ec2.describe_images(ImageIds=[image])["Images"][0]

@@ -395,7 +395,6 @@ REFUSED = [
     ("launch", {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 1}}]}, 400,
      "InvalidBlockDeviceMapping", "expect size>= 8GB"),
     # Images
-    ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "x" * 129}, 400, "InvalidAMIName.Malformed", "between 3 and"),
     ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "a#b"}, 400, "InvalidAMIName.Malformed", "letters"),
     ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "image"}, 400, "InvalidAMIName.Duplicate",
      "AMI name image is already in use by AMI ami-"),
