@@ -10,7 +10,6 @@ from pathlib import Path
 # The collection's files that decide what a role's tasks/install.yml leaves on a host. A role's variables count whole:
 # an image made anew without need is cheaper than one that is wrongly taken.
 RECIPE = {
-    "image": ["roles/image/tasks/install*.yml"],
     "node": ["roles/node/tasks/install*.yml", "roles/node/vars/main.yml"],
     "hdfs": [
         "roles/hdfs/tasks/install*.yml",
@@ -31,6 +30,7 @@ RECIPE = {
         "training/README.md",
         "training/flotilla/**/*.py",
     ],
+    "image": ["roles/image/tasks/install*.yml"],
 }
 
 
