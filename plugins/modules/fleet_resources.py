@@ -541,7 +541,7 @@ def images_that_stay(cloud: aws.Aws) -> str:
         there = images.own(cloud)
     except aws.FleetError:
         return ""
-    return images.summary(there, images.monthly(cloud) if there else None)
+    return str(images.summary(there, images.monthly(cloud) if there else None))
 
 
 def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ AT = datetime.datetime(2026, 11, 28, 12, tzinfo=datetime.timezone.utc)
 
 @pytest.fixture
 def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A region with EC2's images as AWS has them: moto's are public, lack an architecture, and take no tags for snapshots."""
+    """A region with EC2's images as AWS has them: moto's are public, and their snapshots take no tags."""
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
     session = boto3.session.Session()
     monkeypatch.setattr(aws.boto3.session, "Session", lambda **_: session)
