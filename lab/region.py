@@ -38,13 +38,14 @@ from moto.ssm.models import Parameter, ssm_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, image, judge, judge_iam, judge_launch, market, network, schedules, weather, wire
-from .hosts import Host
+from . import access, image, judge, judge_iam, judge_images, judge_launch, market, network, schedules, weather, wire
+from .hosts import Host, LayerGone
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
 from .network import Port, Rule
 from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION
 from .shell import LabError
+from .snapshots import Snapshots
 
 log = logging.getLogger("lab")
 
@@ -62,6 +63,7 @@ class Region:
         self.ec2 = ec2_backends[ACCOUNT][REGION]
         self.image = image.path()
         self.hosts: dict[str, Host] = {}
+        self.snapshots = Snapshots(self.ec2, self.hosts)
         self.metadata = Metadata(self.describe)
         self.network_lock = threading.Lock()
         self.applied: dict[str, str] = {}
@@ -78,9 +80,15 @@ class Region:
     def launch(self, instance: Instance) -> None:
         """Boot a host for a new or stopped instance, in the background."""
         self.set_state(instance, "pending")
+        if instance.id not in self.hosts:
+            disk = self.snapshots.disk(str(instance.image_id))
+            cpus = int(INSTANCE_TYPES[instance.instance_type]["VCpuInfo"]["DefaultVCpus"])
+            layers = [*disk.layers, self.image]
+            self.hosts[instance.id] = Host(instance.id, layers, disk.user, cpus, self.host_ended)
         threading.Thread(target=self._launch, args=(instance,), name=f"launch {instance.id}").start()
 
     def _launch(self, instance: Instance) -> None:
+        host = self.hosts[instance.id]
         try:
             vpc_id, address = str(instance.vpc_id), str(instance.private_ip)
             subnet = self.ec2.get_subnet(str(instance.subnet_id))
@@ -90,14 +98,16 @@ class Region:
                     self.metadata.serve(vpc_id)
             network.node_up(vpc_id, instance.id, address, ipaddress.ip_network(subnet.cidr_block).prefixlen)
             self.apply_rules(vpc_id)
-            user = next((i.default_user for i in CATALOGUE if i.ami == instance.image_id), "admin")
-            cpus = int(INSTANCE_TYPES[instance.instance_type]["VCpuInfo"]["DefaultVCpus"])
-            host = self.hosts.setdefault(instance.id, Host(instance.id, self.image, user, cpus, self.host_ended))
             if instance.state != "pending":  # terminated while its network was made
                 return
             host.start()
             self.set_state(instance, "running")
             log.info("%s runs at %s, %s", instance.id, address, instance.public_ip)
+        except LayerGone as error:
+            log.error("%s could not be started: %s", instance.id, error)
+            instance.terminate()
+            code = "Client.InvalidSnapshot.NotFound"
+            instance.state_reason = StateReason(f"{code}: The specified snapshot was not found.", code)
         except Exception as error:
             log.exception("%s could not be started", instance.id)
             instance.terminate()
@@ -124,10 +134,12 @@ class Region:
         host = self.hosts.get(instance.id)
         try:
             if host:
-                host.stop(seconds)
-                if final == "terminated":
-                    host.remove()
-                    del self.hosts[instance.id]
+                with host.busy:
+                    host.stop(seconds)
+                    if final == "terminated":
+                        host.remove()
+                        del self.hosts[instance.id]
+                self.snapshots.collect()
         except Exception:  # `down` removes what is left; the API must not wait for it forever
             log.exception("%s could not be cleaned up", instance.id)
         self.set_state(instance, final)
@@ -313,6 +325,7 @@ def _rule(rule: Any) -> Rule:
 def attach(region: Region) -> None:
     """Make moto's instances real, and right what it gets wrong."""
     judge.attach()
+    judge_images.keeper = region.snapshots
     judge_launch.PROFILE_SECONDS = judge_iam.ROLE_SECONDS = LATE_SECONDS
     _attach_life(region)
     _attach_launch(region)
@@ -519,6 +532,8 @@ def application(region: Region) -> wire.WSGI:
                 region.apply_rules()
             except LabError:
                 log.exception("the network rules could not be applied after %s", action)
+            if action in ("DeleteSnapshot", "DeregisterImage"):
+                region.snapshots.collect()
         if lost:
             b"".join(answer)
             return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")

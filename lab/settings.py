@@ -24,6 +24,7 @@ RUN = Path("/run/flotilla-lab")
 STATE = Path("/var/lib/flotilla-lab")
 IMAGES = STATE / "images"
 NODES = STATE / "nodes"
+SNAPSHOTS = STATE / "snapshots"
 OBJECTS = STATE / "objects"
 CACHE = STATE / "cache"
 LOG = STATE / "region.log"

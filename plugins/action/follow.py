@@ -184,7 +184,7 @@ class ActionModule(ActionBase):
                 due = now - shown_at >= (now - started) / 60
                 if line != shown and (due or state != shown_state or verdict == "done"):
                     if not shown and verdict == "running":
-                        display.display(f"\n{prefix}{unit} runs by itself: interrupt this, and it goes on.")
+                        display.display(f"{prefix}{unit} runs by itself: interrupt this, and it goes on.")
                     display.display(prefix + line)
                     shown, shown_at, shown_state = line, now, state
                 if verdict == "done":

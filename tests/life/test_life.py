@@ -53,7 +53,7 @@ CARDS = {  # what TensorBoard shows of a training, and the runs that each card i
 
 
 def test_check_mode_works_from_nothing(region: boto3.Session, before: list[str]) -> None:
-    output = playbook("site.yml", "--check")
+    output = playbook("site.yml", "--check", "-v")
     assert "failed=0" in output
     assert re.search(r"in all +3 +0\.\d{3}$", output, re.MULTILINE), "a plan with prices"
     assert left(region) == before
@@ -200,18 +200,24 @@ def life(region: boto3.Session, before: list[str], engineer: str) -> str:
     return user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml").stdout
 
 
+PHASES = ("provision", "node", "hdfs", "tensorflow", "stage", "train", "store")
+
+
 def test_run_shows_progress_and_ends_with_a_summary(life: str) -> None:
     assert re.search(r"train +\d+/100 steps +\d+ examples/s", life)
-    assert "FAILED - RETRYING" not in life
+    assert re.search(r"in all +3 +0\.\d{3}$", life, re.MULTILINE), "the plan, with prices"
+    for number, phase in enumerate(PHASES, 1):
+        assert re.search(rf"^{number}/7 {phase} .*… \d+:\d\d$", life, re.MULTILINE), phase
+    assert "TASK [" not in life and "FAILED - RETRYING" not in life
     summary = life[life.index("min:s") :]
-    for phase in ("provision", "node", "hdfs", "tensorflow", "stage", "train", "store"):
+    for phase in PHASES:
         assert re.search(rf"{phase} +\d+:\d\d", summary), phase
     assert "s3://flotilla-test/models/cifar10/" in summary
     assert "playbooks/destroy.yml" in summary
 
 
 def test_second_run_changes_nothing(life: str, engineer: str) -> None:
-    output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml").stdout
+    output = user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml", "-v").stdout
     recap = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE))
     assert recap == {"localhost": "0", "ps-0": "0", "chief-0": "0", "worker-0": "0"}
 
@@ -336,7 +342,7 @@ def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.
 
 def run_job(which: str, engineer: str, program: dict[str, str]) -> str:
     return user_runs(
-        "env", engineer, "ansible-playbook", "-i", INVENTORY, which, "-e", json.dumps(DIGITS | program)
+        "env", engineer, "ansible-playbook", "-i", INVENTORY, which, "-v", "-e", json.dumps(DIGITS | program)
     ).stdout
 
 
@@ -399,7 +405,7 @@ def test_destroy_leaves_nothing(life: str, region: boto3.Session, before: list[s
     user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
     assert left(region) == before
     assert manifest(region, "models/cifar10/manifest.json")["job"] == "cifar10"
-    assert "changed=0" in playbook("playbooks/destroy.yml")
+    assert "changed=0" in playbook("playbooks/destroy.yml", "-v")
 
 
 def test_ssh_key_and_known_hosts_of_the_fleet_are_tidy() -> None:

@@ -1,0 +1,500 @@
+# Copyright: Flotilla contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Callback plugin phases: what whoever waits sees, a line a phase; and the last words of an interrupted run."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: phases
+type: stdout
+short_description: Shows a run as a line a phase
+version_added: "0.1.0"
+author: Flotilla contributors (@flotilla-kit)
+description:
+  - A phase is the first word of a play's name, as in C(HDFS | NameNode and DataNodes); plays that follow one another
+    with the same word are one phase.
+  - The line says which of how many phases runs, for how long, and on a terminal its present task. Plans, messages,
+    progress, warnings, what C(--check) would change, differences and failures stand above it.
+  - With C(-v), and for playbooks without such names, the output is that of P(ansible.builtin.default#callback).
+  - Interrupted by C(Ctrl-C) or C(SIGTERM), it ends with what goes on by itself, and what to type next.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+requirements:
+  - set as stdout_callback in ansible.cfg
+"""
+
+import atexit
+import contextlib
+import datetime
+import functools
+import itertools
+import os
+import shutil
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from ansible import constants as C
+from ansible import context
+from ansible.plugins.callback.default import CallbackModule as Default
+
+SILENCE = 30  # seconds after which something is said where there is no terminal
+CLEAR = "\r\033[K"
+DEBUG = ("debug", "ansible.builtin.debug")
+FOLLOW, PREFLIGHT, RESOURCES = (f"flotilla.kit.{name}" for name in ("follow", "fleet_preflight", "fleet_resources"))
+KNOWN = {"changed", "failed", "msg", "unreachable", "exception", "warnings", "deprecations", "stdout", "stderr",
+         "module_stdout", "module_stderr", "stdout_lines", "stderr_lines", "start", "end", "delta", "results",
+         "ansible_facts", "skipped", "skip_reason"}  # fmt: skip
+PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
+WATCH = PLAYBOOKS.parent / "scripts/watch"
+
+
+def phase(name: str) -> tuple[str, str]:
+    """Return the phase that a play belongs to, and what the play does."""
+    word, _dummy, text = name.partition("|")
+    return word.strip(), text.strip()
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def message(value: Any, dump: Callable[[Any], str]) -> str:
+    """Return what a task says, as text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+        return "\n".join(value)
+    return dump(value) if isinstance(value, dict) else str(value)
+
+
+def last_words(
+    *,
+    check: bool,
+    making: bool,
+    destroying: bool,
+    unit: str,
+    expires: str,
+    now: datetime.datetime,
+    command: Callable[[str], str],
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return what is, and goes on, after an interruption; and what to type, each with its purpose.
+
+    making: whether something may have been made by this run; destroying: whether it was deleting; unit: the systemd
+    unit that was followed; expires: when the last of the fleet's hosts ends by itself, empty where none has been seen;
+    command: makes the command of a playbook or script.
+    """
+    if check or not (making or destroying or expires):
+        return ["Nothing was made or changed."], []
+    if destroying:
+        return ["What isn't deleted yet is still there, and costs what it did."], [
+            ("the same command again", "deletes the rest")
+        ]
+    said: list[str] = []
+    following: list[tuple[str, str]] = []
+    if unit.startswith("training@"):
+        said.append("The training goes on by itself on the hosts, and the chief stores the model when it is done.")
+        following = [(command("watch"), "what each task does, live")]
+        following += [(command("stop"), "ends the training, with a checkpoint")]
+    elif unit.startswith("flotilla-store"):
+        said.append("The chief goes on storing the model, by itself.")
+        following = [(command("watch"), "shows when it is stored")]
+    elif unit:
+        said.append(f"{unit} goes on by itself on the hosts.")
+    else:
+        said.append("The fleet stays as it is now." if expires else "What was made so far stays.")
+    if expires:
+        left = (datetime.datetime.fromisoformat(expires.replace("Z", "+00:00")) - now).total_seconds() / 60
+        hours = f"{int(left) // 60}:{int(left) % 60:02d} h"
+        said += [f"Every host powers itself off, and is gone, in {hours} at the latest ({expires})."] * (left > 0)
+    else:
+        said.append("Hosts that were launched power themselves off when their time is over.")
+    following.append(("the same command again", "goes on where this one stopped"))
+    return said, [*following, (command("destroy"), "ends all of it, now")]
+
+
+class Line:
+    """The last line of the output, which isn't finished yet; what others print goes above it."""
+
+    def __init__(self, lock: Any, stream: TextIO) -> None:
+        self.lock, self.stream = lock, stream
+        self.terminal = stream.isatty()
+        self.here = ""  # what stands on the line
+        self.spoken = time.monotonic()
+
+    def draw(self, text: str) -> None:
+        """Write the line; on a terminal in the place of what it was, elsewhere what is new of it."""
+        with self.lock:
+            if self.terminal:
+                text = text[: shutil.get_terminal_size().columns - 1]
+                self.stream.write(CLEAR + text)
+            elif text.startswith(self.here):
+                self.stream.write(text[len(self.here) :])
+            else:
+                self.stream.write(f"\n{text}")
+            self.stream.flush()
+            self.here = text
+
+    def end(self) -> None:
+        """The line is finished."""
+        with self.lock:
+            if self.here:
+                self.stream.write("\n")
+                self.stream.flush()
+            self.here, self.spoken = "", time.monotonic()
+
+    def away(self) -> None:
+        """Make room for something else."""
+        with self.lock:
+            if self.here:
+                self.stream.write(CLEAR if self.terminal else "\n")
+                self.stream.flush()
+            self.here, self.spoken = "", time.monotonic()
+
+
+class Above:
+    """A stream whose text goes above the line, at once: in a pipe Ansible itself flushes at its end only."""
+
+    def __init__(self, stream: TextIO, line: Line) -> None:
+        self._stream, self._line = stream, line
+
+    def write(self, text: str) -> int:
+        with self._line.lock:
+            self._line.away()
+            written = self._stream.write(text)
+            self._stream.flush()
+            return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def brief(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that is Ansible's own where Ansible's own output is wanted."""
+
+    @functools.wraps(method)
+    def chosen(self: CallbackModule, *args: Any, **kwargs: Any) -> None:
+        if self.line:
+            method(self, *args, **kwargs)
+        else:
+            getattr(Default, method.__name__)(self, *args, **kwargs)
+
+    return chosen
+
+
+class CallbackModule(Default):
+    """Follows the phases, and shows them."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "flotilla.kit.phases"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases: list[tuple[str, str]] = []  # word, text
+        self.number, self.word, self.since = 0, "", 0.0  # the present phase
+        self.shown = self.unmatched = False  # whether its line has begun; whether a play of it had no hosts
+        self.task, self.action = "", ""
+        self.working: dict[str, None] = {}  # the hosts that the present task isn't over on, in order
+        self.changes: dict[str, list[str]] = {}
+        self.line: Line | None = None
+        self.streams: tuple[TextIO, TextIO] | None = None
+        self.over = threading.Event()
+        self.ticker: threading.Thread | None = None
+        self.judged = self.making = self.destroying = False
+        self.unit, self.expires = "", ""
+        self.extra: dict[str, Any] = {}
+        self.pid, self.handled = os.getpid(), False
+
+    # The run
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """The playbook is read: which phases there will be."""
+        super().v2_playbook_on_start(playbook)  # says something with -vv only
+        names = [play.get_name() for play in playbook.get_plays()]
+        groups = itertools.groupby((phase(name) for name in names), key=lambda one: one[0])
+        self.phases = [next(plays) for _word, plays in groups] if any("|" in name for name in names) else []
+        self.number, self.word = 0, ""
+        if self.phases and not self.handled:
+            self.handled = True
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, functools.partial(self._interrupted, signal.getsignal(signum)))
+        if self.phases and self._display.verbosity == 0:
+            self._begin()
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """A play begins, and with it perhaps a phase."""
+        word = phase(play.get_name())[0]
+        if self.phases and word != self.word:
+            self._finish()
+            self.number, self.word, self.since = self.number + 1, word, time.monotonic()
+        self.unmatched, self.task, self.working = False, "", {}
+        self.extra = dict(play.get_variable_manager().extra_vars) if self.phases else {}
+        if self.line:
+            self._play = play
+        else:
+            super().v2_playbook_on_play_start(play)
+
+    @brief
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """A play for hosts that aren't there, as in check mode before there is a fleet."""
+        self.unmatched = True
+
+    @brief
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        """Every host has failed, each with its own message."""
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """A task begins."""
+        self._task_began(task)
+        if not self.line:
+            super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+        """A handler begins."""
+        self._task_began(task)
+        if not self.line:
+            super().v2_playbook_on_handler_task_start(task)
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """A task begins on a host."""
+        self.working[host.get_name()] = None
+        if expires := host.get_vars().get("fleet_expires"):
+            self.expires = max(self.expires, str(expires))
+        if not self.line:
+            super().v2_runner_on_start(host, task)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The run is over."""
+        self._finish(failed=any(stats.failures.values()) or any(stats.dark.values()))
+        if self.line:
+            self._close()
+        else:
+            super().v2_playbook_on_stats(stats)
+
+    # What tasks come to
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Messages are shown, and in check mode what would change."""
+        self._ended(result)
+        self.judged = self.judged or result._task.action == PREFLIGHT
+        if not self.line:
+            super().v2_runner_on_ok(result)
+            return
+        self._handle_warnings(result._result)
+        if not result._task.loop:
+            self._say(result)
+        if result._result.get("changed") and result._task.check_mode:
+            self.changes.setdefault(self.task, []).append(result._host.get_name())
+
+    @brief
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """As v2_runner_on_ok, for each of a loop."""
+        self._handle_warnings(result._result)
+        self._say(result)
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Nothing to show."""
+        self._ended(result)
+        if not self.line:
+            super().v2_runner_on_skipped(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """A failure is shown in full; one of a loop has been, each for itself."""
+        self._ended(result)
+        if not self.line:
+            super().v2_runner_on_failed(result, ignore_errors)
+        elif not (result._task.loop and "results" in result._result):
+            self._fail(result, "failed", ignore_errors)
+
+    @brief
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """As v2_runner_on_failed, for each of a loop."""
+        self._fail(result, f"failed, at {self._get_item_label(result._result)}", bool(result._task.ignore_errors))
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """A host that can't be reached."""
+        self._ended(result)
+        if self.line:
+            self._fail(result, "couldn't be reached", bool(result._task.ignore_unreachable))
+        else:
+            super().v2_runner_on_unreachable(result)
+
+    @brief
+    def v2_runner_item_on_skipped(self, result: Any) -> None:
+        """Nothing to show."""
+
+    @brief
+    def v2_runner_retry(self, result: Any) -> None:
+        """Waiting is what the task does; the terminal shows for how long."""
+
+    @brief
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Nothing to show."""
+
+    @brief
+    def v2_on_file_diff(self, result: Any) -> None:
+        """What --diff shows, with its task and host."""
+        for one in result._result.get("results") or [result._result]:
+            if one.get("diff") and one.get("changed") and (text := self._get_diff(one["diff"])):
+                self._display.display(f"{result._host.get_name()}: {self.task}", color=C.COLOR_CHANGED)
+                self._display.display(text)
+
+    # How it is shown
+
+    def head(self) -> str:
+        """`3/7 hdfs        NameNode and DataNodes`."""
+        width = max(len(word) for word, _text in self.phases)
+        return f"{self.number}/{len(self.phases)} {self.word.lower():<{width}}"
+
+    def tick(self, now: float) -> None:
+        """Draw the present phase's line, or break a long silence where there is no terminal."""
+        line = self.line
+        if not line or not self.shown or self.action.endswith("pause"):
+            return
+        with line.lock:
+            if self.over.is_set():
+                return
+            text, spent = f"{self.head()}  {self.phases[self.number - 1][1]} …", clock(now - self.since)
+            if line.terminal:
+                line.draw(f"{text} {spent}  {self.task}")
+            elif now - line.spoken >= SILENCE and self.action != FOLLOW:  # which speaks for itself
+                hosts = f"  ({', '.join(self.working)})" if self.working else ""
+                self._display.display(f"{self.head()}  {spent}  {self.task}{hosts}")
+
+    def _task_began(self, task: Any) -> None:
+        self._show_changes()
+        self.task, self.action, self.working = task.get_name().split(" : ")[-1].strip(), str(task.action), {}
+        self.unit = str(task.args.get("unit", "")) if task.action == FOLLOW else ""
+        if not task.check_mode:
+            self.making = self.making or (self.judged and task.action not in DEBUG)
+            self.destroying = task.action == RESOURCES and task.args.get("state") == "absent"
+        if self.line and not self.shown:
+            self.shown = True
+            self.line.draw(f"{self.head()}  {self.phases[self.number - 1][1]} …")
+
+    def _ended(self, result: Any) -> None:
+        self.working.pop(result._host.get_name(), None)
+
+    def _say(self, result: Any) -> None:
+        """Show what a debug task says."""
+        if result._task.action not in DEBUG:
+            return
+        rest = {key: value for key, value in result._result.items() if key not in KNOWN and key[0] != "_"}
+        said = result._result.get("msg", rest)
+        text = message(said, lambda value: self._dump_results(value).strip("\n"))
+        name = result._host.get_name()
+        if name != "localhost":
+            text = f"{name}:\n{textwrap.indent(text, '  ')}"
+        self._display.display(text)
+
+    def _fail(self, result: Any, how: str, ignored: bool) -> None:
+        """Show a failure: where, what it says, and all else that it gives."""
+        said, task = result._result, result._task
+        self._handle_warnings(said)
+        path = str(task.get_path() or "")
+        where = os.path.relpath(path) if path.startswith(f"{Path.cwd()}/") else path
+        prefix = "ignored: " if ignored else "fatal: "
+        lines = [f"{prefix}{self.host_label(result)} {how} in '{self.task}' ({where}):"]
+        lines.append(textwrap.indent(str(said.get("msg", said.get("censored", "without a message"))).strip(), "  "))
+        rest = {key: value for key, value in said.items() if key not in KNOWN and key[0] != "_" and key != "censored"}
+        rest = self._dump_results(rest, serialize=False) if rest else {}
+        if rest:
+            lines.append(textwrap.indent(textwrap.dedent(self._dump_results(rest)).strip(), "  "))
+        for key in ("stdout", "stderr", "module_stdout", "module_stderr"):
+            if text := str(said.get(key) or "").strip():
+                lines.append(f"  {key}:\n{textwrap.indent(text, '    ')}")
+        self._display.display("\n".join(lines), color=C.COLOR_WARN if ignored else C.COLOR_ERROR)
+
+    def _show_changes(self) -> None:
+        for task, hosts in self.changes.items():
+            names = "" if hosts == ["localhost"] else f"  ({', '.join(hosts)})"
+            self._display.display(f"  would change  {task}{names}", color=C.COLOR_CHANGED)
+        self.changes = {}
+
+    def _finish(self, how: str = "", failed: bool = False) -> None:
+        """The present phase is over."""
+        line = self.line
+        if not line or not self.number:
+            return
+        self._show_changes()
+        text, spent = self.phases[self.number - 1][1], clock(time.monotonic() - self.since)
+        with line.lock:
+            if self.shown:
+                end = f"failed after {spent}" if failed else f"{how}{spent}"
+                begun = f"{self.head()}  {text} …"
+                line.draw(f"{begun} {end}" if line.terminal or line.here else f"{self.head()}  … {end}")
+                line.end()
+            elif self.unmatched:
+                line.draw(f"{self.head()}  {text} … no hosts")
+                line.end()
+            self.shown = False
+
+    def _begin(self) -> None:
+        """Take over the terminal, or the pipe."""
+        self.line, self.streams = Line(self._display._lock, sys.stdout), (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = Above(sys.stdout, self.line), Above(sys.stderr, self.line)
+        self.over = threading.Event()
+        self.ticker = threading.Thread(target=self._tick, args=(self.over,), daemon=True)
+        self.ticker.start()
+        atexit.register(self._close)
+
+    def _tick(self, over: threading.Event) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more
+            while not over.wait(1):
+                self.tick(time.monotonic())
+
+    def _close(self) -> None:
+        """Give the terminal back."""
+        self.over.set()
+        if self.ticker and self.ticker is not threading.current_thread():
+            self.ticker.join(2)
+        if self.line:
+            self.line.away()
+        if self.streams:
+            sys.stdout, sys.stderr = self.streams
+        self.ticker = self.line = self.streams = None
+        atexit.unregister(self._close)
+
+    # The end that wasn't planned
+
+    def _interrupted(self, before: Any, signum: int, frame: Any) -> None:
+        """Ctrl-C or SIGTERM: say what goes on, then do as Ansible does."""
+        if os.getpid() == self.pid and self.number:
+            self.over.set()
+            self._finish("interrupted after ")
+            self._say_last_words()
+            sys.stdout.flush()
+        before(signum, frame)
+
+    def _say_last_words(self) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        said, following = last_words(
+            check=bool(context.CLIARGS.get("check")), making=self.making, destroying=self.destroying,
+            unit=self.unit, expires=self.expires, now=now, command=self._command,
+        )  # fmt: skip
+        lines = ["", "INTERRUPTED", *[f"  {one}" for one in said]]
+        if following:
+            width = max(len(command) for command, _why in following)
+            lines += ["", "NEXT", *[f"  {command:<{width}}  {why}" for command, why in following]]
+        for one in lines:
+            self._display.display(one)
+
+    def _command(self, what: str) -> str:
+        """Return the command of a playbook, or of scripts/watch, for this fleet and from this folder."""
+        given: Iterable[str] = context.CLIARGS.get("inventory") or []
+        inventory = " ".join(f"-i {os.path.relpath(one) if Path(one).exists() else one}" for one in given)
+        if what == "watch":
+            return f"{os.path.relpath(WATCH)} {inventory}".strip()
+        names = ("fleet_name", "fleet_region", "fleet_profile")
+        extra = [f"-e {name}={self.extra[name]}" for name in names if name in self.extra]
+        return " ".join(
+            part for part in ["ansible-playbook", inventory, os.path.relpath(PLAYBOOKS / f"{what}.yml"), *extra] if part
+        )
