@@ -99,10 +99,10 @@ class Build:
             raise Failed(f"{self.name}: {shlex.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
         return done.stdout
 
-    def timed(self, *command: str) -> float:
+    def timed(self, *command: str, seconds: float = 1800) -> float:
         """Run a command; returns its duration in seconds."""
         begin = time.monotonic()
-        self.run(*command)
+        self.run(*command, seconds=seconds)
         return time.monotonic() - begin
 
     def playbook(self, *arguments: str, **variables: Any) -> tuple[str, ...]:
@@ -338,7 +338,7 @@ class Row:
     aim: float | None = None  # in the row's unit
     unit: str = "s"
     to: tuple[str, str] | None = None  # build and row that the ratio is to, where it isn't the earlier build's own
-    old: bool = False  # whether the earlier build is measured, where there is no aim for a ratio
+    old: bool | None = None  # whether the earlier build is measured; None: where the aim is a ratio to it
 
     @property
     def base(self) -> tuple[str, str]:
@@ -346,7 +346,7 @@ class Row:
 
     def builds(self) -> list[str]:
         """Which builds this row is measured on."""
-        both = self.old or (self.ratio is not None and self.base == ("old", self.key))
+        both = self.old if self.old is not None else self.ratio is not None and self.base == ("old", self.key)
         return ["old", "new"] if both else ["new"]
 
 
@@ -398,6 +398,10 @@ class Results:
         """Return a row's figures by round."""
         return {one["round"]: one["value"] for one in self._found if (one["build"], one["row"]) == (build, row)}
 
+    def all(self, build: str) -> dict[str, dict[int, float]]:
+        """Return the figures of all its rows."""
+        return {row: self.of(build, row) for row in dict.fromkeys(one["row"] for one in self._found)}
+
     def commits(self) -> list[str]:
         """Return the commits that were measured beside the earlier build, in order."""
         return list(dict.fromkeys(one["commit"] for one in self._found if one["build"] == "new"))
@@ -416,14 +420,12 @@ def earlier() -> Build:
 
 def measure(rows: Sequence[Row], rounds: int, results: Results) -> None:
     """Run the scenarios that give these rows, in turn by both builds, as often as isn't done yet."""
-    builds = {"old": earlier(), "new": Build("new", ROOT)}
-    for build in builds.values():
-        if any(row.scenario not in (quickstart, region) for row in rows) and not results.of(build.name, "warm-up"):
-            with lab(build):
-                results.add(build, "warm-up", 0, build.timed(*build.playbook("site.yml", **SHORT)))
+    builds = [Build("new", ROOT)]
+    if any("old" in row.builds() for row in rows):
+        builds.insert(0, earlier())
     for round_ in range(1, rounds + 1):
         for scenario in dict.fromkeys(row.scenario for row in rows):
-            for build in builds.values():
+            for build in builds:
                 wanted = {row.key for row in rows if row.scenario == scenario and build.name in row.builds()}
                 wanted -= {key for key in wanted if round_ in results.of(build.name, key)}
                 if not wanted:
@@ -431,11 +433,19 @@ def measure(rows: Sequence[Row], rounds: int, results: Results) -> None:
                 figures = scenario(build)
                 for key, value in figures:
                     print(f"{round_} {build.name:4} {key:18} {value:8.1f}", flush=True)
-                    if key in wanted:
+                    if round_ not in results.of(build.name, key):
                         results.add(build, key, round_, value)
-                        wanted.remove(key)
+                    wanted.discard(key)
                     if not wanted:
                         figures.close()  # the rest of the scenario isn't asked for
+
+
+def warm_up(results: Results) -> None:
+    """Have each build raise a fleet once, so that its downloads are there."""
+    for build in (earlier(), Build("new", ROOT)):
+        if not results.of(build.name, "warm-up"):
+            with lab(build):
+                results.add(build, "warm-up", 0, build.timed(*build.playbook("site.yml", **SHORT)))
 
 
 def table(rows: Sequence[Row], results: Results) -> list[str]:
@@ -445,7 +455,8 @@ def table(rows: Sequence[Row], results: Results) -> list[str]:
         new = results.of("new", row.key)
         old = results.of(*row.base)
         ratios = [new[one] / old[one] for one in sorted(new.keys() & old.keys()) if old[one]]
-        aims = [f"≤ {row.ratio:g}" if row.ratio else "", f"{row.aim:g} {row.unit}" if row.aim else ""]
+        aims = [f"≤ {row.ratio:g}" if row.ratio else ""]
+        aims += [f"{'about' if row.ratio else '≤'} {row.aim:g} {row.unit}"] if row.aim else []
         before = results.of("old", row.key) or (old if row.base[0] == "old" else {})
         cells = [row.text, middle(before, row.unit), middle(new, row.unit)]
         cells += [f"{statistics.median(ratios):.2f}" if ratios else "", ", ".join(filter(None, aims))]
@@ -512,6 +523,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not options.page:
             rows = [row for row in ROWS if not options.row or row.key in options.row]
+            if any(row.scenario not in (region, quickstart) for row in rows):
+                warm_up(results)
             measure([row for row in rows if row.scenario != quickstart], options.rounds, results)
             measure([row for row in rows if row.scenario == quickstart], options.rounds, results)  # forgets downloads
     except Failed as error:
