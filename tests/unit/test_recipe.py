@@ -74,7 +74,7 @@ def test_a_file_that_is_gone_is_missed(kit: Path) -> None:
 
 def test_every_role_that_installs_has_a_recipe() -> None:
     installing = {path.parent.parent.name for path in (ROOT / "roles").glob("*/tasks/install.yml")}
-    assert installing - {"image"} == set(RECIPE)
+    assert installing == set(RECIPE)
 
 
 def test_all_files_that_installing_reads_are_in_it() -> None:
