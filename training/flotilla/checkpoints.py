@@ -29,6 +29,14 @@ def latest_step(model_dir: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def listed(model_dir: str, path: str) -> bool:
+    """Whether a checkpoint, as TensorFlow names it, is still one of those that are kept: else it is being deleted."""
+    import tensorflow as tf
+
+    state = tf.train.get_checkpoint_state(model_dir)
+    return state is not None and path in state.all_model_checkpoint_paths
+
+
 def trusted(model_dir: str) -> list[int]:
     """Return at which checkpoints' steps what the parameter servers hold was as it should be."""
     steps = (hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("steps")

@@ -68,6 +68,7 @@ class TrainConfig:
     watchdog_secs: int = _key(120, "end with code 75 when the global step stands still for so long", 5)
     watchdog_start_secs: int = _key(600, "the same until this process has made its first step", 5)
     reach_secs: int = _key(60, "how long to wait for HDFS at the start", 0)
+    wait_secs: int = _key(0, "how long a task waits for HDFS and the data set when the job begins; 0: not at all", 0)
     progress: str = _key("", "file to which the chief writes its progress")
     tasks_dir: str = _key("", "folder in which each task on this host says what it does itself")
     done_file: str = _key("", "file that the chief writes when the model is complete")

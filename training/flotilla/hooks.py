@@ -70,6 +70,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._every, self._progress, self._summary_dir = every_steps, progress, summary_dir
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
+        self._told = False  # whether the first step is: whoever waits for it sees it at once
         self._flushed = 0.0
 
     @property
@@ -94,6 +95,12 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         if self._first is None or step < self._last[1]:
             # The first step includes the graph's optimization; a step back is a restored checkpoint.
             self._first = self._last = (now, step)
+        if not self._told and step:
+            self._told = True
+            _log.info("step %d of %d", step, self._max_steps)
+            if self._progress:
+                found: dict[str, Any] = {name: round(float(value), 5) for name, value in values.items()}
+                self._progress.update(step, **found)
             return
         if step - self._last[1] < self._every and not (step >= self._max_steps > self._last[1]):
             return
@@ -152,6 +159,8 @@ class TaskHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def after_run(self, run_context: Any, run_values: Any) -> None:
         now, step = time.monotonic(), int(run_values.results)
         if self._first is None or step < self._last[1]:  # as in ReportHook
+            if self._first is None:
+                self._file.tell(step=step)
             self._first, self._last, self._steps = (now, step), (now, step), 0
             return
         self._last, self._steps = (now, step), self._steps + 1

@@ -16,6 +16,7 @@ from flotilla.progress import TaskFile
 
 EVALUATION_BATCH = 250
 POLL_SECS = 3
+_log = logging.getLogger("flotilla")
 
 
 class Network:
@@ -133,10 +134,13 @@ def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, tol
                 metrics = model.evaluate(
                     evaluate.input_fn, hooks=evaluate.hooks, checkpoint_path=checkpoint, name=evaluate.name
                 )
-            except (ValueError, tf.errors.NotFoundError):
-                if tf.train.checkpoint_exists(checkpoint):
+            except (ValueError, tf.errors.OpError):
+                # Its files go one by one, and HDFS has errors of its own for one that goes while it is read.
+                if checkpoints.listed(config.model_dir, checkpoint):
                     raise
-                continue  # the chief has deleted it meanwhile: there are newer ones
+                _log.info("The chief has deleted %s meanwhile: evaluating a newer one.", checkpoint)
+                time.sleep(POLL_SECS)
+                continue
             told.tell(
                 step=int(metrics["global_step"]),
                 accuracy=float(metrics["accuracy"]),
