@@ -413,8 +413,10 @@ def test_an_image_that_is_a_month_old_is_said(baked: dict[str, Any]) -> None:
 
 
 def test_gpu_hosts_have_their_own(base: str) -> None:
-    assert "-e fleet_bake_kind=gpu" in images.say_bare("gpu", ["worker"], [], AT)
-    assert "driver is installed on the host" in images.say_lacking("gpu_plain", ["worker"], [], AT)
+    groups = {"worker": "g5.xlarge"}
+    option = "playbooks/image.yml -e fleet_bake_kind=gpu -e fleet_bake_instance_type=g5.xlarge'"
+    assert option in images.say_bare("gpu", groups, [], AT) and option in images.say_lacking("gpu", groups, [], AT)
+    assert "driver is installed on the host" in images.say_lacking("gpu_plain", groups, [], AT)
 
 
 @pytest.mark.parametrize(("kind", "size"), [("cpu", 15), ("gpu", 40)])

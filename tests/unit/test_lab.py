@@ -77,6 +77,8 @@ def test_products_must_match_every_filter() -> None:
     filters = {"instanceType": "t3.large", "regionCode": "us-east-1", "operatingSystem": "Linux"}
     assert len(market.products("AmazonEC2", filters)) == 1
     assert market.products("AmazonEC2", {**filters, "operatingSystem": "Windows"}) == []
+    (snapshot,) = market.products("AmazonEC2", {"productFamily": "Storage Snapshot", "regionCode": "us-east-1"})
+    assert snapshot["product"]["attributes"]["usagetype"] == "EBS:SnapshotUsage"
     assert market.products("AmazonRDS", {}) == []
 
 
