@@ -28,6 +28,7 @@ from .settings import (
     READY,
     REGION,
     RUN,
+    SNAPSHOTS,
     STATE,
 )  # fmt: skip
 from .shell import LabError, run, said
@@ -69,7 +70,7 @@ def up() -> None:
         if not facts:
             begin = time.monotonic()
             if (NODES.is_dir() and any(NODES.iterdir())) or OBJECTS.is_dir():
-                say("a lab was here that didn't end by 'down': its hosts and buckets are deleted")
+                say("a lab was here that didn't end by 'down': its hosts, images and buckets are deleted")
             sweep()
             image.build(say)
             facts = start()
@@ -126,9 +127,9 @@ def down(purge: bool) -> None:
         write_profile(None)
         if purge:
             shutil.rmtree(STATE, ignore_errors=True)
-    kept = "" if purge else f"; kept for next time: image and package cache in {STATE}"
+    kept = "" if purge else f"; kept for next time: the base image and the package cache in {STATE}"
     was = "the lab is down" if facts else "no lab was running; what was left of one is gone"
-    say(f"{was}: {nodes} hosts, all buckets and objects, users and keys deleted{kept}")
+    say(f"{was}: {nodes} hosts, all images, buckets and objects, users and keys deleted{kept}")
 
 
 def sweep() -> None:
@@ -142,7 +143,8 @@ def sweep() -> None:
         for folder in NODES.iterdir():
             hosts.keep_packages(folder)
             shutil.rmtree(folder)
-    shutil.rmtree(OBJECTS, ignore_errors=True)
+    for folder in (SNAPSHOTS, OBJECTS):
+        shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(im.FOLDER, ignore_errors=True)
     for part in IMAGES.glob("*.part"):
         shutil.rmtree(part)

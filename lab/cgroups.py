@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from .settings import CGROUP
@@ -58,6 +59,28 @@ def limit(name: str, cores: float) -> None:
         if (group / "cpu.cfs_quota_us").exists():
             (group / "cpu.cfs_period_us").write_text(str(period))
             (group / "cpu.cfs_quota_us").write_text(str(quota or -1))
+
+
+@contextlib.contextmanager
+def frozen(name: str) -> Iterator[None]:
+    """Let no process of the group run meanwhile; needs a hierarchy of cgroup v2.
+
+    Raises:
+        TimeoutError: they aren't all at rest after 10 s.
+    """
+    found = [group for h in hierarchies() if (group := h / CGROUP / name / "cgroup.freeze").exists()]
+    deadline = time.monotonic() + 10
+    try:
+        for group in found:
+            group.write_text("1")
+            while "frozen 1" not in group.with_name("cgroup.events").read_text():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the processes of {name} can't be brought to rest")
+                time.sleep(0.01)
+        yield
+    finally:
+        for group in found:
+            group.write_text("0")
 
 
 def joined(name: str, command: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""An instance's host: a copy-on-write root over the image, a namespace, a control group, systemd-nspawn."""
+"""An instance's host: a copy-on-write root over its image's layers, a namespace, a control group, systemd-nspawn."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from pathlib import Path
 
 from . import cgroups, network
 from .settings import CACHE, NODES
-from .shell import run
+from .shell import LabError, run
 
 log = logging.getLogger("lab")
 REBOOT = 133  # systemd-nspawn's exit status when the guest asked for a reboot
+
+
+class LayerGone(LabError):
+    """A host can't boot for want of a layer of its disk."""
 
 
 class Host:
@@ -25,21 +29,31 @@ class Host:
 
     Args:
         instance_id: the API's name of it.
-        image: root folder of the image.
+        layers: of its disk, topmost first, down to the root folder of the base image.
         default_user: login name that cloud-init makes (`admin`, `ubuntu`).
         cpus: vCPUs of the instance's type, which its share of the machine's processors is in proportion to.
+        cached: it shares the lab's caches of packages.
         ended: called from a thread of its own when the host went down without having been told to from here.
     """
 
     def __init__(
-        self, instance_id: str, image: Path, default_user: str, cpus: int, ended: Callable[[str], None] | None = None
+        self,
+        instance_id: str,
+        layers: list[Path],
+        default_user: str,
+        cpus: int,
+        cached: bool,
+        ended: Callable[[str], None] | None = None,
     ) -> None:
         self.instance_id = instance_id
-        self.image = image
+        self.layers = layers
         self.default_user = default_user
         self.cpus = cpus
+        self.cached = cached
         self.folder = NODES / instance_id
         self.root = self.folder / "root"
+        self.upper = self.folder / "upper"
+        self.busy = threading.Lock()  # held by who stops it and isn't through yet
         self._ended = ended
         self._process: subprocess.Popen[bytes] | None = None
         self._told = False
@@ -51,8 +65,15 @@ class Host:
         return f"node-{self.instance_id}"
 
     def start(self) -> None:
-        """Boot the host, first or again; returns when its PID 1 has been started."""
-        upper, work = self.folder / "upper", self.folder / "work"
+        """Boot the host, first or again; returns when its PID 1 has been started.
+
+        Raises:
+            LayerGone: a layer of its disk isn't there.
+        """
+        for layer in self.layers:
+            if not layer.is_dir():
+                raise LayerGone(f"{layer} isn't there")
+        upper, work = self.upper, self.folder / "work"
         first = not upper.is_dir()
         for folder in (upper, work, self.root):
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +81,10 @@ class Host:
             self._personalize(upper)
         # "volatile" spares the disk every fsync; its marker would refuse a second mount.
         shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
-        options = f"lowerdir={self.image},upperdir={upper},workdir={work},volatile"
-        run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
+        below = ":".join(map(str, self.layers))
+        options = f"lowerdir={below},upperdir={upper},workdir={work},volatile"
+        # mount(2): with the newer calls an option has no more than 255 letters.
+        run("env", "LIBMOUNT_FORCE_MOUNT2=always", "mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
         self._told = False
         self._gone.clear()
         self._boot()
@@ -78,7 +101,7 @@ class Host:
         # Packages that an earlier node has fetched lie ready, as links: nothing is copied.
         packages, here = CACHE / "apt", upper / "var/cache/apt/archives"
         here.mkdir(parents=True)
-        for package in packages.glob("*.deb"):
+        for package in packages.glob("*.deb") if self.cached else ():
             os.link(package, here / package.name)
 
     def _boot(self) -> None:
@@ -87,7 +110,7 @@ class Host:
             "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
             "--console=pipe", "--capability=CAP_NET_ADMIN",
             f"--network-namespace-path=/run/netns/{network.node_netns(self.instance_id)}",
-            f"--bind={CACHE / 'uv'}:/var/cache/uv",
+            *([f"--bind={CACHE / 'uv'}:/var/cache/uv"] if self.cached else []),
         ]  # fmt: skip
         environment = {
             "PATH": os.environ["PATH"],

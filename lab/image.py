@@ -31,6 +31,24 @@ else:
     ec2.datasources = [entry for entry in ec2.datasources if entry[0].__name__ != "DataSourceEc2Local"]
 """
 
+# cloud-init-local.service, which is masked, would see that the disk was another instance's and forget that one.
+FORGET = f"""\
+#!/usr/bin/python3
+import pathlib
+import urllib.request as web
+
+cloud, base = pathlib.Path("/var/lib/cloud"), "http://{METADATA_ADDRESS}/latest/"
+ask = web.Request(base + "api/token", method="PUT", headers={{"X-aws-ec2-metadata-token-ttl-seconds": "60"}})
+token = web.urlopen(ask, timeout=5).read().decode()
+ask = web.Request(base + "meta-data/instance-id", headers={{"X-aws-ec2-metadata-token": token}})
+if web.urlopen(ask, timeout=5).read().decode() != (cloud / "data/instance-id").read_text().strip():
+    (cloud / "instance").unlink(missing_ok=True)
+"""
+FORGET_UNIT = """\
+[Service]
+ExecStartPre=-/bin/sh -c '! [ -e /var/lib/cloud/data/instance-id ] || exec /usr/local/lib/cloud-init-ec2/forget'
+"""
+
 CLOUD_CONFIG = f"""\
 datasource_list: [Ec2]
 datasource:
@@ -82,6 +100,8 @@ exec $root/uv/bin/uv pip install --quiet --python $root/envs/ansible/bin/python 
 
 FILES = {
     "usr/local/lib/cloud-init-ec2/sitecustomize.py": CLOUD_INIT_PATCH,
+    "usr/local/lib/cloud-init-ec2/forget": FORGET,
+    "etc/systemd/system/cloud-init.service.d/forget.conf": FORGET_UNIT,
     "etc/cloud/cloud.cfg.d/99-ec2.cfg": CLOUD_CONFIG,
     "etc/cloud/ds-identify.cfg": "policy: enabled\n",
     "etc/resolv.conf": "nameserver 169.254.169.253\n",

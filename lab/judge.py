@@ -1,7 +1,8 @@
 """What AWS refuses and moto takes: patches of moto, for the lab and for tests under `mock_aws`.
 
 Here is what holds for all calls: names and lengths of botocore's model, filters, ids, tags, dry runs. The calls' own
-rules are in `judge_ec2`, `judge_launch` and `judge_iam`. Codes and words are AWS's own wherever AWS has published them.
+rules are in `judge_ec2`, `judge_launch`, `judge_images` and `judge_iam`. Codes and words are AWS's own wherever AWS has
+published them.
 https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 """
 
@@ -41,11 +42,14 @@ MAKES = {
     "CreateLaunchTemplate": ("launch-template",), "AllocateAddress": ("elastic-ip",),
     "ImportKeyPair": ("key-pair",), "CreateKeyPair": ("key-pair",),
     "AuthorizeSecurityGroupIngress": ("security-group-rule",), "AuthorizeSecurityGroupEgress": ("security-group-rule",),
+    "CreateImage": ("image", "snapshot"), "CopyImage": ("image", "snapshot"), "RegisterImage": ("image",),
+    "CreateSnapshot": ("snapshot",), "CopySnapshot": ("snapshot",),
     "RunInstances": ("instance", "volume", "network-interface", "spot-instances-request"),
 }  # fmt: skip
 IDS = {
     "InstanceId": ("i", "InvalidInstanceID.Malformed"), "GroupId": ("sg", "InvalidGroupId.Malformed"),
     "ImageId": ("ami", "InvalidAMIID.Malformed"), "VpcEndpointId": ("vpce", "InvalidVpcEndpointId.Malformed"),
+    "SnapshotId": ("snap", "InvalidSnapshotID.Malformed"),
 }  # fmt: skip
 
 _rules: dict[str, list[Rule]] = {}
@@ -83,7 +87,7 @@ def attach() -> None:
     """Make moto refuse what AWS refuses; twice is once."""
     if EC2Response in [owner for owner, _, _ in _patches]:
         return
-    from . import judge_ec2, judge_iam, judge_launch, quotas  # noqa: F401 (its rules register themselves)
+    from . import judge_ec2, judge_iam, judge_images, judge_launch, quotas  # noqa: F401 (its rules register themselves)
 
     serialized = BaseResponse.serialized
 
@@ -96,6 +100,7 @@ def attach() -> None:
     patch(BaseResponse, "serialized", with_status)
     filter_dict_attribute_mapping.setdefault("client-token", "client_token")
     watch(EC2Response, "ec2", lambda call: dict(call.params))
+    judge_images.attach()
     judge_launch.attach()
     judge_iam.attach()
     _attach_buckets()

@@ -179,12 +179,6 @@ def _options(call: Any, request: Parameters) -> None:
             refuse("BootForVolumeTypeUnsupported", f"Boot from volume is not supported for the volume type '{kind}'.")
         if size is None:
             continue
-        if root and int(size) < 8:
-            snapshot = disk.get("SnapshotId") or "snap-00000000"
-            refuse(
-                "InvalidBlockDeviceMapping",
-                f"Volume of size {size}GB is smaller than snapshot '{snapshot}', expect size>= 8GB",
-            )
         if not 1 <= int(size) <= (65536 if kind == "gp3" else 16384):
             refuse("InvalidParameterValue", f"Volume of {size}GiB is out of range for the volume type '{kind}'.")
 

@@ -107,7 +107,11 @@ def ec2_arn(identity: str) -> str:
     """A resource's ARN, from its id."""
     prefix = identity.rpartition("-")[0]
     kind = EC2_PREFIX_TO_RESOURCE.get(prefix, prefix)
-    return f"arn:aws:ec2:{REGION}:{'' if kind == 'image' else ACCOUNT}:{kind}/{identity}"
+    return _arn(kind, identity)
+
+
+def _arn(kind: str, name: str) -> str:
+    return f"arn:aws:ec2:{REGION}:{'' if kind in ('image', 'snapshot') else ACCOUNT}:{kind}/{name}"
 
 
 def ec2_need(action: str, identity: str, values: dict[str, Any] | None = None) -> Need:
@@ -140,11 +144,14 @@ def _ec2(action: str, given: Flat) -> Iterator[Need]:
         if kind in ("key-pair", "security-group-rule") or (kind == "spot-instances-request" and kind not in tags):
             continue
         found += 1
-        yield Need(f"ec2:{action}", f"arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/*", request_tags(tags.get(kind, {})))
+        yield Need(f"ec2:{action}", _arn(kind, "*"), request_tags(tags.get(kind, {})))
     for kind, some in tags.items():
         if some:
             values = {**request_tags(some), "ec2:CreateAction": action}
-            yield Need("ec2:CreateTags", f"arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/*", values)
+            yield Need("ec2:CreateTags", _arn(kind, "*"), values)
+    image = backend.amis.get(given.get("ImageId", "")) if action == "DeregisterImage" else None
+    if image and given.get("DeleteAssociatedSnapshots") == "true":
+        yield ec2_need("DeleteSnapshot", image.ebs_snapshot.id)
     for profile in _profiles(given):
         for role in profile.roles:
             yield pass_role(role, "ec2.amazonaws.com")

@@ -248,12 +248,19 @@ def _task(
         "staleness": shown.get("staleness"),
         "restarts": task["restarts"],
         "memory": task["memory"] if host.answers(now) else None,
-        "problem": str(told.get("problem") or "") if state.startswith(("failed", "restarting")) else "",
+        "problem": _problem(told, state, own),
         "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")}
         if {"accuracy", "loss"} <= told.keys()
         else None,
         "step_counts": trains and present,
     }
+
+
+def _problem(told: Mapping[str, Any], state: str, own: bool) -> str:
+    """Return why a task has failed, or what its present process waits for."""
+    if state.startswith(("failed", "restarting")):
+        return str(told.get("problem") or "")
+    return str(told.get("warning") or "") if own and state.startswith(("running", "starting", "silent")) else ""
 
 
 def _state(task: Mapping[str, Any]) -> str:

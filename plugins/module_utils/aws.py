@@ -553,10 +553,10 @@ class Patient:
 class Module(AnsibleAWSModule):
     """A module with amazon.aws's connection options, whose Aws objects use them."""
 
-    def __init__(self, argument_spec: dict[str, Any]) -> None:
+    def __init__(self, argument_spec: dict[str, Any], **more: Any) -> None:
         """Read the task's options; they decide how each Aws of this process connects."""
         region = {"type": "str", "required": True}
-        super().__init__(argument_spec={"region": region, **argument_spec}, supports_check_mode=True)
+        super().__init__(argument_spec={"region": region, **argument_spec}, supports_check_mode=True, **more)
         self.params["profile"] = self.params["profile"] or None  # boto3 itself looks for AWS_PROFILE
         Aws.task = self.params
 

@@ -126,8 +126,8 @@ def whole(value: Any) -> int | None:
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else None
 
 
-def check_groups(groups: Any) -> list[str]:
-    """Counts, types and sizes of the groups, as far as they can be judged without AWS."""
+def check_groups(groups: Any, alone: bool = False) -> list[str]:
+    """Counts, types and sizes of the groups, as far as they can be judged without AWS; ``alone`` takes a chief only."""
     if not isinstance(groups, dict):
         return ["fleet_groups must be a mapping of ps, chief and worker to a count and an instance_type each."]
     problems = []
@@ -154,7 +154,7 @@ def check_groups(groups: Any) -> list[str]:
         problems += _check_group(str(name), group)
     if problems:
         return problems
-    if _count(groups, "ps") < 1:
+    if _count(groups, "ps") < 1 and not alone:
         problems.append("The fleet has no parameter server: set fleet_groups.ps.count to 1 or more.")
     if _count(groups, "chief") != 1:
         found = _count(groups, "chief")

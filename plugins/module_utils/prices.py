@@ -44,6 +44,20 @@ def look_up(connection: Any, region: str, types: list[str]) -> dict[str, float]:
     return found
 
 
+def snapshot(connection: Any, region: str) -> float | None:
+    """Return the $ a month of a GB of a snapshot, where known. Raises FleetError where that may not be asked for."""
+    filters = {"regionCode": region, "productFamily": "Storage Snapshot"}
+    products = connection.pages(
+        "look up prices (pricing:GetProducts)",
+        "pricing",
+        "get_products",
+        "PriceList",
+        ServiceCode="AmazonEC2",
+        Filters=[{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in filters.items()],
+    )
+    return on_demand(products, "EBS:SnapshotUsage")
+
+
 def on_demand(products: list[str], usage: str = "") -> float | None:
     """Return the $ a unit of the first product (JSON) that has a price and whose usage type ends in ``usage``."""
     for text in products:

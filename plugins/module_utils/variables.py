@@ -123,13 +123,13 @@ def check_ssh_key(path: Any) -> list[str]:
     return []
 
 
-def check_mirror(minutes: Any) -> list[str]:
-    """Minutes between two copies of the newest checkpoint, 0 for none."""
+def check_minutes(name: str, minutes: Any, none: str) -> list[str]:
+    """Some minutes, or 0 for none."""
     text = str(minutes)
     if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-        return [f"store_mirror_minutes is '{minutes}': give a number of minutes, or 0 for no mirror."]
+        return [f"{name} is '{minutes}': give a number of minutes, or 0 for {none}."]
     if float(text) > WEEK:
-        return [f"store_mirror_minutes is {minutes}: give at most {WEEK} (a week), or 0 for no mirror."]
+        return [f"{name} is {minutes}: give at most {WEEK} (a week), or 0 for {none}."]
     return []
 
 
@@ -161,7 +161,8 @@ def check_values(
         "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
         "training_max_steps": lambda steps: check_whole("training_max_steps", steps, "steps", MOST_STEPS),
         "training_batch_size": lambda size: check_whole("training_batch_size", size, "images", MOST_BATCH),
-        "store_mirror_minutes": check_mirror,
+        "training_minutes": lambda minutes: check_minutes("training_minutes", minutes, "all training_max_steps"),
+        "store_mirror_minutes": lambda minutes: check_minutes("store_mirror_minutes", minutes, "no mirror"),
     }
     problems: list[str] = []
     for name, value in values.items():

@@ -139,6 +139,25 @@ options:
         description: Image of hosts whose GPU the driver in the GPU image is too new for.
         type: str
         required: true
+  baked:
+    description: Whether hosts start from images that C(playbooks/image.yml) has made, V(auto) where one fits, V(always)
+      or the fleet is refused, V(never).
+    type: str
+    choices: [auto, always, never]
+    default: never
+  distribution:
+    description: Hadoop's distribution, which is part of what decides whether a baked image fits.
+    type: str
+    default: slim
+  root:
+    description: The collection's folder, whose files decide whether a baked image fits; needed unless O(baked=never).
+    type: path
+  builder:
+    description: The kind of image that the fleet, one host in the group chief, is there to make; empty means that it is
+      there to train.
+    type: str
+    choices: ["", cpu, gpu]
+    default: ""
   volume_size:
     description: The least size of a volume in GiB where a group names none.
     type: int
@@ -229,6 +248,15 @@ dataset:
   description: Name, files, bytes and records of the data set; empty when none was given.
   returned: success
   type: dict
+baked:
+  description: The baked images that hosts start from, by group, each with id and name.
+  returned: success
+  type: dict
+starts:
+  description: What images the missing hosts start from, as sentences.
+  returned: success
+  type: list
+  elements: str
 plan:
   description: What the fleet is made of and costs on demand, as lines of a table; a question mark is an unknown price.
   returned: success
@@ -245,10 +273,20 @@ import datetime
 import re
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.urls import open_url
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas, ssh
+from ansible_collections.flotilla.kit.plugins.module_utils import (
+    aws,
+    images,
+    internet,
+    plan,
+    prices,
+    quotas,
+    recipe,
+    ssh,
+)
 
 # What AWS answers to a rehearsed launch that it would carry out, or where only the network isn't there yet.
 LAUNCHES = {"DryRunOperation", "DefaultVpcDoesNotExist", "MissingInput", "VPCIdNotSpecified"}
@@ -278,6 +316,7 @@ class Preflight:
         self.zones: dict[str, str] = {}  # the zones of the fleet's instances, by id
         self.bound = ("", "")  # why there is only one zone to take (plan.BOUND), and which
         self.subnets: dict[str, dict[str, Any]] = {}  # the fleet's own subnets of an earlier run, by zone
+        self.baked: dict[str, dict[str, Any]] = {}  # by group, the baked image that its hosts start from
         self.own_vpc = False  # whether the fleet has its VPC already
         self.aws: Any = None
 
@@ -291,7 +330,7 @@ class Preflight:
         self.check(plan.check_region(self.p["region"]))
         self.check(plan.check_name(self.p["name"]))
         self.check(plan.check_owner(self.p["owner"]))
-        if self.check(plan.check_groups(self.p["groups"])):
+        if self.check(plan.check_groups(self.p["groups"], bool(self.p.get("builder")))):
             self.groups = plan.wanted_groups(self.p["groups"])
         self.check(plan.check_expiry(self.p["expiry_hours"]))
         if self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"])):
@@ -484,6 +523,23 @@ class Preflight:
             )
         self.bound = ("subnet", str(subnet["AvailabilityZone"]))
 
+    def ways_out(self) -> None:
+        """Hold what hosts need against where their existing subnet's routes lead; an own network has it all."""
+        if not self.p["vpc_id"]:
+            return
+        vpc = [{"Name": "vpc-id", "Values": [self.p["vpc_id"]]}]
+        tables = self.aws.pages("list the VPC's routes", "ec2", "describe_route_tables", "RouteTables", Filters=vpc)
+        found = self.aws.pages("list the VPC's endpoints", "ec2", "describe_vpc_endpoints", "VpcEndpoints", Filters=vpc)
+        table = internet.table_of(tables, self.p["subnet_id"])
+        way, s3 = internet.ways(table, found, self.p["public_addresses"])
+        missing = self.missing()
+        bare = [name for name in self.groups if missing[name] and name not in self.baked]
+        if way:
+            return
+        where = f"fleet_subnet_id {self.p['subnet_id']}"
+        plain = [name for name in bare if self.groups[name]["gpu"] in plan.CLOSED_DRIVER_GPUS]
+        self.check(internet.check(where, s3, bare, plain, self.p["program"], self.p["launcher"] == "im"))
+
     def types(self) -> None:
         """Judge the instance types, and choose the zones that offer them all."""
         old = {
@@ -609,6 +665,12 @@ class Preflight:
                 self.groups[name]["image_id"] = image_id
         if self.problems:
             return
+        self.describe_images(users)
+        if not self.problems:
+            self.bake()
+
+    def describe_images(self, users: dict[str, list[str]]) -> None:
+        """Judge the bare images; ``users`` are the groups of each, by what names it."""
         found = {
             image["ImageId"]: image
             for image in self.aws.pages(
@@ -646,6 +708,58 @@ class Preflight:
                 group = self.groups[name]
                 group.update(root_device=device, image_size=max(sizes, default=0))
                 group["ssh_user"] = group["ssh_user"] or user
+
+    def bake(self) -> None:
+        """Take the newest baked image that fits in a bare one's place, where one is wanted."""
+        self.result.update(baked={}, starts=[])
+        wanted = self.p.get("baked", "never")
+        kinds: dict[tuple[str, str], list[str]] = {}
+        for name, group in self.groups.items():
+            kinds.setdefault((plan.image_kind(group["gpu"], self.p["accelerator"]), group["image_id"]), []).append(name)
+        if wanted == "never":
+            return
+        there = images.own(self.aws)
+        snapshots = images.snapshots_of(self.aws, there)
+        missing, at = self.missing(), images.now()
+        for (kind, bare), names in kinds.items():
+            ofkind = [one for one in there if one["kind"] == kind]
+            digest = self.digest(kind, bare) if kind in images.KINDS else ""
+            same = [one for one in ofkind if one["digest"] == digest]
+            image = next((one for one in same if not images.problem(one, snapshots)), None)
+            for one in same[: same.index(image)] if image else same:
+                self.warnings.append(
+                    f"The baked image {one['name']} ({one['id']}) isn't used, as it {images.problem(one, snapshots)}: "
+                    "playbooks/images.yml with images_keep removes it, once it isn't being made any more."
+                )
+            small = [name for name in names if image and 0 < self.groups[name]["volume_size"] < image["size"]]
+            self.check(
+                [
+                    f"fleet_groups.{name}.volume_size is {self.groups[name]['volume_size']} GiB, but the baked image "
+                    f"{image['name']} has {image['size']}: set it to that, or fleet_baked to never."
+                    for name in small
+                    if image
+                ]
+            )
+            for name in names if image else []:
+                self.baked[name] = image or {}
+                self.groups[name].update(image_id=self.baked[name]["id"], root_device=self.baked[name]["root_device"])
+            new = [name for name in names if missing[name]]
+            if not new:
+                continue
+            if image:
+                self.result["starts"].append(images.say_taken(kind, new, image, at))
+            elif wanted == "always":
+                self.problems.append(images.say_lacking(kind, new, ofkind, at))
+            elif kind in images.KINDS:
+                self.result["starts"].append(images.say_bare(kind, new, ofkind, at))
+        self.result["baked"] = {name: {key: one[key] for key in ("id", "name")} for name, one in self.baked.items()}
+
+    def digest(self, kind: str, bare: str) -> str:
+        """Return the digest that a baked image has to have."""
+        try:
+            return str(recipe.image_digest(Path(self.p["root"]), kind, bare, self.p["distribution"]))
+        except OSError as error:
+            raise aws.FleetError(f"The collection's files can't be read ({error}): restore its folder.") from error
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
@@ -766,12 +880,12 @@ class Preflight:
         found: list[str] = []
         total = self.result.get("dataset", {}).get("bytes", 0)
         for name, group in self.groups.items():
-            gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu"
+            gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu" or self.p.get("builder") == "gpu"
             need = plan.disk_need(total, self.result["hosts"], gpu, group.pop("local_disk"))
             size, problems = plan.pick_disk(
                 name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
             )
-            group["volume_size"] = size
+            group["volume_size"] = max(size, self.baked[name]["size"]) if size and name in self.baked else size
             found += problems
         return self.check(found)
 
@@ -1006,6 +1120,8 @@ class Preflight:
         self.dataset()
         self.model()
         self.program()
+        if settled:
+            self.ways_out()
         if settled and self.disks():
             self.allowed()
         self.sources()
@@ -1050,9 +1166,14 @@ def main() -> None:
                 "required": True,
                 "options": {kind: {"type": "str", "required": True} for kind in ("cpu", "gpu", "gpu_plain")},
             },
+            "baked": {"type": "str", "choices": ["auto", "always", "never"], "default": "never"},
+            "distribution": {"type": "str", "default": "slim"},
+            "root": {"type": "path"},
+            "builder": {"type": "str", "choices": ["", *images.KINDS], "default": ""},
             "volume_size": {"type": "int", "default": 20},
             "public_addresses": {"type": "bool", "default": True},
         },
+        required_if=[("baked", "auto", ("root",)), ("baked", "always", ("root",))],
     )
     preflight = Preflight(module.params)
     try:

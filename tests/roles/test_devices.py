@@ -18,7 +18,7 @@ from harness import ROOT, as_root, user_runs
 
 CACHE = Path("/var/lib/flotilla-lab/cache")
 BUILD = "mmdebstrap --variant=extract --mode=root --include=systemd bullseye"  # unpacked is enough
-PROOF = ROOT / "roles/tensorflow/tasks/prove.yml"
+UNITS = {"training": "training@.service", "tensorflow": "flotilla-proof.service"}  # by their roles
 # A systemd that only plans, as nobody: it prints all that it would know of the units.
 ASK = """
 mkdir -p "$1/proc" "$1/sys" "$1/run"
@@ -42,30 +42,34 @@ def debian_11() -> Path:
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """training@.service as the role writes it."""
-    folder = tmp_path_factory.mktemp("unit")
-    role, file = ROOT / "roles/training", folder / "training@.service"
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The units that train, and the proof's, as the roles write them."""
+    folder = tmp_path_factory.mktemp("written")
     given = {
         "ansible_python_interpreter": sys.executable,
         "__training_job": {"done_file": "/var/lib/flotilla/chief.done"},
+        "__tensorflow_with_hdfs": True,
+        "__tensorflow_home": "/opt/tensorflow",
+        "__tensorflow_mark": "/opt/flotilla/installed/tensorflow-0",
+        "__tensorflow_host": {"environment": ""},
+        "__tensorflow_gpus": 1,
     }
-    user_runs(
-        "ansible", "localhost", "--inventory=localhost,", "--connection=local",
-        "--module-name=ansible.builtin.template", "--args", f"src={role}/templates/training@.service.j2 dest={file}",
-        "--extra-vars", f"@{role}/defaults/main.yml", "--extra-vars", json.dumps(given),
-    )  # fmt: skip
-    return file.read_text()
+    for role, name in UNITS.items():
+        user_runs(
+            "ansible", "localhost", "--inventory=localhost,", "--connection=local",
+            "--module-name=ansible.builtin.template",
+            "--args", f"src={ROOT}/roles/{role}/templates/{name}.j2 dest={folder}/{name}",
+            "--extra-vars", f"@{ROOT}/roles/{role}/defaults/main.yml", "--extra-vars", json.dumps(given),
+        )  # fmt: skip
+    return {name: (folder / name).read_text() for name in UNITS.values()}
 
 
 @pytest.fixture(scope="module")
-def rules(debian_11: Path, training: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rules]:
-    """The device rules of units that train; and of one each with settings that do close devices."""
-    properties = re.findall(r"--property=(\w+=\S+)", PROOF.read_text().replace('"$environment"', "/dev/null"))
-    assert len(properties) == 2, "all that systemd-run gives to the proof"
+def rules(debian_11: Path, written: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rules]:
+    """The device rules of units that use GPUs; and of one each with settings that do close devices."""
+    training = written["training@.service"]
     units = {
-        "training@.service": training,
-        "proof.service": "\n".join(["[Service]", "ExecStart=/bin/true", *properties]),
+        **written,
         "clock@.service": training.replace("[Service]", "[Service]\nProtectClock=true"),
         "private@.service": training.replace("[Service]", "[Service]\nPrivateDevices=true"),
     }
@@ -84,10 +88,11 @@ def rules(debian_11: Path, training: str, tmp_path_factory: pytest.TempPathFacto
 
 def test_all_units_that_train_are_held_to_it() -> None:
     templates = [*ROOT.glob("roles/*/templates/*.service.j2"), *ROOT.glob("roles/*/templates/*.timer.j2")]
-    assert [file.name for file in templates if "flotilla.train " in file.read_text()] == ["training@.service.j2"]
+    found = {file.name for file in templates if re.search(r"flotilla\.train |prove\.py ", file.read_text())}
+    assert found == {f"{name}.j2" for name in UNITS.values()}
 
 
-@pytest.mark.parametrize("unit", ["training@chief-0.service", "training@evaluator-0.service", "proof.service"])
+@pytest.mark.parametrize("unit", ["training@chief-0.service", "training@evaluator-0.service", "flotilla-proof.service"])
 def test_a_unit_that_trains_may_use_every_device(rules: dict[str, Rules], unit: str) -> None:
     assert rules[unit] == ("auto", [])
 

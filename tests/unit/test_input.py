@@ -103,6 +103,10 @@ def test_every_playbook_looks_first() -> None:
         ("store_mirror_minutes", "ten", ["'ten'", "number of minutes"]),
         ("store_mirror_minutes", -5, ["number of minutes"]),
         ("store_mirror_minutes", 1e9, ["at most 10080"]),
+        ("training_minutes", "two", ["'two'", "number of minutes", "0 for all training_max_steps"]),
+        ("training_minutes", -2, ["number of minutes"]),
+        ("training_minutes", True, ["number of minutes"]),
+        ("training_minutes", 1e9, ["at most 10080"]),
         ("training_max_steps", "1e9", ["'1e9'", "whole number of steps"]),
         ("training_max_steps", 1e9, ["whole number of steps"]),
         ("training_max_steps", -1, ["at least 1"]),
@@ -134,6 +138,7 @@ def test_good_values() -> None:
         "fleet_profile": None,
         "fleet_ssh_sources": "10.0.0.1",
         "store_mirror_minutes": "0.5",
+        "training_minutes": "2.5",
     }
     assert variables.check_values(GOOD | more, known()) + variables.check_needed(GOOD) == []
 

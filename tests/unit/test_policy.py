@@ -11,7 +11,6 @@ from typing import Any
 
 import ansible_collections.amazon.aws.plugins as amazon
 import pytest
-import yaml
 from ansible_collections.flotilla.kit.plugins.module_utils import plan
 from botocore import xform_name
 from botocore.session import get_session
@@ -21,6 +20,7 @@ FILES = ROOT / "roles/fleet/files"
 DOCUMENTS = {name: json.loads((FILES / f"{name}.json").read_text()) for name in ("policy", "boundary", "policy-im")}
 POLICY, BOUNDARY = DOCUMENTS["policy"]["Statement"], DOCUMENTS["boundary"]["Statement"]
 OURS = {"Null": {"aws:ResourceTag/flotilla-fleet": "false"}}
+IMAGES = {"Null": {"aws:ResourceTag/flotilla-image": "false"}}
 # A permission's first part → botocore's name of the service, where it's another.
 SERVICES = dict.fromkeys(("ec2", "iam", "pricing", "s3", "scheduler", "ssm", "sts"), "") | {
     "servicequotas": "service-quotas"
@@ -35,20 +35,7 @@ S3 = {
 }
 # Permissions without a call of their own: checked when another call gives a role away, or makes something with tags.
 IMPLIED = {"iam:PassRole"}
-# What amazon.aws's modules could ask for, but not by the options and states that the kit uses.
-NEVER = {
-    "ec2:AssociateDhcpOptions", "ec2:AssociateSubnetCidrBlock", "ec2:AssociateVpcCidrBlock", "ec2:CreateKeyPair",
-    "ec2:AuthorizeSecurityGroupEgress", "ec2:DeleteRoute", "ec2:DisassociateSubnetCidrBlock",
-    "ec2:DisassociateVpcCidrBlock", "ec2:EnableVgwRoutePropagation", "ec2:RevokeSecurityGroupEgress",
-    "ec2:UpdateSecurityGroupRuleDescriptionsEgress", "iam:AttachRolePolicy", "iam:DeleteRolePermissionsBoundary",
-    "iam:*GroupPolic*", "iam:*UserPolic*", "iam:UpdateRoleDescription",
-    "sts:GetCallerIdentity",  # which everybody may
-}  # fmt: skip
-HELPED = (
-    "create_tags", "delete_tags", "add_role_to_instance_profile", "create_instance_profile", "get_instance_profile",
-    "list_attached_role_policies", "list_instance_profiles_for_role", "remove_role_from_instance_profile",
-    "tag_instance_profile", "untag_instance_profile",
-)  # fmt: skip
+NEVER = {"sts:GetCallerIdentity"}  # which everybody may
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/access_policies_boundaries.html and what gives more rights otherwise
 DANGEROUS = (
     "iam:AttachGroupPolicy", "iam:AttachRolePolicy", "iam:AttachUserPolicy", "iam:CreateAccessKey",
@@ -101,10 +88,8 @@ def used() -> dict[str, set[str]]:
     """The calls that the kit makes, and the permissions that each may need."""
     plugins = Path(amazon.__path__[0])
     foreign = asked(*(plugins / "modules" / f"{name}.py" for name in modules() - {"aws"}))
-    # Of amazon.aws's helpers some aren't called after the calls.
-    helped = {name: CALLS[name] for name in HELPED}
     own = asked(*(ROOT / "plugins").rglob("*.py"), ROOT / "scripts/dataset.py")
-    found = {**foreign, **helped, **own}
+    found = {**foreign, **own}
     return {call: names for call, names in found.items() if not some_match(names, NEVER)}
 
 
@@ -139,10 +124,12 @@ def test_nothing_is_allowed_that_the_kit_does_not_ask(used: dict[str, set[str]])
 def test_what_ends_or_changes_needs_the_tag() -> None:
     making = ("ec2:Describe", "ec2:Create", "ec2:Import", "ec2:Run")
     for action, statement in actions(POLICY):
-        if action.startswith("ec2:") and not action.startswith(making):
+        if action in ("ec2:DeregisterImage", "ec2:DeleteSnapshot"):
+            assert statement["Condition"] == IMAGES, action
+        elif action.startswith("ec2:") and not action.startswith(making):
             assert statement["Condition"] == OURS, action
         if action == "ec2:CreateTags":
-            made = [name for name, one in actions(POLICY) if one["Sid"] == "Make"]
+            made = sorted({"ec2:CreateImage", *(name for name, one in actions(POLICY) if one["Sid"] == "Make")})
             condition = statement["Condition"]
             assert condition == OURS or [f"ec2:{one}" for one in condition["StringEquals"]["ec2:CreateAction"]] == made
         if action.startswith("iam:De") or action.startswith("iam:Remove"):
@@ -180,12 +167,9 @@ def test_the_boundary_is_the_bucket_and_the_end_of_our_hosts() -> None:
             assert any(fnmatchcase(resource, one["Resource"].lower()) for one in inside), (action, resource)
 
 
-def test_roles_are_made_with_the_boundary() -> None:
-    """Each role that the kit makes gets it."""
-    made = [
-        task["amazon.aws.iam_role"]
-        for file in (ROOT / "roles/fleet/tasks").glob("*.yml")
-        for task in yaml.safe_load(file.read_text())
-        if "amazon.aws.iam_role" in task
-    ]
-    assert made and all(one["boundary"] == "{{ __fleet_facts.boundary | default(omit, true) }}" for one in made)
+def test_images_are_made_of_our_hosts_only() -> None:
+    """CreateImage is judged on the instance, the image and the snapshots."""
+    made = [one for action, one in actions(POLICY) if action == "ec2:CreateImage"]
+    free = [one["Resource"] for one in made if "Condition" not in one]
+    assert free == [["arn:aws:ec2:*::image/*", "arn:aws:ec2:*::snapshot/*"]]
+    assert [one["Condition"] for one in made if "Condition" in one] == [OURS]

@@ -11,15 +11,19 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import botocore.exceptions
 import botocore.session
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.modules.fleet_access import Access
+from ansible_collections.flotilla.kit.plugins.modules.fleet_image import Baker
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet
+from ansible_collections.flotilla.kit.plugins.modules.fleet_network import Network
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from harness import ROOT
 
@@ -87,6 +91,9 @@ LIMITS = {
     "policy": modelled("iam", "PutRolePolicy", "PolicyDocument"),
     "iam tag key": modelled("iam", "CreateRole", "Tags", "Key"),
     "iam tag value": modelled("iam", "CreateRole", "Tags", "Value"),
+    # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html
+    "image name": Limit(r"[a-zA-Z0-9()\[\] ./'@_-]+", 3, 128, "ec2 CreateImage Name"),
+    "image text": Limit("[ -~]*", 0, 255, "ec2 CreateImage Description"),
     "session": modelled("sts", "AssumeRole", "RoleSessionName"),
     "schedule group": modelled("scheduler", "CreateScheduleGroup", "Name"),
     "sid": Limit(
@@ -98,24 +105,28 @@ SIZES = {"trust": 2048, "policy": 10240, "managed policy": 6144}
 
 # What each module of Ansible's that tasks use is told, and what AWS is told with it.
 MODULES: dict[str, dict[str, str]] = {
-    "amazon.aws.ec2_key": {"name": "key pair", "tags": "ec2 tags"},
-    "amazon.aws.ec2_security_group": {
-        "name": "group name", "description": "group description", "rules": "rules", "tags": "ec2 tags",
-    },
-    "amazon.aws.ec2_vpc_endpoint": {"tags": "ec2 tags"},
-    "amazon.aws.ec2_vpc_igw": {"tags": "ec2 tags"},
-    "amazon.aws.ec2_vpc_net": {"name": "ec2 tag value", "tags": "ec2 tags"},
-    "amazon.aws.ec2_vpc_route_table": {"tags": "ec2 tags"},
-    "amazon.aws.ec2_vpc_subnet": {"tags": "ec2 tags"},
     "amazon.aws.ec2_vpc_subnet_info": {},
-    "amazon.aws.iam_instance_profile": {"name": "instance profile", "role": "role", "tags": "iam tags"},
-    "amazon.aws.iam_policy": {"iam_name": "role", "policy_name": "policy name", "policy_json": "policy"},
-    "amazon.aws.iam_role": {
-        "name": "role", "description": "role description", "assume_role_policy_document": "trust", "tags": "iam tags",
-    },
     "amazon.aws.sts_assume_role": {"role_session_name": "session"},
+}
+# What the kit's own modules tell AWS, by the call's argument; names of roles and profiles go to several calls.
+CALLED: dict[str, dict[str, str]] = {
+    "create_vpc": {"TagSpecifications": "ec2 specifications"},
+    "create_subnet": {"TagSpecifications": "ec2 specifications"},
+    "create_internet_gateway": {"TagSpecifications": "ec2 specifications"},
+    "create_route_table": {"TagSpecifications": "ec2 specifications"},
+    "create_vpc_endpoint": {"TagSpecifications": "ec2 specifications"},
+    "create_security_group": {
+        "TagSpecifications": "ec2 specifications", "GroupName": "group name", "Description": "group description",
+    },
+    "authorize_security_group_ingress": {"IpPermissions": "rules"},
+    "import_key_pair": {"TagSpecifications": "ec2 specifications", "KeyName": "key pair"},
+    "create_role": {
+        "RoleName": "role", "Description": "role description", "AssumeRolePolicyDocument": "trust", "Tags": "iam list",
+    },
+    "put_role_policy": {"RoleName": "role", "PolicyName": "policy name", "PolicyDocument": "policy"},
+    "create_instance_profile": {"InstanceProfileName": "instance profile", "Tags": "iam list"},
+    "create_image": {"TagSpecifications": "ec2 specifications", "Name": "image name", "Description": "image text"},
 }  # fmt: skip
-TEXTS = {kind for told in MODULES.values() for kind in told}
 
 # The longest names that the kit's own checks let through, and a region of the longest name that AWS has.
 NAME, REGION, OWNER = "a" * 32, "us-isof-south-1", "Ada Lovelace + 2 : / = @ _ . -".ljust(256, "ö")
@@ -139,6 +150,9 @@ def given() -> dict[str, Any]:
         "policy": plan.policy(*BUCKETS, f"s3://{'b' * 63}/{'c' * 400}/program.tar.gz", "aws-iso-f"),
         "zone": f"{REGION}a",
         "zones": [{"name": f"{REGION}a", "cidr": "10.77.0.0/19"}],
+        "boundary": "",
+        "public_key": "",
+        "replace_key_pair": False,
     }
     return {
         **defaults,
@@ -146,6 +160,7 @@ def given() -> dict[str, Any]:
         "fleet_name": NAME,
         "fleet_region": REGION,
         "__fleet_facts": facts,
+        "role_path": str(ROLE),
         "item": facts["zones"][0],
     }
 
@@ -189,10 +204,15 @@ def texts(kind: str, value: Any) -> Iterator[tuple[str, str]]:
         yield from policy(kind, value)
     elif kind == "rules":
         for rule in value:
-            between = {"group_id", "group_name", "ip_prefix"} & set(rule)
-            yield "rule from a group" if between else "rule from addresses", rule["rule_desc"]
-            for name in rule.get("group_name", []):
-                yield "group name", name
+            for source in (*rule.get("IpRanges", []), *rule.get("Ipv6Ranges", [])):
+                yield "rule from addresses", source["Description"]
+            for source in rule.get("UserIdGroupPairs", []):
+                yield "rule from a group", source["Description"]
+    elif kind == "ec2 specifications":
+        for one in value:
+            yield from tag_texts("ec2", aws.tags_of(one))
+    elif kind == "iam list":
+        yield from tag_texts("iam", {tag["Key"]: tag["Value"] for tag in value})
     else:
         yield kind, value
 
@@ -233,18 +253,96 @@ def test_what_tasks_send(file: Path, launcher: str) -> None:
 
 def test_the_tasks_are_found() -> None:
     used = {key for file in FILES for task in of_ansible(file) for key in task if key.startswith("amazon.aws.")}
-    assert used >= {"amazon.aws.ec2_security_group", "amazon.aws.iam_role", "amazon.aws.sts_assume_role"}
+    assert used == set(MODULES)
 
 
-def test_an_apostrophe_is_found() -> None:
+class Recorder:
+    """In AWS's place: has nothing, makes all, and keeps what it was told."""
+
+    told: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Take what aws.Aws takes."""
+        self.profile = ""
+
+    def client(self, service: str) -> None:
+        """Open nothing."""
+
+    def pages(self, doing: str, service: str, method: str, key: str, **arguments: Any) -> list[Any]:
+        """Have nothing."""
+        return []
+
+    def call(self, doing: str, service: str, method: str, **arguments: Any) -> dict[str, Any]:
+        """Keep what is told, and answer as AWS does, as far as that is read."""
+        self.told.append((method, arguments))
+        if method.startswith("get_"):
+            error = aws.FleetError("It isn't there.")
+            error.__cause__ = botocore.exceptions.ClientError({"Error": {"Code": "NoSuchEntity"}}, method)
+            raise error
+        made = {
+            "Vpc": {"VpcId": "vpc-1"}, "Subnet": {"SubnetId": "subnet-1"}, "KeyPairs": [], "GroupId": "sg-1",
+            "InternetGateway": {"InternetGatewayId": "igw-1"}, "RouteTable": {"RouteTableId": "rtb-1"},
+            "Role": {"Arn": "arn:aws:iam::123456789012:role/x"},
+        }  # fmt: skip
+        return dict(made)
+
+
+def told_to(file: str, module: str) -> dict[str, Any]:
+    """What the role's task tells a module of the kit."""
+    templar = Templar(loader=DataLoader(), variables=given())
+    (task,) = [
+        task
+        for task in DataLoader().load_from_file(str(ROLE / "tasks" / file), trusted_as_template=True)
+        if module in task
+    ]
+    return dict(templar.template(task[module]))
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The calls by which the kit's modules make a fleet of the longest names, and an image."""
+    Recorder.told.clear()
+    monkeypatch.setattr(aws, "Aws", Recorder)
+    Network(told_to("network.yml", "flotilla.kit.fleet_network"), False).ensure()
+    told = told_to("access.yml", "flotilla.kit.fleet_access")
+    Access({**told, "ssh_key": str(tmp_path / "key"), "schedule": True}, False).ensure()
+    baker = Baker.__new__(Baker)
+    baker.p = {"digest": "0" * 16, "kind": "gpu", "root": str(ROOT), "instance_id": "i-0123456789abcdef0"}
+    baker.aws, baker.owner = Recorder(), OWNER
+    baker.create("ami-0123456789abcdef0")
+    return list(Recorder.told)
+
+
+def refused_calls(calls: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The texts in calls that AWS wouldn't take."""
+    return [
+        found
+        for method, arguments in calls
+        for argument, kind in CALLED.get(method, {}).items()
+        for found in refused(texts(kind, arguments[argument]))
+    ]
+
+
+def test_what_our_modules_send(recorded: list[tuple[str, dict[str, Any]]]) -> None:
+    assert {method for method, _ in recorded} >= set(CALLED)
+    assert refused_calls(recorded) == []
+    roles = [arguments["RoleName"] for method, arguments in recorded if method == "create_role"]
+    assert len(roles) == 2 and any(one.endswith("-expiry") for one in roles)
+
+
+def test_an_apostrophe_is_found(recorded: list[tuple[str, dict[str, Any]]]) -> None:
     """EC2 refused the first line of this kind, and with it every fleet."""
-    (task,) = [task for task in of_ansible(ROLE / "tasks/network.yml") if "amazon.aws.ec2_security_group" in task]
+    (permissions,) = [
+        arguments["IpPermissions"] for method, arguments in recorded if method == "authorize_security_group_ingress"
+    ]
+    (rule,) = [one for one in permissions if "UserIdGroupPairs" in one]
     for words in ("everything between the fleet's nodes", "this & that"):
-        rules = [{"proto": "all", "group_name": ["x"], "rule_desc": words}]
-        (found,) = refused(sent_by(task, {**given(), "__fleet_rules": rules}))
+        rule["UserIdGroupPairs"][0]["Description"] = words
+        (found,) = refused_calls(recorded)
         assert words in found and "UserIdGroupPair" in found
-    rules = [{"proto": "tcp", "cidr_ip": "10.0.0.0/8", "rule_desc": "this & that"}]
-    assert refused(sent_by(task, {**given(), "__fleet_rules": rules})) == []
+    rule["UserIdGroupPairs"][0]["Description"] = "this and that"
+    permissions[0]["IpRanges"][0]["Description"] = "this & that"
+    assert refused_calls(recorded) == []
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ def latest_step(model_dir: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def listed(model_dir: str, path: str) -> bool:
+    """Whether a checkpoint, as TensorFlow names it, is still one of those that are kept: else it is being deleted."""
+    import tensorflow as tf
+
+    state = tf.train.get_checkpoint_state(model_dir)
+    return state is not None and path in state.all_model_checkpoint_paths
+
+
 def trusted(model_dir: str) -> list[int]:
     """Return at which checkpoints' steps what the parameter servers hold was as it should be."""
     steps = (hdfs.read_json(hdfs.join(model_dir, TRUST)) or {}).get("steps")
@@ -44,14 +52,17 @@ def trust(model_dir: str, *steps: int | None) -> None:
 def finished(config: TrainConfig) -> dict[str, Any] | None:
     """Return what job-done.json says where the job has made all its steps, else None; raise hdfs.Unreachable.
 
-    How many steps a program makes, its arguments say.
+    How many steps a program makes, its arguments say. Where minutes have ended it before (budget.py), it is done for
+    a job of so many minutes.
     """
     done = hdfs.read_json(hdfs.join(config.model_dir, "job-done.json"))
     if done is None or done.get("program", "built-in") != config.program_name:
         return None
     if config.program:
-        return done if done.get("arguments") == config.program_arguments() else None
-    return done if int(done.get("global_step", -1)) >= config.max_steps else None
+        same, whole = done.get("arguments") == config.program_arguments(), not done.get("minutes")
+    else:
+        same, whole = True, int(done.get("global_step", -1)) >= config.max_steps
+    return done if same and (whole or done.get("minutes") == config.minutes > 0) else None
 
 
 def check_steps(config: TrainConfig) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import checkpoints, ending, peers, watchdog
+from flotilla import budget, checkpoints, ending, peers, watchdog
 from flotilla.errors import BadInput
 from flotilla.progress import Progress, TaskFile
 from flotilla.watchdog import Watchdog
 
 v1 = tf.compat.v1
 TELL_SECS = 5
+NEWS_SECS = 20  # that a sentence is told beside the steps
 SAVE_SECS = 30  # of the 60 that systemd gives a task to end
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,33 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._every, self._progress, self._summary_dir = every_steps, progress, summary_dir
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
+        self._told = False  # whether the first step is: whoever waits for it sees it at once
         self._flushed = 0.0
+        self._news, self._news_end = "", 0.0
+
+    @property
+    def max_steps(self) -> int:
+        """The last step, as far as it is known."""
+        return self._max_steps
+
+    def expect(self, max_steps: int) -> None:
+        """Take another last step from now on."""
+        self._max_steps = max_steps
+        if self._progress:
+            self._progress.expect(max_steps)
+
+    def rate(self, steps_per_second: float) -> tuple[float, str]:
+        """Return a speed with its unit: in examples where it is known how many a step takes."""
+        if self._examples is None:
+            return steps_per_second, "steps/s"
+        return steps_per_second * self._examples, "examples/s"
+
+    def say(self, sentence: str) -> None:
+        """Log a sentence, and tell it beside the next steps."""
+        _log.info("%s", sentence)
+        self._news, self._news_end = sentence, time.monotonic() + NEWS_SECS
+        if self._progress:
+            self._progress.say(sentence)
 
     @property
     def examples_per_second(self) -> float | None:
@@ -94,6 +121,12 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         if self._first is None or step < self._last[1]:
             # The first step includes the graph's optimization; a step back is a restored checkpoint.
             self._first = self._last = (now, step)
+        if not self._told and step:
+            self._told = True
+            _log.info("step %d of %d", step, self._max_steps)
+            if self._progress:
+                found: dict[str, Any] = {name: round(float(value), 5) for name, value in values.items()}
+                self._progress.update(step, **found)
             return
         if step - self._last[1] < self._every and not (step >= self._max_steps > self._last[1]):
             return
@@ -102,9 +135,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._report(step, steps_per_second, {name: float(value) for name, value in values.items()})
 
     def _report(self, step: int, steps_per_second: float, values: dict[str, float]) -> None:
-        rate, unit = steps_per_second, "steps/s"
-        if self._examples is not None:
-            rate, unit = rate * self._examples, "examples/s"
+        rate, unit = self.rate(steps_per_second)
         shown = ", ".join([f"{rate:.4g} {unit}", *(f"{name} {value:.4g}" for name, value in values.items())])
         _log.info("step %d of %d, %s", step, self._max_steps, shown)
         if self._progress:
@@ -112,7 +143,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
                 step,
                 rate=round(rate, 1),
                 rate_unit=unit,
-                message="",
+                message=self._news if time.monotonic() < self._news_end else "",
                 **{name: round(value, 5) for name, value in values.items()},
                 **({"steps_per_second": round(steps_per_second, 3)} if unit != "steps/s" else {}),
             )
@@ -152,6 +183,8 @@ class TaskHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def after_run(self, run_context: Any, run_values: Any) -> None:
         now, step = time.monotonic(), int(run_values.results)
         if self._first is None or step < self._last[1]:  # as in ReportHook
+            if self._first is None:
+                self._file.tell(step=step)
             self._first, self._last, self._steps = (now, step), (now, step), 0
             return
         self._last, self._steps = (now, step), self._steps + 1
@@ -175,6 +208,44 @@ class TaskHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
             self._writer.add_summary(v1.Summary(value=values), last)
             self._writer.flush()
         self._first, self._steps = self._last, 0
+
+
+class BudgetHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Ends a training at the step that its minutes end at; the leading trainer's also finds that step."""
+
+    def __init__(self, own: budget.Budget, minutes: float, report: ReportHook, leads: bool) -> None:
+        self._budget, self._minutes, self._report, self._leads = own, minutes, report, leads
+        self._pace = budget.Pace(minutes * 60)
+        self._most = report.max_steps  # 0: a program hasn't said it
+
+    def begin(self) -> None:
+        self._step = v1.train.get_global_step()
+
+    def before_run(self, run_context: Any) -> Any:
+        return v1.train.SessionRunArgs(self._step)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        step = int(run_values.results)
+        if self._leads and not self._budget.known:
+            self._find(step)
+        last = self._budget.last_step
+        if last is None:
+            return
+        if self._report.max_steps != last:
+            self._report.expect(last)
+        # What was fetched may be older than this step's own end.
+        if step + 1 >= last and int(run_context.session.run(self._step)) >= last:
+            self._budget.ended = not self._most or last < self._most
+            run_context.request_stop()
+
+    def _find(self, step: int) -> None:
+        found = self._pace.last_step(time.monotonic(), step)
+        if found is None:
+            return
+        last, rate = found
+        last = min(last, self._most) if self._most else last
+        self._budget.set(last)
+        self._report.say(budget.sentence(self._minutes, last, self._most, *self._report.rate(rate)))
 
 
 class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]

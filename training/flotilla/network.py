@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from flotilla import checkpoints, data, hdfs, manifest
+from flotilla.budget import Budget
 from flotilla.cluster import Task
 from flotilla.config import TrainConfig
 from flotilla.progress import TaskFile
 
 EVALUATION_BATCH = 250
 POLL_SECS = 3
+_log = logging.getLogger("flotilla")
 
 
 class Network:
@@ -26,8 +28,8 @@ class Network:
         hdfs.Unreachable: HDFS doesn't answer.
     """
 
-    def __init__(self, config: TrainConfig, task: Task) -> None:
-        self._config, self._task = config, task
+    def __init__(self, config: TrainConfig, task: Task, limit: Budget) -> None:
+        self._config, self._task, self._limit = config, task, limit
         config.check_trainers(task.trainers)
         hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
         self._data = data.load(config.data_dir)
@@ -78,7 +80,7 @@ class Network:
             throttle_secs=config.eval_interval_secs,
         )
         if task.type == "evaluator":
-            _evaluate(config, model, evaluate, dataset.records[config.validation_split], told)
+            _evaluate(config, model, evaluate, dataset.records[config.validation_split], told, self._limit)
         elif config.scheme == "session":
             session.train(config, dataset, task, seed, hooks)
         else:
@@ -117,7 +119,7 @@ class Network:
         }
 
 
-def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, told: TaskFile) -> None:
+def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, told: TaskFile, limit: Budget) -> None:
     """Evaluate a new checkpoint in every interval, and the job's last one at once; tell what came out.
 
     train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
@@ -133,22 +135,25 @@ def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, tol
                 metrics = model.evaluate(
                     evaluate.input_fn, hooks=evaluate.hooks, checkpoint_path=checkpoint, name=evaluate.name
                 )
-            except (ValueError, tf.errors.NotFoundError):
-                if tf.train.checkpoint_exists(checkpoint):
+            except (ValueError, tf.errors.OpError):
+                # Its files go one by one, and HDFS has errors of its own for one that goes while it is read.
+                if checkpoints.listed(config.model_dir, checkpoint):
                     raise
-                continue  # the chief has deleted it meanwhile: there are newer ones
+                _log.info("The chief has deleted %s meanwhile: evaluating a newer one.", checkpoint)
+                time.sleep(POLL_SECS)
+                continue
             told.tell(
                 step=int(metrics["global_step"]),
                 accuracy=float(metrics["accuracy"]),
                 loss=float(metrics["loss"]),
                 examples_per_second=round(examples / (time.monotonic() - began), 2),
             )
-            if metrics["global_step"] >= config.max_steps:
+            if limit.passed(metrics["global_step"]):
                 return
             seen = checkpoint
         time.sleep(POLL_SECS)
         while time.monotonic() < began + config.eval_interval_secs:
-            if (checkpoints.latest_step(config.model_dir) or 0) >= config.max_steps:
+            if limit.passed(checkpoints.latest_step(config.model_dir) or 0):
                 break
             time.sleep(POLL_SECS)
 

@@ -273,10 +273,10 @@ class _Adapter:
             begun = tf.train.latest_checkpoint(self._config.model_dir)
             try:
                 found = original(evaluator)
-            except (ValueError, tf.errors.NotFoundError):
-                newest = tf.train.latest_checkpoint(self._config.model_dir)
-                if newest == begun or tf.train.checkpoint_exists(begun):
+            except (ValueError, tf.errors.OpError):
+                if begun is None or checkpoints.listed(self._config.model_dir, begun):
                     raise
+                time.sleep(POLL_SECS)
                 continue
             last = evaluator._max_training_steps
             if not last or (self._evaluated or 0) < last:

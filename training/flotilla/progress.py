@@ -82,12 +82,14 @@ class TaskFile:
 
     def __init__(self, folder: str, job: str, task: str) -> None:
         self._file = _File(_task_file(folder, task))
+        self._lock = threading.Lock()
         self._content: dict[str, Any] = {"job": job, "task": task}
 
     def tell(self, **values: float | str | bool | None) -> None:
         """Add to what was told before, or replace it."""
-        self._content.update(values)
-        self._file.write(self._content)
+        with self._lock:
+            self._content.update(values)
+            self._file.write(self._content)
 
 
 class Progress:
@@ -101,6 +103,7 @@ class Progress:
         self._file = _File(path)
         self._lock = threading.Lock()
         self._pace: deque[tuple[float, float]] = deque(maxlen=30)
+        self._warning = ""
         self._content: dict[str, Any] = {
             "phase": phase,
             "state": "running",
@@ -128,6 +131,7 @@ class Progress:
         """Say that `done` of the total is done; `detail` is added to what was told before."""
         with self._lock:
             self._pace.append((time.monotonic(), done))
+            message = message or self._warning
             self._content.update(done=done, rate=rate, rate_unit=rate_unit, message=message, eta=self._eta())
             self._content["detail"].update(detail)
             self._file.write(self._content)
@@ -142,6 +146,14 @@ class Progress:
         with self._lock:
             self._content["message"] = message
             self._file.write(self._content)
+
+    def warn(self, sentence: str) -> None:
+        """Say a sentence wherever nothing else is said, from now on; an empty one takes it back."""
+        with self._lock:
+            if self._content["message"] in ("", self._warning) and sentence != self._warning:
+                self._content["message"] = sentence
+                self._file.write(self._content)
+            self._warning = sentence
 
     def finish(self, message: str = "", **detail: Any) -> None:
         """Say that the phase ended well; the rate told last stays."""

@@ -6,9 +6,12 @@ it sees, so both have to be done before it is imported. Whether the GPUs are the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Collection, Mapping
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from flotilla.cluster import Task
@@ -16,6 +19,9 @@ from flotilla.errors import BadInput
 
 # Beside TensorFlow, by role tensorflow: how many GPUs the host had when it was installed; 0 with the build for the CPU.
 GPUS = Path(sys.prefix) / "gpus"
+
+STARVED = 0.8  # of the time: what else runs there has left it less than a fifth of what it could use
+LOOK_SECS = 30.0
 
 
 def take(task: Task) -> None:
@@ -37,6 +43,52 @@ def processors(usable: Collection[int], slot: int, slots: int, system: str = "/s
     ordered = sorted(usable, key=lambda number: (*_place(Path(system), number), number))
     first, end = slot * len(ordered) // slots, (slot + 1) * len(ordered) // slots
     return set(ordered[first : max(end, first + 1)])
+
+
+class Starved:
+    """Tells when this process waits for processors most of the time, as beside other work on a small host.
+
+    Weights and priorities make training yield: what they cost shows here, whichever of them the kernel heeds.
+
+    Args:
+        say: called with a sentence, and with an empty one when it is over.
+    """
+
+    def __init__(self, say: Callable[[str], None], system: str = "/proc/self/task") -> None:
+        self._say, self._system = say, Path(system)
+        self._before = self._times()
+        self._said = ""
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="starved", daemon=True).start()
+
+    def look(self) -> None:
+        """Compare with the time before, and say what is new."""
+        now = self._times()
+        ran, waited = (
+            sum(times[n] - self._before.get(thread, (0, 0))[n] for thread, times in now.items()) for n in (0, 1)
+        )
+        self._before = now
+        share = waited / (ran + waited) if ran + waited else 0.0
+        # In steps: the sentence is news only when it is another one.
+        sentence = f"waits for processors {round(share * 20) * 5} % of the time" if share >= STARVED else ""
+        if sentence != self._said:
+            self._say(sentence)
+        self._said = sentence
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(LOOK_SECS)
+            self.look()
+
+    def _times(self) -> dict[str, tuple[int, int]]:
+        """Return how long each thread ran and how long it waited for a processor, in nanoseconds."""
+        found = {}
+        for file in self._system.glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError):  # a thread that has just ended, or no such statistics
+                ran, waited, *_ = map(int, file.read_text(encoding="ascii").split())
+                found[file.parent.name] = ran, waited
+        return found
 
 
 def expected(gpus: int, environ: Mapping[str, str]) -> int:

@@ -1,12 +1,14 @@
 """Copies a data set from S3 to HDFS (or a local folder), and proves that every byte arrived.
 
-Each host runs `run` for its share of the files; then one host runs `verify`, which compares HDFS's own
-checksums with the manifest and writes the manifest beside the data, last: the mark of a verified data set.
+One host runs `check --begin`, then each host `run` for its share of the files. The last to end compares HDFS's own
+checksums with the manifest and writes the manifest beside the data, last: the mark of a verified data set. `verify`
+does that at any time, and says what is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -25,6 +27,7 @@ from flotilla.manifest import Entry, Manifest
 from flotilla.progress import Progress
 from flotilla.s3 import Away, Prefix
 
+FAILED = "staging-failed.json"  # beside the data: why staging was given up, for whoever waits for them
 ATTEMPTS = 5
 THREADS = 4
 _log = logging.getLogger(__name__)
@@ -53,13 +56,23 @@ def plan(source: Prefix) -> dict[str, object]:
     return {"name": data.name, "objects": len(data.files), "bytes": data.size, "records": dict(records)}
 
 
-def check(source: Prefix, target: Files) -> dict[str, object]:
-    """Say whether the target holds the whole data set already, verified and still the same bytes."""
+def check(source: Prefix, target: Files, begin: bool = False, replace: bool = False) -> dict[str, object]:
+    """Say whether the target holds the whole data set already, verified and still the same bytes.
+
+    With `begin`, when it is about to be staged: where it doesn't, take away what an earlier staging has said, so that
+    nobody takes the old data set for the new one; raise BadInput where another one is there that mustn't be replaced.
+    """
     data = load(source)
     sizes = target.sizes()
-    there = all(sizes.get(entry.path) == entry.size for entry in data.files) and _mark(target, sizes) == data.raw
-    sums = target.checksums([entry.path for entry in data.files]) if there else {}
-    return {"verified": there and all(sums.get(entry.path) == entry.crc32c for entry in data.files)}
+    mark = _mark(target, sizes)
+    verified = mark == data.raw and _whole(target, data, sizes)
+    if begin and not verified:
+        if mark not in (None, data.raw) and not replace:
+            raise _another(source, target)
+        for name in (manifest.NAME, FAILED):
+            if name in sizes:
+                target.delete(name)
+    return {"verified": verified}
 
 
 def run(
@@ -70,7 +83,7 @@ def run(
     replace: bool = False,
     meter: Meter | None = None,
 ) -> dict[str, object]:
-    """Copy one host's share of the files; return {changed, objects, bytes, skipped}."""
+    """Copy one host's share of the files, verify all if they are there; return {changed, objects, bytes, skipped}."""
     meter = meter or Meter(None)
     data = load(source)
     mine = data.share(share, shares)
@@ -79,33 +92,39 @@ def run(
     mark = _mark(target, sizes)
     if mark not in (None, data.raw) and not replace:
         raise _another(source, target)
+    with _told(target):
+        same_size = [entry.path for entry in mine if sizes.get(entry.path) == entry.size]
+        sums = target.checksums(same_size)
+        missing = [entry for entry in mine if sums.get(entry.path) != entry.crc32c]
+        for entry in mine:
+            if temporary_name(entry.path) in sizes:
+                target.delete(temporary_name(entry.path))
+        if missing:
+            if share == 0:  # for all: it takes Hadoop's own command
+                _check_space(target, sum(entry.size for entry in data.files if sizes.get(entry.path) != entry.size))
+            if mark is not None:
+                target.delete(manifest.NAME)
+            for entry in missing:
+                if entry.path in sizes:
+                    target.delete(entry.path)
+        skipped = len(mine) - len(missing)
+        meter.add(sum(entry.size for entry in mine) - sum(entry.size for entry in missing), copied=False)
 
-    same_size = [entry.path for entry in mine if sizes.get(entry.path) == entry.size]
-    sums = target.checksums(same_size)
-    missing = [entry for entry in mine if sums.get(entry.path) != entry.crc32c]
-    for entry in mine:
-        if temporary_name(entry.path) in sizes:
-            target.delete(temporary_name(entry.path))
-    if missing:
-        _check_space(target, sum(entry.size for entry in data.files if sizes.get(entry.path) != entry.size))
-        if mark is not None:
-            target.delete(manifest.NAME)
-        for entry in missing:
-            if entry.path in sizes:
-                target.delete(entry.path)
-    skipped = len(mine) - len(missing)
-    meter.add(sum(entry.size for entry in mine) - sum(entry.size for entry in missing), copied=False)
-
-    stop = threading.Event()
-    with ThreadPoolExecutor(THREADS) as pool:
-        copies = [pool.submit(_copy, source, target, entry, meter, stop) for entry in missing]
-        try:
-            for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
-                copy.result()
-        finally:
-            stop.set()  # one bad file stops the others
-            pool.shutdown(cancel_futures=True)
-    meter.finish(f"{len(missing)} files copied, {skipped} were there")
+        stop = threading.Event()
+        with ThreadPoolExecutor(THREADS) as pool:
+            copies = [pool.submit(_copy, source, target, entry, meter, stop) for entry in missing]
+            try:
+                for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
+                    copy.result()
+            finally:
+                stop.set()  # one bad file stops the others
+                pool.shutdown(cancel_futures=True)
+        # Whoever looks last sees all that was copied. What then differs may still be another host's to replace.
+        sizes = target.sizes()
+        verified = _whole(target, data, sizes)
+        if verified:
+            _finish(target, data, sizes, replace)
+        meter.finish(f"{len(missing)} files copied, {skipped} were there{', all verified' if verified else ''}")
     return {
         "changed": bool(missing),
         "objects": len(mine),
@@ -121,25 +140,60 @@ def verify(source: Prefix, target: Files, replace: bool = False) -> dict[str, ob
     mark = _mark(target, sizes)
     if mark not in (None, data.raw) and not replace:
         raise _another(source, target)
-    for entry in data.files:
-        if entry.path not in sizes:
-            raise Mismatch(f"{target.url(entry.path)} is missing: stage the data set again.")
+    with _told(target):
+        for entry in data.files:
+            if entry.path not in sizes:
+                target.delete(manifest.NAME)
+                raise Mismatch(f"{target.url(entry.path)} is missing: stage the data set again.")
+        sums = target.checksums([entry.path for entry in data.files])
+        for entry in data.files:
+            found = (sizes[entry.path], sums[entry.path])
+            if found != (entry.size, entry.crc32c):
+                target.delete(manifest.NAME)
+                target.delete(entry.path)
+                raise Mismatch(
+                    f"{target.url(entry.path)} has {found[0]} bytes and CRC-32C {found[1]}, its manifest says "
+                    f"{entry.size} and {entry.crc32c}; it was deleted: stage the data set again."
+                )
+        changed = _finish(target, data, sizes, replace)
+    return {"changed": changed, "objects": len(data.files), "bytes": data.size, "skipped": 0}
+
+
+def _whole(target: Files, data: Manifest, sizes: dict[str, int]) -> bool:
+    """Whether the target has every file, with its bytes."""
+    if any(sizes.get(entry.path) != entry.size for entry in data.files):
+        return False
     sums = target.checksums([entry.path for entry in data.files])
-    for entry in data.files:
-        found = (sizes[entry.path], sums[entry.path])
-        if found != (entry.size, entry.crc32c):
-            target.delete(entry.path)
-            raise Mismatch(
-                f"{target.url(entry.path)} has {found[0]} bytes and CRC-32C {found[1]}, its manifest says "
-                f"{entry.size} and {entry.crc32c}; it was deleted: stage the data set again."
-            )
+    return all(sums[entry.path] == entry.crc32c for entry in data.files)
+
+
+def _finish(target: Files, data: Manifest, sizes: dict[str, int], replace: bool) -> bool:
+    """Mark the target's files as verified, and remove what is no part of them; return whether the mark is new."""
     wanted = {entry.path for entry in data.files} | {manifest.NAME}
     for path in sizes:
-        if is_temporary(path) or (replace and path not in wanted):
+        if is_temporary(path) or path == FAILED or (replace and path not in wanted):
             target.delete(path)
-    if mark != data.raw:
-        target.write(manifest.NAME, [data.raw])
-    return {"changed": mark != data.raw, "objects": len(data.files), "bytes": data.size, "skipped": 0}
+    if _mark(target, sizes) == data.raw:
+        return False
+    target.write(manifest.NAME, [data.raw])
+    return True
+
+
+@contextlib.contextmanager
+def _told(target: Files) -> Iterator[None]:
+    """Tell whoever waits for the data set when staging it fails for good."""
+    try:
+        yield
+    except (BadInput, Mismatch, FileNotFoundError) as error:
+        problem = _gone(error) if isinstance(error, FileNotFoundError) else error
+        content = json.dumps({"message": str(problem), "at": time.time()}) + "\n"
+        with contextlib.suppress(ProgramError):  # who waits gives up by itself, later
+            target.write(FAILED, [content.encode()])
+        raise problem from error
+
+
+def _gone(error: FileNotFoundError) -> Mismatch:
+    return Mismatch(f"{error} is gone: stage the data set again.")
 
 
 def _mark(target: Files, sizes: dict[str, int]) -> bytes | None:
@@ -271,7 +325,10 @@ def _parser() -> argparse.ArgumentParser:
     replace = argparse.ArgumentParser(add_help=False)
     replace.add_argument("--replace", action="store_true", help="replace another data set at the target")
     commands.add_parser("plan", parents=[source], help="check the objects in S3 and print the totals")
-    commands.add_parser("check", parents=[source, target], help="say whether the target is verified already")
+    checking = commands.add_parser(
+        "check", parents=[source, target, replace], help="say whether all is verified already"
+    )
+    checking.add_argument("--begin", action="store_true", help="and if not, forget what an earlier staging has said")
     running = commands.add_parser("run", parents=[source, target, replace], help="copy a share of the files")
     running.add_argument("--share", type=int, default=0, metavar="I", help="which share, from 0 (default: 0)")
     running.add_argument("--shares", type=int, default=1, metavar="N", help="of how many (default: 1)")
@@ -290,13 +347,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "plan":
             result = plan(source)
         elif args.command == "check":
-            result = check(source, open_folder(args.target))
+            result = check(source, open_folder(args.target), args.begin, args.replace)
         elif args.command == "run":
             result = run(source, open_folder(args.target), args.share, args.shares, args.replace, meter)
         else:
             result = verify(source, open_folder(args.target), args.replace)
     except FileNotFoundError as error:  # deleted while it was looked at
-        return _failed(Mismatch(f"{error} is gone: stage the data set again."), meter)
+        return _failed(_gone(error), meter)
     except ProgramError as error:
         return _failed(error, meter)
     print(json.dumps(result))

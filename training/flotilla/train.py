@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import flotilla
 from flotilla import (
+    budget,
     checkpoints,
     ending,
     failure,
@@ -34,6 +35,7 @@ from flotilla import (
     progress,
     publish,
     share,
+    waiting,
     watchdog,
 )
 from flotilla.cluster import Task, task_from, tf_config
@@ -95,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress = Progress(config.progress, "train", config.max_steps, "steps", _before(config, task))
             if task.type == "chief":  # a process on its own has no other nodes to tell
                 publisher = publish.Publisher(config.progress, config.model_dir)
+        if task.type in ("chief", "worker"):
+            share.Starved(functools.partial(_say_starved, told, progress)).start()
         ending.farewell = functools.partial(_say_stopped, config, task, progress)
         memory = Path(config.tasks_dir) / f"{task.name}.heard" if config.tasks_dir else None
         on_lost = functools.partial(_lost, config, task, progress, told)
@@ -116,6 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if publisher:
             publisher.stop()
     return 0
+
+
+def _say_starved(told: TaskFile, progress: Progress | None, sentence: str) -> None:
+    if sentence:
+        _log.warning("This task %s: other work on its host has them.", sentence)
+    told.tell(warning=sentence)
+    if progress:
+        progress.warn(sentence)
 
 
 def _before(config: TrainConfig, task: Task) -> float:
@@ -174,6 +186,8 @@ def _in_vain(config: TrainConfig, task: Task, outside: bool) -> int:
 
 
 def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile, others: peers.Watch) -> None:
+    if waiting.due(config, task):
+        _await(config, task, progress, told)
     hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
     done = checkpoints.finished(config)
     # A program's last evaluation is its evaluator's, however late it begins; the built-in network's is the chief's.
@@ -191,6 +205,45 @@ def _run(config: TrainConfig, task: Task, progress: Progress | None, told: TaskF
         _serve(config, task)
     else:
         _train(config, task, progress, told, others)
+
+
+def _await(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile) -> None:
+    """Load TensorFlow, which takes its time; then wait for HDFS, and for the data set where the task reads one."""
+    said = ""
+
+    def say(message: str) -> None:
+        nonlocal said
+        if message != said:
+            _log.info("%s %s", task.name, message)
+        said = message
+        told.tell(warning=message)
+        if progress:
+            progress.say(message)
+
+    if task.type == "ps":
+        _without_gpus()
+    elif task.type != "evaluator":  # that has time until there is a checkpoint
+        told.tell(device=share.device(task))
+        _with_hdfs(config)
+    waiting.for_hdfs(config, say)
+    if task.type != "ps" and not checkpoints.finished(config):
+        waiting.for_data(config, say)
+    waiting.over(config, task)
+    told.tell(warning="")
+    if progress:
+        progress.say("starting")
+
+
+def _with_hdfs(config: TrainConfig) -> None:
+    """Load what TensorFlow needs for hdfs://, where the job has such files."""
+    if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
+        import tensorflow_io  # noqa: F401
+
+
+def _without_gpus() -> None:
+    """Load TensorFlow as a ps needs it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import tensorflow  # noqa: F401
 
 
 def _lost(
@@ -238,7 +291,7 @@ def _latest_step(config: TrainConfig) -> int | None:
 
 def _serve(config: TrainConfig, task: Task) -> None:
     """Hold variables until the job is done: a ps never ends by itself, and needs no files."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    _without_gpus()
     import tensorflow as tf
 
     tf.distribute.Server(tf.train.ClusterSpec(dict(task.cluster)), job_name="ps", task_index=task.index)
@@ -273,15 +326,17 @@ def _wait_for_end(config: TrainConfig) -> str:
 
 
 def _train(config: TrainConfig, task: Task, progress: Progress | None, told: TaskFile, others: peers.Watch) -> None:
-    told.tell(device=share.device(task))
-    version = program.version(config.program) if task.cluster else ""
     if task.cluster:
         threading.Thread(target=_leave_after_end, args=(config, task, progress), daemon=True).start()
-    work: Work = program.Program(config, task) if config.program else network.Network(config, task)
+    if task.type == "evaluator":
+        _await_checkpoint(config)
+    told.tell(device=share.device(task))
+    version = program.version(config.program) if task.cluster else ""
+    limit = budget.Budget(config)
+    work: Work = program.Program(config, task) if config.program else network.Network(config, task, limit)
+    _with_hdfs(config)
     import tensorflow as tf
 
-    if hdfs.is_hdfs(config.data_dir) or hdfs.is_hdfs(config.model_dir):
-        import tensorflow_io  # noqa: F401 - registers hdfs://
     from flotilla import hooks
 
     began = time.time()
@@ -310,6 +365,9 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         watch.start()
     others.on_back = lambda: watch.hurry(HURRY_SECS)
     reports: list[Any] = []
+    limit.look()
+    if not task.leads:
+        limit.wait()
 
     def make_hooks(tensors: dict[str, Any], max_steps: int, examples_a_step: int | None) -> list[Any]:
         summary_dir = config.model_dir if task.leads else None
@@ -319,7 +377,10 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         # What one trainer of several does is a run of its own in TensorBoard.
         own_dir = hdfs.join(config.model_dir, task.name) if task.cluster else None
         own = hooks.TaskHook(told, config.batch_size if examples_a_step else None, own_dir)
-        return [hooks.LifeHook(watch, "step", bool(config.program)), reports[-1], own]
+        found = [hooks.LifeHook(watch, "step", bool(config.program)), reports[-1], own]
+        if config.minutes:
+            found.append(hooks.BudgetHook(limit, config.minutes, reports[-1], task.leads))
+        return found
 
     def life() -> Any:
         return hooks.LifeHook(watch, "batch", bool(config.program))
@@ -339,7 +400,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
                 progress.say("exporting and evaluating the model")
             result = _result(config, work, time.time() - began, speed, life)
             ending.farewell = None  # it is done, not stopped
-            _say_done(config, result, progress)
+            _say_done(config, result, limit.ended, progress)
     except Exception as error:
         if task.leads and _by_training(error):
             with contextlib.suppress(ProgramError):
@@ -361,6 +422,10 @@ def _say_stopped(config: TrainConfig, task: Task, progress: Progress | None, sav
     elif progress:
         progress.say(f"stopped, with a checkpoint of step {_latest_step(config)}")
         publish.Publisher(config.progress, config.model_dir).stop()
+    _close_events()
+
+
+def _close_events() -> None:
     with contextlib.suppress(KeyError, AttributeError):  # where TensorFlow isn't loaded, or not yet whole
         sys.modules["tensorflow"].compat.v1.summary.FileWriterCache.clear()
 
@@ -374,6 +439,19 @@ def _by_training(error: BaseException) -> bool:
     if isinstance(error, tf.errors.OpError):
         return isinstance(error, tf.errors.InvalidArgumentError)  # of check_numerics, say
     return not isinstance(error, (ProgramError, OSError))
+
+
+def _await_checkpoint(config: TrainConfig) -> None:
+    """Wait until something has been learned; until then TensorFlow isn't loaded, and the trainers have the processors.
+
+    That the job ends, or that HDFS or the chief stays away, others notice.
+    """
+    said = False
+    while not _latest_step(config):
+        if not said:
+            _log.info("Nothing has been learned yet: waiting for the first checkpoint.")
+            said = True
+        time.sleep(DONE_POLL_SECS)
 
 
 def _await_evaluator(config: TrainConfig) -> None:
@@ -447,10 +525,8 @@ def _leave_after_end(config: TrainConfig, task: Task, progress: Progress | None)
     if task.leads:
         return
     time.sleep(EVALUATOR_LEAVE_AFTER_SECS if task.type == "evaluator" and config.program else LEAVE_AFTER_SECS)
-    import tensorflow as tf
-
     _log.info("The job is done: %s ends.", task.name)
-    tf.compat.v1.summary.FileWriterCache.clear()
+    _close_events()
     if task.type == "evaluator":
         _say_evaluating(config, False)
     watchdog.leave(0)
@@ -476,7 +552,7 @@ def _result(
     return result
 
 
-def _say_done(config: TrainConfig, result: dict[str, Any], progress: Progress | None) -> None:
+def _say_done(config: TrainConfig, result: dict[str, Any], by_minutes: bool, progress: Progress | None) -> None:
     """Say that the job is done: to the store's unit, to the other tasks, to whoever follows."""
     done = {
         "name": config.name,
@@ -484,6 +560,7 @@ def _say_done(config: TrainConfig, result: dict[str, Any], progress: Progress | 
         "global_step": result["global_step"],
         "program": config.program_name,
         "arguments": config.program_arguments(),
+        **({"minutes": config.minutes} if by_minutes else {}),
     }
     if config.done_file:
         write_json(config.done_file, done)

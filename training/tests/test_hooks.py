@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from flotilla import checkpoints, hooks, peers, watchdog
-from flotilla.progress import TaskFile
+from flotilla.progress import Progress, TaskFile
 
 
 class Trainer:
@@ -42,6 +42,8 @@ def test_speed_is_its_own_and_staleness_that_of_the_steps_of_others(
 ) -> None:
     trainer = Trainer(tmp_path, monkeypatch)
     trainer.step(30, 10)  # with the graph's optimization
+    assert json.loads((tmp_path / "worker-0.json").read_text())["step"] == 10, "the first is told at once"
+    (tmp_path / "worker-0.json").unlink()
     for step in (13, 16, 19):
         trainer.step(1, step)
     assert trainer.told() is None
@@ -58,6 +60,22 @@ def test_speed_is_its_own_and_staleness_that_of_the_steps_of_others(
     assert trainer.told() is None
     trainer.hook.end(None)
     assert trainer.told() == {"step": 24, "steps_per_second": 0.5, "examples_per_second": 64.0, "staleness": 3.0}
+
+
+def test_the_first_step_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    hook = hooks.ReportHook({}, 1000, 128, 10, Progress(file, "train", 0, "steps"))
+    hook._writer = None
+
+    def done(step: int) -> dict[str, Any]:
+        hook.after_run(None, SimpleNamespace(results=[step, {"loss": 2.5}]))
+        return json.loads(file.read_text())  # type: ignore[no-any-return]
+
+    assert done(0)["message"] == "starting", "it was read before the step was made"
+    told = done(1)
+    assert (told["done"], told["message"], told["rate"], told["detail"]) == (1, "", None, {"loss": 2.5})
+    assert done(5)["done"] == 1
+    assert done(10)["done"] == 10 and done(10)["rate"]
 
 
 @pytest.fixture

@@ -63,7 +63,19 @@ def verify(capsys: Any, target: Path, *more: str) -> tuple[int, dict[str, Any], 
 
 
 def found(target: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in target.iterdir()}
+    """The data set's files, without what is said of it."""
+    said = ("manifest.json", stage.FAILED)
+    return {path.name: path.read_bytes() for path in target.iterdir() if path.name not in said}
+
+
+def marked(target: Path) -> bool:
+    return (target / "manifest.json").exists()
+
+
+def failed(target: Path) -> str:
+    """What is told to whoever waits for the data set."""
+    file = target / stage.FAILED
+    return str(json.loads(file.read_text())["message"]) if file.exists() else ""
 
 
 def test_all_shares_and_verify(client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +89,10 @@ def test_all_shares_and_verify(client: Any, tmp_path: Path, capsys: pytest.Captu
         "records": {"train": 50},
     }
     assert call(capsys, "check", *where)[1] == {"verified": False}
-    results = [run(capsys, target, "--share", str(i), "--shares", "3", "--progress", str(progress)) for i in range(3)]
+    results = []
+    for i in range(3):
+        assert not marked(target), "it isn't whole yet"
+        results.append(run(capsys, target, "--share", str(i), "--shares", "3", "--progress", str(progress)))
     assert [code for code, _, _ in results] == [0, 0, 0]
     assert sum(outcome["bytes"] for _, outcome, _ in results) == total
     assert all(outcome["changed"] and outcome["skipped"] == 0 for _, outcome, _ in results)
@@ -85,12 +100,14 @@ def test_all_shares_and_verify(client: Any, tmp_path: Path, capsys: pytest.Captu
     told = json.loads(progress.read_text())
     assert (told["phase"], told["state"], told["unit"]) == ("stage", "done", "bytes")
     assert told["done"] == told["total"] == results[2][1]["bytes"]
+    assert told["message"].endswith("were there, all verified")
 
-    assert verify(capsys, target)[1] == {"changed": True, "objects": 5, "bytes": total, "skipped": 0}
     original = client.get_object(Bucket="data", Key="tiny/manifest.json")["Body"].read()
     assert (target / "manifest.json").read_bytes() == original
     assert call(capsys, "check", *where)[1] == {"verified": True}
-    assert verify(capsys, target)[1]["changed"] is False
+    assert verify(capsys, target)[1] == {"changed": False, "objects": 5, "bytes": total, "skipped": 0}
+    (target / "manifest.json").unlink()
+    assert verify(capsys, target)[1]["changed"] is True and (target / "manifest.json").read_bytes() == original
     assert run(capsys, target)[1] == {"changed": False, "objects": 5, "bytes": total, "skipped": 5}
 
 
@@ -103,9 +120,36 @@ def test_only_what_differs_is_copied_again(client: Any, tmp_path: Path, capsys: 
     (tmp_path / ".train-3.tfrecord.part").write_bytes(b"left by a killed copy")
     code, outcome, _ = run(capsys, tmp_path)
     assert (code, outcome["skipped"]) == (0, 3)
-    # No longer marked as verified, since it had changed.
-    assert found(tmp_path) == CONTENT
-    assert verify(capsys, tmp_path)[1]["changed"] is True
+    assert found(tmp_path) == CONTENT and marked(tmp_path)
+
+
+def test_what_is_no_longer_whole_is_no_longer_marked(client: Any, tmp_path: Path, capsys: Any) -> None:
+    """As soon as another part of it is copied; and it is marked again by who copies the last."""
+    run(capsys, tmp_path)
+    for name, content in CONTENT.items():
+        (tmp_path / name).write_bytes(b"x" * len(content))
+    assert run(capsys, tmp_path, "--share", "0", "--shares", "2")[0] == 0
+    assert not marked(tmp_path) and found(tmp_path) != CONTENT and not failed(tmp_path)
+    assert run(capsys, tmp_path, "--share", "1", "--shares", "2")[0] == 0
+    assert marked(tmp_path) and found(tmp_path) == CONTENT
+
+
+def test_a_staging_that_begins_takes_back_what_was_said(client: Any, tmp_path: Path, capsys: Any) -> None:
+    """Before anybody starts who would take the old data set for the new one."""
+    begin = ("check", "--begin", "--source", SOURCE, "--target", str(tmp_path))
+    run(capsys, tmp_path)
+    assert call(capsys, *begin)[1] == {"verified": True} and marked(tmp_path)
+    (tmp_path / "train-0.tfrecord").unlink()
+    (tmp_path / stage.FAILED).write_text('{"message": "earlier"}')
+    assert call(capsys, "check", *begin[2:])[1] == {"verified": False}
+    assert marked(tmp_path) and failed(tmp_path), "who only looks changes nothing"
+    assert call(capsys, *begin)[1] == {"verified": False}
+    assert not marked(tmp_path) and not failed(tmp_path)
+    run(capsys, tmp_path)
+    upload(client, {"train-0.tfrecord": b"other"}, name="other")
+    code, _, said = call(capsys, *begin)
+    assert code == 2 and "holds another data set" in said and marked(tmp_path)
+    assert call(capsys, *begin, "--replace")[1] == {"verified": False} and not marked(tmp_path)
 
 
 def test_damaged_object(client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,9 +167,10 @@ def test_damaged_object(client: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
     told = json.loads(progress.read_text())
     assert told["state"] == "failed" and "train-3.tfrecord is damaged" in told["message"]
     assert not [name for name in found(target) if "train-3" in name or name.startswith(".")]
+    assert failed(target) == told["message"]
     code, _, said = verify(capsys, target)
     assert code == 3 and "is missing: stage the data set again" in said
-    assert not (target / "manifest.json").exists()
+    assert not marked(target) and "is missing" in failed(target)
 
 
 def test_objects_that_s3_itself_knows_to_differ(client: Any, tmp_path: Path, capsys: Any) -> None:
@@ -146,22 +191,23 @@ def test_damage_at_the_target(client: Any, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "train-1.tfrecord").write_bytes(b"x" * len(CONTENT["train-1.tfrecord"]))
     code, _, said = verify(capsys, tmp_path)
     assert code == 3 and "train-1.tfrecord has 1300 bytes and CRC-32C" in said
-    assert "train-1.tfrecord" not in found(tmp_path) and "manifest.json" not in found(tmp_path)
-    assert run(capsys, tmp_path)[0] == 0 and verify(capsys, tmp_path)[0] == 0
+    assert "train-1.tfrecord" not in found(tmp_path) and not marked(tmp_path) and "train-1" in failed(tmp_path)
+    assert run(capsys, tmp_path)[0] == 0 and marked(tmp_path) and not failed(tmp_path)
+    assert verify(capsys, tmp_path)[0] == 0
 
 
 def test_another_data_set(client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, tmp_path)
     verify(capsys, tmp_path)
-    before = found(tmp_path)
+    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
     upload(client, {"eval-0.tfrecord": b"new" * 100, "train-0.tfrecord": b"other"}, name="other")
     for program in (run, verify):
         code, _, said = program(capsys, tmp_path)
         assert code == 2 and "holds another data set than s3://data/tiny/: choose another target" in said
-    assert found(tmp_path) == before
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
     assert run(capsys, tmp_path, "--replace")[0] == 0
     assert verify(capsys, tmp_path, "--replace")[0] == 0
-    assert set(found(tmp_path)) == {"eval-0.tfrecord", "train-0.tfrecord", "manifest.json"}
+    assert set(found(tmp_path)) == {"eval-0.tfrecord", "train-0.tfrecord"} and marked(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +236,7 @@ def test_no_space(client: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.
     monkeypatch.setattr(files.LocalFiles, "free", lambda self: (15_000, 3))
     code, _, said = run(capsys, tmp_path / "data")
     assert code == 2 and "GB free, but what is missing needs" in said
-    assert not (tmp_path / "data").exists()
+    assert not found(tmp_path / "data") and "GB free" in failed(tmp_path / "data")
 
 
 def test_broken_connections_are_taken_up(client: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
