@@ -538,10 +538,11 @@ def failure(name: str, found: Found, left: Found) -> str:
 def images_that_stay(cloud: aws.Aws) -> str:
     """Say which images stay; that they can't be listed is no reason to fail."""
     try:
-        there = images.own(cloud)
+        with cloud.until(0.0):  # nor to wait
+            there = images.own(cloud)
+            return str(images.summary(there, images.monthly(cloud) if there else None))
     except aws.FleetError:
         return ""
-    return str(images.summary(there, images.monthly(cloud) if there else None))
 
 
 def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, Any]:
@@ -574,7 +575,7 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         "resources": [{key: one[key] for key in ("kind", "id", "name", "state")} for one in found],
         "unlisted": [line({"kind": kind, "id": "", "why": reason}) for kind, reason in unlisted.items()],
         "fleets": [],
-        "images": images_that_stay(fleet.aws) if parameters["state"] == "absent" else "",
+        "images": images_that_stay(fleet.aws) if parameters["state"] == "absent" and not left else "",
         "summary": summarize(found),
     }
     if left:
