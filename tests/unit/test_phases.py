@@ -317,7 +317,7 @@ AGAIN = "the same command again"
 
 def words(**state: Any) -> tuple[str, list[str]]:
     """The last words in one line, and the commands."""
-    calm = {"check": False, "making": False, "destroying": False, "unit": "", "expires": ""}
+    calm = {"check": False, "making": False, "baking": False, "destroying": False, "follows": "", "expires": ""}
     said, following = phases.last_words(**(calm | state), now=NOW, command=lambda what: what)
     return " ".join(said), [command for command, _why in following]
 
@@ -332,17 +332,22 @@ LATER = "2026-01-01T02:05:00Z"
         ({"check": True, "expires": LATER}, "^Nothing was made or changed.$", []),
         ({"making": True}, "^What was made so far stays. Hosts that were launched power", [AGAIN, "destroy"]),
         ({"expires": LATER}, r"^The fleet stays .* in 2:05 h at the latest \(2026", [AGAIN, "destroy"]),
-        ({"expires": "2025-01-01T00:00:00Z"}, "^The fleet stays as it is now.$", [AGAIN, "destroy"]),
-        ({"unit": "flotilla-stage.service", "expires": LATER}, "^flotilla-stage.service goes on", [AGAIN, "destroy"]),
+        ({"expires": "2025-01-01T00:00:00Z"}, "^The fleet stays as it is now; units .* go on.$", [AGAIN, "destroy"]),
+        ({"follows": "stage", "expires": LATER}, "^What was followed goes on .*: stage. Every", [AGAIN, "destroy"]),
         (
-            {"unit": "training@chief-0.service", "expires": LATER},
+            {"follows": "train", "expires": LATER},
             "^The training goes on .* stores the model",
             ["watch", "stop", AGAIN, "destroy"],
         ),
         (
-            {"unit": "flotilla-store.service", "expires": LATER},
+            {"follows": "store", "expires": LATER},
             "^The chief goes on storing",
             ["watch", AGAIN, "destroy"],
+        ),
+        (
+            {"making": True, "baking": True, "destroying": True},
+            "^The host that was to become the image powers",
+            [AGAIN],
         ),
         ({"destroying": True, "expires": LATER}, "^What isn't deleted yet is still there", [AGAIN]),
     ],
@@ -393,6 +398,25 @@ def test_something_is_made_once_the_plan_was_judged(callback: phases.CallbackMod
 def test_destroying_is_deleting(callback: phases.CallbackModule, state: str, check: bool, destroying: bool) -> None:
     callback._task_began(task("flotilla.kit.fleet_resources", check, state=state))
     assert callback.destroying is destroying
+
+
+@pytest.mark.parametrize(
+    ("word", "title", "follows"),
+    [("Train", "stage", "train"), ("Store", "store", "store"), ("Stage", "stage", "stage")],
+)
+def test_what_is_followed(callback: phases.CallbackModule, word: str, title: str, follows: str) -> None:
+    callback.word = word
+    callback._task_began(task("flotilla.kit.follow", unit="{{ __dataset_unit }}", title=title))
+    assert callback.follows == follows
+    callback._task_began(task("ansible.builtin.command"))
+    assert callback.follows == ""
+
+
+def test_baking_makes_no_fleet(callback: phases.CallbackModule) -> None:
+    callback._task_began(task("flotilla.kit.fleet_image", state="listed"))
+    assert not callback.baking
+    callback._task_began(task("flotilla.kit.fleet_image", state="begun"))
+    assert callback.baking and not callback.making
 
 
 def test_a_long_silence_is_broken_in_a_pipe(callback: phases.CallbackModule) -> None:
