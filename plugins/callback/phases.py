@@ -47,13 +47,10 @@ from ansible.plugins.callback.default import CallbackModule as Default
 SILENCE = 30  # seconds after which something is said where there is no terminal
 CLEAR = "\r\033[K"
 DEBUG = ("debug", "ansible.builtin.debug")
-KIT = "flotilla.kit."
-FOLLOW, IMAGE, PREFLIGHT, RESOURCES = (
-    KIT + "follow",
-    KIT + "fleet_image",
-    KIT + "fleet_preflight",
-    KIT + "fleet_resources",
-)
+FOLLOW = "flotilla.kit.follow"
+IMAGE = "flotilla.kit.fleet_image"
+PREFLIGHT = "flotilla.kit.fleet_preflight"
+RESOURCES = "flotilla.kit.fleet_resources"
 KNOWN = {"changed", "failed", "msg", "unreachable", "exception", "warnings", "deprecations", "stdout", "stderr",
          "module_stdout", "module_stderr", "stdout_lines", "stderr_lines", "start", "end", "delta", "results",
          "ansible_facts", "skipped", "skip_reason"}  # fmt: skip
