@@ -33,7 +33,7 @@ TAKEN = (
     "var/lib/chrony/*",
     # Who may come in, with which keys; what they did
     *(f"{home}/{name}" for home in ("root", "home/*") for name in (
-        ".ssh", ".aws", ".ansible", ".cache", ".gnupg", ".*_history", ".lesshst", ".viminfo", ".wget-hsts",
+        ".ssh", ".aws", ".ansible", ".cache", ".keras", ".gnupg", ".*_history", ".lesshst", ".viminfo", ".wget-hsts",
         ".sudo_as_admin_successful",
     )),
     "var/lib/sudo/*",
