@@ -26,7 +26,8 @@ BAKED = ("ps-0", "chief-0")
 OWN = (
     "etc/ssh/ssh_host_*", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/lib/cloud/*", "root/.ssh/*",
     "home/*/.ssh/*", "root/.cache", "home/*/.cache", "root/.*_history", "home/*/.*_history", "root/.aws", "home/*/.aws",
-    "root/.ansible", "root/.keras", "home/*/.ansible", "etc/flotilla", "var/lib/flotilla", "etc/systemd/system/flotilla-expiry.*",
+    "root/.ansible", "root/.keras", "home/*/.ansible", "etc/flotilla", "var/lib/flotilla",
+    "etc/systemd/system/flotilla-expiry.*",
     "etc/systemd/system/*.wants/flotilla-expiry.*", "var/log/journal/*", "var/lib/apt/lists/*_*", "tmp/*", "var/tmp/*",
     "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/lib/hadoop-handout", "run/*",
 )  # fmt: skip
