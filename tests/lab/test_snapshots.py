@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 from harness import HOST, Network, as_root, make_network, user_runs, wait_until
 
@@ -19,7 +22,7 @@ DIGEST = [{"Key": "flotilla-image", "Value": "abc"}]
 CLOSED: list[Any] = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
 # What a host reaches: an object in S3, another service, this machine as one of the internet; and the lab's packages.
 ASK = """
-import os, socket, sys, urllib.error, urllib.request
+import json, os, socket, sys, urllib.error, urllib.request
 socket.setdefaulttimeout(2)
 def ask(name, call):
     try:
@@ -35,7 +38,7 @@ def another_service():
         return urllib.request.urlopen(request).status
     except urllib.error.HTTPError as error:
         return error.code
-ask("s3", lambda: urllib.request.urlopen(sys.argv[1]).read().decode())
+ask("s3", lambda: urllib.request.urlopen(urllib.request.Request(**json.loads(sys.argv[1]))).read().decode())
 ask("sts", another_service)
 ask("internet", lambda: urllib.request.urlopen(sys.argv[2]).read().decode())
 print("cached", len(os.listdir("/var/cache/uv")), len([n for n in os.listdir("/var/cache/apt/archives") if "_" in n]))
@@ -174,16 +177,18 @@ def test_an_image_of_another_architecture_is_refused(network: Network, baked: tu
 
 
 @pytest.fixture(scope="module")
-def url(lab: boto3.Session) -> str:
-    """The address of an object, signed."""
+def signed(lab: boto3.Session) -> str:
+    """A request for an object, as JSON; signed by its headers, as moto judges no signed address."""
     s3 = lab.client("s3")
     s3.create_bucket(Bucket="flotilla-alone")
     s3.put_object(Bucket="flotilla-alone", Key="object", Body=b"hello")
-    return s3.generate_presigned_url("get_object", Params={"Bucket": "flotilla-alone", "Key": "object"})
+    request = AWSRequest("GET", f"{s3.meta.endpoint_url}/flotilla-alone/object")
+    S3SigV4Auth(lab.get_credentials(), "s3", s3.meta.region_name).add_auth(request)
+    return json.dumps({"url": request.url, "headers": dict(request.headers)})
 
 
 @pytest.fixture(scope="module")
-def reaches(url: str) -> Iterator[Callable[[str], str]]:
+def reaches(signed: str) -> Iterator[Callable[[str], str]]:
     """Says what a host reaches, by a shell that needs no network."""
 
     class Page(BaseHTTPRequestHandler):
@@ -195,7 +200,7 @@ def reaches(url: str) -> Iterator[Callable[[str], str]]:
     server = ThreadingHTTPServer((HOST.removesuffix("/32"), 0), Page)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page = f"http://{server.server_address[0]!s}:{server.server_port}/"
-    yield lambda instance: user_runs("scripts/lab", "shell", instance, "python3", "-c", ASK, url, page).stdout
+    yield lambda instance: user_runs("scripts/lab", "shell", instance, "python3", "-c", ASK, signed, page).stdout
     server.shutdown()
 
 
