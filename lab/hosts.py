@@ -32,6 +32,7 @@ class Host:
         layers: of its disk, topmost first, down to the root folder of the base image.
         default_user: login name that cloud-init makes (`admin`, `ubuntu`).
         cpus: vCPUs of the instance's type, which its share of the machine's processors is in proportion to.
+        cached: it shares the lab's caches of packages.
         ended: called from a thread of its own when the host went down without having been told to from here.
     """
 
@@ -41,12 +42,14 @@ class Host:
         layers: list[Path],
         default_user: str,
         cpus: int,
+        cached: bool,
         ended: Callable[[str], None] | None = None,
     ) -> None:
         self.instance_id = instance_id
         self.layers = layers
         self.default_user = default_user
         self.cpus = cpus
+        self.cached = cached
         self.folder = NODES / instance_id
         self.root = self.folder / "root"
         self.upper = self.folder / "upper"
@@ -98,7 +101,7 @@ class Host:
         # Packages that an earlier node has fetched lie ready, as links: nothing is copied.
         packages, here = CACHE / "apt", upper / "var/cache/apt/archives"
         here.mkdir(parents=True)
-        for package in packages.glob("*.deb"):
+        for package in packages.glob("*.deb") if self.cached else ():
             os.link(package, here / package.name)
 
     def _boot(self) -> None:
@@ -107,7 +110,7 @@ class Host:
             "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
             "--console=pipe", "--capability=CAP_NET_ADMIN",
             f"--network-namespace-path=/run/netns/{network.node_netns(self.instance_id)}",
-            f"--bind={CACHE / 'uv'}:/var/cache/uv",
+            *([f"--bind={CACHE / 'uv'}:/var/cache/uv"] if self.cached else []),
         ]  # fmt: skip
         environment = {
             "PATH": os.environ["PATH"],

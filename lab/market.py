@@ -42,6 +42,7 @@ WITH_GPU = {
     "p5": {"48xlarge": 98.32},
 }  # fmt: skip
 GP3 = 0.08  # $ a GB and month
+SNAPSHOT = 0.05  # the same
 PUBLIC_IPV4 = 0.005  # $ an hour and address
 SPOT = 0.35  # of the on-demand price
 
@@ -72,7 +73,10 @@ def products(service: str, filters: dict[str, str]) -> list[dict[str, Any]]:
         attributes = {"usagetype": "PublicIPv4:InUseAddress", "regionCode": REGION}
         found = [_product("", attributes, "Hrs", PUBLIC_IPV4)]
     elif service == "AmazonEC2":
-        found = [_product("Storage", {"volumeApiName": "gp3", "regionCode": REGION}, "GB-Mo", GP3)]
+        found = [
+            _product("Storage", {"volumeApiName": "gp3", "regionCode": REGION}, "GB-Mo", GP3),
+            _product("Storage Snapshot", {"usagetype": "EBS:SnapshotUsage", "regionCode": REGION}, "GB-Mo", SNAPSHOT),
+        ]
         named = filters.get("instanceType", "")
         price = on_demand(named)
         if price is not None:

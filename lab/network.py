@@ -24,12 +24,14 @@ from pathlib import Path
 from .settings import (
     API_ADDRESS,
     API_PORT,
+    AWS_PORT,
     CORE_NETNS,
     DNS_ADDRESS,
     HOST_ADDRESS,
     METADATA_ADDRESS,
     PUBLIC_NETWORK,
     RUN,
+    S3_PORT,
     SLIRP_DNS,
 )
 from .shell import LabError, run
@@ -242,6 +244,12 @@ class Rule:
     last_port: int | None
     networks: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    s3: bool = False  # the other side is AWS's list of S3's addresses
+
+    def leads_to_aws(self) -> bool:
+        """Whether it lets HTTPS to AWS's services pass, as far as its protocol and ports go."""
+        ports = self.first_port in (None, -1) or self.first_port <= AWS_PORT <= (self.last_port or 0)
+        return self.protocol == "-1" or (self.protocol in ("tcp", "6") and ports)
 
     def matches(self, side: str) -> list[str]:
         """nftables expressions of the rule; `side` is `saddr` for ingress, `daddr` for egress."""
@@ -270,6 +278,18 @@ class Port:
     groups: list[str]
     ingress: list[Rule] = field(default_factory=list)
     egress: list[Rule] = field(default_factory=list)
+    s3_endpoint: bool = False  # its subnet's route table leads to a gateway endpoint for S3
+
+    @property
+    def services(self) -> str:
+        """What it reaches of AWS's: `all`, `s3`, or nothing."""
+        open_ = [rule for rule in self.egress if rule.leads_to_aws()]
+        api = ipaddress.ip_address(API_ADDRESS)
+        wide = any(api in ipaddress.ip_network(one) for rule in open_ for one in rule.networks if ":" not in one)
+        if wide and self.public_address:
+            return "all"
+        listed = wide or any(rule.s3 for rule in open_)
+        return "s3" if listed and (self.s3_endpoint or self.public_address) else ""
 
 
 def set_name(group_id: str) -> str:
@@ -277,12 +297,11 @@ def set_name(group_id: str) -> str:
     return group_id.replace("-", "_")
 
 
-def render(ports: list[Port], s3_endpoint: bool) -> str:
+def render(ports: list[Port]) -> str:
     """The whole ruleset of a VPC's router, to be applied in one transaction.
 
     Args:
         ports: the VPC's instances.
-        s3_endpoint: the VPC has an S3 gateway endpoint, so hosts without public address reach the API too.
     """
     members: dict[str, set[str]] = {}
     for port in ports:
@@ -292,6 +311,8 @@ def render(ports: list[Port], s3_endpoint: bool) -> str:
             for group in rule.groups:
                 members.setdefault(group, set())
     public = [p for p in ports if p.public_address]
+    api = f"ip daddr {API_ADDRESS} tcp dport {API_PORT}"
+    only_s3 = [f'"{_link(p.instance_id)}"' for p in ports if p.services == "s3"]
 
     def elements(items: list[str]) -> str:
         return f"elements = {{ {', '.join(items)} }}" if items else ""
@@ -305,6 +326,7 @@ def render(ports: list[Port], s3_endpoint: bool) -> str:
         f"    ip daddr {DNS_ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 dnat to {SLIRP_DNS}",
         # From inside, too, a public address is reached by way of the outside, and with one's own public address.
         '    iifname "up0" dnat to ip daddr map @to_private',
+        f"    iifname {{ {', '.join(only_s3)} }} {api} dnat to {API_ADDRESS}:{S3_PORT}" if only_s3 else "",
         "  }",
         "  chain postrouting {",
         "    type nat hook postrouting priority srcnat; policy accept;",
@@ -320,8 +342,11 @@ def render(ports: list[Port], s3_endpoint: bool) -> str:
         link = _link(port.instance_id)
         text.append(f"  chain from_{link} {{")
         text.append(f"    ip daddr {SLIRP_DNS} th dport 53 return")
-        if s3_endpoint or port.public_address:
-            text.append(f"    ip daddr {API_ADDRESS} tcp dport {API_PORT} accept")
+        if port.services:
+            text.append(
+                f"    ip daddr {API_ADDRESS} tcp dport {API_PORT if port.services == 'all' else S3_PORT} accept"
+            )
+        text.append(f"    ip daddr {API_ADDRESS} tcp dport {{ {API_PORT}, {S3_PORT} }} drop")
         if not port.public_address:
             text.append('    oifname "up0" drop')
         text += [f"    {match} return" for rule in port.egress for match in rule.matches("daddr")]

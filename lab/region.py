@@ -43,7 +43,7 @@ from .hosts import Host, LayerGone
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
 from .network import Port, Rule
-from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION
+from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION, S3_PORT
 from .shell import LabError
 from .snapshots import Snapshots
 
@@ -53,6 +53,7 @@ STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "s
 STOP_SECONDS = 90.0  # AWS waits for minutes; a user of the lab would not
 TERMINATE_SECONDS = 4.0
 CREDENTIAL_SECONDS = 6 * 3600
+SILENCE_SECONDS = 120.0  # longer than clients wait
 LATE_SECONDS = 2.0  # until a new instance profile or role is known everywhere; AWS's take up to some ten
 
 
@@ -84,7 +85,9 @@ class Region:
             disk = self.snapshots.disk(str(instance.image_id))
             cpus = int(INSTANCE_TYPES[instance.instance_type]["VCpuInfo"]["DefaultVCpus"])
             layers = [*disk.layers, self.image]
-            self.hosts[instance.id] = Host(instance.id, layers, disk.user, cpus, self.host_ended)
+            # Who reaches no package index gets no packages from the lab's caches either.
+            cached = self.port(instance).services == "all"
+            self.hosts[instance.id] = Host(instance.id, layers, disk.user, cpus, cached, self.host_ended)
         threading.Thread(target=self._launch, args=(instance,), name=f"launch {instance.id}").start()
 
     def _launch(self, instance: Instance) -> None:
@@ -158,11 +161,7 @@ class Region:
                     del self.applied[vpc]
                     continue
                 ports = self.ports(vpc)
-                endpoint = any(
-                    e.vpc_id == vpc and e.service_name.endswith(".s3") and e.state == "available"
-                    for e in self.ec2.vpc_end_points.values()
-                )
-                rules = network.render(ports, endpoint)
+                rules = network.render(ports)
                 if self.applied.get(vpc) != rules:
                     network.apply(vpc, ports, rules)
                     self.applied[vpc] = rules
@@ -175,29 +174,51 @@ class Region:
                 continue
             if not instance.nics or network.node_netns(instance.id) not in network.namespaces():
                 continue
-            groups = {g.id: g for g in (*instance.nics[0].group_set, *instance.security_groups)}
-            port = Port(
-                instance_id=instance.id,
-                address=str(instance.private_ip),
-                public_address=instance.public_ip if self.is_public(str(instance.subnet_id)) else None,
-                groups=sorted(groups),
-            )
-            for group in groups.values():
-                port.ingress += [_rule(r) for r in group.ingress_rules]
-                port.egress += [_rule(r) for r in group.egress_rules]
-            ports.append(port)
+            ports.append(self.port(instance))
         return ports
 
-    def is_public(self, subnet_id: str) -> bool:
-        """Whether the subnet's route table leads 0.0.0.0/0 to an internet gateway."""
+    def port(self, instance: Instance) -> Port:
+        """An instance's place in the network, with the rules of its groups."""
+        groups = {g.id: g for g in (*instance.nics[0].group_set, *instance.security_groups)}
+        tables = self.tables(str(instance.subnet_id))
+        public = any(
+            route.destination_cidr_block == "0.0.0.0/0" and str(route.gateway_id).startswith("igw-")
+            for table in tables
+            for route in table.routes
+        )
+        endpoint = any(
+            one.service_name.endswith(".s3") and one.state == "available" and table.id in (one.route_table_ids or [])
+            for one in self.ec2.vpc_end_points.values()
+            for table in tables
+        )
+        return Port(
+            instance_id=instance.id,
+            address=str(instance.private_ip),
+            public_address=instance.public_ip if public else None,
+            groups=sorted(groups),
+            ingress=[self.rule(r) for group in groups.values() for r in group.ingress_rules],
+            egress=[self.rule(r) for group in groups.values() for r in group.egress_rules],
+            s3_endpoint=endpoint,
+        )
+
+    def tables(self, subnet_id: str) -> list[Any]:
+        """A subnet's route table: its own, or its VPC's main one."""
         vpc_id = self.ec2.get_subnet(subnet_id).vpc_id
         tables = [t for t in self.ec2.route_tables.values() if t.vpc_id == vpc_id]
         own = [t for t in tables if subnet_id in t._associations.values()]
-        main = [t for t in tables if t.main_association_id]
-        return any(
-            route.destination_cidr_block == "0.0.0.0/0" and str(route.gateway_id).startswith("igw-")
-            for table in (own or main)
-            for route in table.routes
+        return own or [t for t in tables if t.main_association_id]
+
+    def rule(self, rule: Any) -> Rule:
+        """A permission of a security group's."""
+        other = rule.source_group.get("GroupId") if rule.source_group else None
+        listed = self.ec2.managed_prefix_lists.get(rule.prefix_list_id)
+        return Rule(
+            protocol=str(rule.ip_protocol),
+            first_port=rule.from_port,
+            last_port=rule.to_port,
+            networks=(rule.cidr_ipv4,) if rule.cidr_ipv4 else (),
+            groups=(other,) if other else (),
+            s3=listed is not None and str(listed.prefix_list_name).endswith(".s3"),
         )
 
     # ------------------------------------------------------------ metadata
@@ -306,17 +327,6 @@ class Region:
         )
         self.credentials[instance_id] = (role.arn, ends, text)
         return text
-
-
-def _rule(rule: Any) -> Rule:
-    other = rule.source_group.get("GroupId") if rule.source_group else None
-    return Rule(
-        protocol=str(rule.ip_protocol),
-        first_port=rule.from_port,
-        last_port=rule.to_port,
-        networks=(rule.cidr_ipv4,) if rule.cidr_ipv4 else (),
-        groups=(other,) if other else (),
-    )
 
 
 # ---------------------------------------------------------------- mending moto
@@ -542,6 +552,19 @@ def application(region: Region) -> wire.WSGI:
     return serve
 
 
+def s3_alone(application: wire.WSGI) -> wire.WSGI:
+    """The region as a gateway endpoint for S3 shows it: whoever asks another service gets no answer."""
+
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        service = wire.scope(environ)[1]
+        if service != "s3" and (service or environ.get("HTTP_X_AMZ_TARGET") or wire.action(environ, "")):
+            time.sleep(SILENCE_SECONDS)
+            raise ConnectionResetError  # the server closes the connection
+        return application(environ, start_response)
+
+    return serve
+
+
 def _ignore(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
     """Take the beginning of an answer that nobody gets."""
 
@@ -557,9 +580,12 @@ def main() -> None:
     key, secret = stock()
     schedules.start()
     with network.inside(CORE_NETNS):
-        server = make_server(
-            API_ADDRESS, API_PORT, application(region), threaded=True, request_handler=MotoRequestHandler
+        api = application(region)
+        server, gateway = (
+            make_server(API_ADDRESS, port, app, threaded=True, request_handler=MotoRequestHandler)
+            for port, app in ((API_PORT, api), (S3_PORT, s3_alone(api)))
         )
+    threading.Thread(target=gateway.serve_forever, name="S3's gateway endpoint", daemon=True).start()
     ready = READY.with_suffix(".part")
     ready.touch(mode=0o600)
     ready.write_text(

@@ -22,7 +22,7 @@ from . import cgroups
 from .hosts import Host
 from .images import CATALOGUE
 from .settings import CACHE, SNAPSHOTS
-from .shell import run
+from .shell import LabError, run
 
 log = logging.getLogger("lab")
 
@@ -71,7 +71,8 @@ class Snapshots:
 
     def copy(self, image: Ami, source: Ami) -> None:
         """Give an image the disk of another."""
-        self.disks[image.ebs_snapshot.id] = self.disk(source.id)
+        with self.lock:
+            self.disks[image.ebs_snapshot.id] = self.disk(source.id)
 
     def _take(self, image: Ami, instance: Instance, reboot: bool) -> None:
         begin, snapshot = time.monotonic(), image.ebs_snapshot
@@ -83,10 +84,14 @@ class Snapshots:
                     layers = copied(host, layer)
                 else:
                     host.stop(STOP_SECONDS)
-                    layers = moved(host, layer)
-                    if instance.state == "running":
-                        host.start()
-            self.disks[snapshot.id] = Disk(tuple(one for one in layers if one.parent == SNAPSHOTS), host.default_user)
+                    try:
+                        layers = moved(host, layer)
+                    finally:
+                        if instance.state == "running":
+                            host.start()
+            disk = Disk(tuple(one for one in layers if one.parent == SNAPSHOTS), host.default_user)
+            with self.lock:
+                self.disks[snapshot.id] = disk
             time.sleep(max(0.0, PENDING_SECONDS - (time.monotonic() - begin)))
             image.state, snapshot.status = "available", "completed"
             log.info("%s of %s is available after %.1f s", image.id, instance.id, time.monotonic() - begin)
@@ -111,12 +116,18 @@ class Snapshots:
 
 
 def moved(host: Host, layer: Path) -> list[Path]:
-    """Make a layer of what a stopped host has written, which goes on above it: nothing is copied."""
+    """Make a layer of what a stopped host has written, which goes on above it: nothing is copied.
+
+    Raises:
+        LabError: its disk is in use.
+    """
+    if host.root.is_mount():
+        raise LabError(f"the disk of {host.instance_id} is in use")
     layer.parent.mkdir(parents=True, exist_ok=True)
     host.upper.rename(layer)
     host.upper.mkdir()
-    unshare(layer, CACHE / "uv")
     host.layers = [layer, *host.layers]
+    unshare(layer, CACHE / "uv")
     return host.layers
 
 

@@ -67,6 +67,11 @@ prepare_im() {
   make_environment "$root/.venv-im" '>=3.11,<3.13' "$root/requirements-im.lock" "the Infrastructure Manager"
 }
 
+# The trainers' environment, for their tests.
+prepare_training() {
+  make_environment "$root/.venv-training" '>=3.10,<3.12' "$root/training/requirements-test.lock" "TensorFlow"
+}
+
 # start_well FOLDER: every program of a Python environment begins with start.py.
 start_well() {
   local site

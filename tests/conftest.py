@@ -13,6 +13,9 @@ from xdist.scheduler import LoadScopeScheduling
 ON_THE_LAB = ("tests/lab/", "tests/roles/", "tests/life/")
 
 
+TOGETHER = ("tests/unit/test_radl.py",)  # files whose tests share what takes long to make
+
+
 class LabInOneProcess(LoadScopeScheduling):
     """The lab is one: its tests follow one another in one process, the others run in another beside it.
 
@@ -20,7 +23,9 @@ class LabInOneProcess(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "lab" if nodeid.startswith(ON_THE_LAB) else nodeid
+        if nodeid.startswith(ON_THE_LAB):
+            return "lab"
+        return next((file for file in TOGETHER if nodeid.startswith(file)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LabInOneProcess:

@@ -114,6 +114,7 @@ class Network:
     group: str
     image: str
     key: Path
+    name: str = "test"
 
     def launch(self, count: int = 1, **options: object) -> list[str]:
         """Launch instances and wait until they run; returns their ids."""
@@ -124,8 +125,9 @@ class Network:
             "AssociatePublicIpAddress": True,
         }
         settings: dict[str, object] = {
-            "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large", "KeyName": "test",
-            "IamInstanceProfile": {"Name": "test"}, "MetadataOptions": {"HttpTokens": "required"},
+            "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large",
+            "KeyName": self.name, "IamInstanceProfile": {"Name": self.name},
+            "MetadataOptions": {"HttpTokens": "required"},
             "NetworkInterfaces": [interface], **options,
         }  # fmt: skip
         reservation = self.ec2.run_instances(**settings)  # type: ignore[arg-type]
@@ -170,24 +172,22 @@ def make_vpc(session: boto3.Session, cidr: str) -> tuple[str, str]:
     return vpc, subnet
 
 
-def make_network(session: boto3.Session, folder: Path, cidr: str) -> Network:
-    """Make what instances need, by the API alone."""
+def make_network(session: boto3.Session, folder: Path, cidr: str, name: str = "test") -> Network:
+    """Make what instances need, by the API alone, all of it called by a name."""
     ec2, iam, ssm = session.client("ec2"), session.client("iam"), session.client("ssm")
     vpc, subnet = make_vpc(session, cidr)
-    group = ec2.create_security_group(GroupName="test", Description="test", VpcId=vpc)["GroupId"]
+    group = ec2.create_security_group(GroupName=name, Description=name, VpcId=vpc)["GroupId"]
     ec2.authorize_security_group_ingress(
         GroupId=group,
         IpPermissions=[{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": HOST}]}],
     )
     key = folder / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    ec2.import_key_pair(KeyName="test", PublicKeyMaterial=key.with_suffix(".pub").read_bytes())
+    ec2.import_key_pair(KeyName=name, PublicKeyMaterial=key.with_suffix(".pub").read_bytes())
     trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    iam.create_role(
-        RoleName="test", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
-    )
-    iam.create_instance_profile(InstanceProfileName="test")
-    iam.add_role_to_instance_profile(InstanceProfileName="test", RoleName="test")
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}))
+    iam.create_instance_profile(InstanceProfileName=name)
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
     image = ssm.get_parameter(Name="/aws/service/debian/release/12/latest/amd64")["Parameter"]["Value"]
     time.sleep(2)  # so long EC2 doesn't know a new instance profile
-    return Network(ec2, vpc, subnet, group, image, key)
+    return Network(ec2, vpc, subnet, group, image, key, name)

@@ -47,7 +47,10 @@ from ansible.plugins.callback.default import CallbackModule as Default
 SILENCE = 30  # seconds after which something is said where there is no terminal
 CLEAR = "\r\033[K"
 DEBUG = ("debug", "ansible.builtin.debug")
-FOLLOW, PREFLIGHT, RESOURCES = (f"flotilla.kit.{name}" for name in ("follow", "fleet_preflight", "fleet_resources"))
+FOLLOW = "flotilla.kit.follow"
+IMAGE = "flotilla.kit.fleet_image"
+PREFLIGHT = "flotilla.kit.fleet_preflight"
+RESOURCES = "flotilla.kit.fleet_resources"
 KNOWN = {"changed", "failed", "msg", "unreachable", "exception", "warnings", "deprecations", "stdout", "stderr",
          "module_stdout", "module_stderr", "stdout_lines", "stderr_lines", "start", "end", "delta", "results",
          "ansible_facts", "skipped", "skip_reason"}  # fmt: skip
@@ -79,37 +82,42 @@ def last_words(
     *,
     check: bool,
     making: bool,
+    baking: bool,
     destroying: bool,
-    unit: str,
+    follows: str,
     expires: str,
     now: datetime.datetime,
     command: Callable[[str], str],
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Return what is, and goes on, after an interruption; and what to type, each with its purpose.
 
-    making: whether something may have been made by this run; destroying: whether it was deleting; unit: the systemd
-    unit that was followed; expires: when the last of the fleet's hosts ends by itself, empty where none has been seen;
-    command: makes the command of a playbook or script.
+    making, baking, destroying: whether something may have been made by this run, for an image, and whether it was
+    deleting; follows: train, store, or what else of the hosts was followed; expires: when the last of the fleet's hosts
+    ends by itself, empty where none has been seen; command: makes the command of a playbook or script.
     """
     if check or not (making or destroying or expires):
         return ["Nothing was made or changed."], []
-    if destroying:
-        return ["What isn't deleted yet is still there, and costs what it did."], [
-            ("the same command again", "deletes the rest")
-        ]
     said: list[str] = []
     following: list[tuple[str, str]] = []
-    if unit.startswith("training@"):
+    if baking:
+        said.append("The host that was to become the image powers itself off when its time is over.")
+        return said, [("the same command again", "begins anew, or waits for the image that AWS makes already")]
+    if destroying:
+        said.append("What isn't deleted yet is still there, and costs what it did.")
+        return said, [("the same command again", "deletes the rest")]
+    if follows == "train":
         said.append("The training goes on by itself on the hosts, and the chief stores the model when it is done.")
         following = [(command("watch"), "what each task does, live")]
         following += [(command("stop"), "ends the training, with a checkpoint")]
-    elif unit.startswith("flotilla-store"):
+    elif follows == "store":
         said.append("The chief goes on storing the model, by itself.")
         following = [(command("watch"), "shows when it is stored")]
-    elif unit:
-        said.append(f"{unit} goes on by itself on the hosts.")
+    elif follows:
+        said.append(f"What was followed goes on by itself on the hosts: {follows}.")
+    elif expires:
+        said.append("The fleet stays as it is now; units that were started on its hosts go on.")
     else:
-        said.append("The fleet stays as it is now." if expires else "What was made so far stays.")
+        said.append("What was made so far stays.")
     if expires:
         left = (datetime.datetime.fromisoformat(expires.replace("Z", "+00:00")) - now).total_seconds() / 60
         hours = f"{int(left) // 60}:{int(left) % 60:02d} h"
@@ -208,8 +216,8 @@ class CallbackModule(Default):
         self.streams: tuple[TextIO, TextIO] | None = None
         self.over = threading.Event()
         self.ticker: threading.Thread | None = None
-        self.judged = self.making = self.destroying = False
-        self.unit, self.expires = "", ""
+        self.judged = self.making = self.baking = self.destroying = False
+        self.follows, self.expires = "", ""
         self.extra: dict[str, Any] = {}
         self.pid, self.handled = os.getpid(), False
 
@@ -372,8 +380,11 @@ class CallbackModule(Default):
     def _task_began(self, task: Any) -> None:
         self._show_changes()
         self.task, self.action, self.working = task.get_name().split(" : ")[-1].strip(), str(task.action), {}
-        self.unit = str(task.args.get("unit", "")) if task.action == FOLLOW else ""
+        # The unit is a template here, the title isn't. What trains has been started before the data set is followed.
+        title = "train" if self.word.lower() == "train" else str(task.args.get("title") or "a unit")
+        self.follows = title if task.action == FOLLOW else ""
         if not task.check_mode:
+            self.baking = self.baking or (task.action == IMAGE and task.args.get("state") in ("begun", "present"))
             self.making = self.making or (self.judged and task.action not in DEBUG)
             self.destroying = task.action == RESOURCES and task.args.get("state") == "absent"
         if self.line and not self.shown:
@@ -477,9 +488,15 @@ class CallbackModule(Default):
     def _say_last_words(self) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
         said, following = last_words(
-            check=bool(context.CLIARGS.get("check")), making=self.making, destroying=self.destroying,
-            unit=self.unit, expires=self.expires, now=now, command=self._command,
-        )  # fmt: skip
+            check=bool(context.CLIARGS.get("check")),
+            making=self.making,
+            baking=self.baking,
+            destroying=self.destroying,
+            follows=self.follows,
+            expires=self.expires,
+            now=now,
+            command=self._command,
+        )
         lines = ["", "INTERRUPTED", *[f"  {one}" for one in said]]
         if following:
             width = max(len(command) for command, _why in following)

@@ -12,6 +12,7 @@ import datetime
 import json
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,19 @@ def say_taken(kind: str, groups: list[str], image: Image, at: datetime.datetime)
     return f"{_hosts(kind, groups)} from the baked image {image['name']} ({image['id']}, {age(image, at)}){hint}."
 
 
-def say_bare(kind: str, groups: list[str], others: list[Image], at: datetime.datetime) -> str:
-    """Say in the plan that hosts start from the bare image, and what baking would save; others are of other digests."""
+def say_bare(kind: str, groups: dict[str, str], others: list[Image], at: datetime.datetime) -> str:
+    """Say in the plan that hosts start from the bare image, and what baking would save.
+
+    ``groups`` are instance types by group, ``others`` images of other digests.
+    """
     why = ""
     if others:
         why = f", as the baked {others[0]['name']} ({age(others[0], at)}) is of other roles or of another bare image"
-    how = f"'ansible-playbook playbooks/image.yml{_option(kind)}' once makes an image"
+    how = f"'ansible-playbook playbooks/image.yml{_option(kind, groups)}' once makes an image"
     return f"{_hosts(kind, groups)} from the bare image{why}: {how}, and hosts then start about {SAVES} s sooner."
 
 
-def say_lacking(kind: str, groups: list[str], others: list[Image], at: datetime.datetime) -> str:
+def say_lacking(kind: str, groups: dict[str, str], others: list[Image], at: datetime.datetime) -> str:
     """Say that a fleet that shall start from baked images can't."""
     if kind not in KINDS:
         return (
@@ -151,15 +155,16 @@ def say_lacking(kind: str, groups: list[str], others: list[Image], at: datetime.
     there = f"; {others[0]['name']} ({age(others[0], at)}) is of other roles or of another bare image" if others else ""
     return (
         f"fleet_baked is always, but there is no baked image that fits {', '.join(groups)}{there}: "
-        f"'ansible-playbook playbooks/image.yml{_option(kind)}' makes one, or set fleet_baked to auto."
+        f"'ansible-playbook playbooks/image.yml{_option(kind, groups)}' makes one, or set fleet_baked to auto."
     )
 
 
-def _option(kind: str) -> str:
-    return "" if kind == "cpu" else f" -e fleet_bake_kind={kind}"
+def _option(kind: str, groups: dict[str, str]) -> str:
+    one = next(iter(groups.values()))  # an image for GPUs is baked on a host that has one
+    return "" if kind == "cpu" else f" -e fleet_bake_kind={kind} -e fleet_bake_instance_type={one}"
 
 
-def _hosts(kind: str, groups: list[str]) -> str:
+def _hosts(kind: str, groups: Iterable[str]) -> str:
     return (
         f"Hosts without GPU ({', '.join(groups)}) start" if kind == "cpu" else f"GPU hosts ({', '.join(groups)}) start"
     )

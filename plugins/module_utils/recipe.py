@@ -30,6 +30,7 @@ RECIPE = {
         "training/README.md",
         "training/flotilla/**/*.py",
     ],
+    "image": ["roles/image/tasks/install*.yml"],
 }
 
 

@@ -14,7 +14,8 @@ description:
   - Does in one step what C(copy), C(template) and C(file) do in one each, for text. A step costs a start of Python on
     the host, and three round trips to it.
   - A file that changes is replaced at once, never half written. Files are written in the order given.
-  - Where a file or link below C(/etc/systemd/system) has changed, systemd reads its units again.
+  - Where a file or link below C(/etc/systemd/system) or C(/run/systemd/system) has changed, systemd reads its units
+    again.
 options:
   files:
     description: What is to be there, in this order.
@@ -116,7 +117,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-UNITS = "/etc/systemd/system/"
+UNITS = ("/etc/systemd/system/", "/run/systemd/system/")
 SUBOPTIONS = {
     "path": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},

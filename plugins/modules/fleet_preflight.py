@@ -743,11 +743,11 @@ class Preflight:
             for name in names if image else []:
                 self.baked[name] = image or {}
                 self.groups[name].update(image_id=self.baked[name]["id"], root_device=self.baked[name]["root_device"])
-            new = [name for name in names if missing[name]]
+            new = {name: self.groups[name]["instance_type"] for name in names if missing[name]}
             if not new:
                 continue
             if image:
-                self.result["starts"].append(images.say_taken(kind, new, image, at))
+                self.result["starts"].append(images.say_taken(kind, list(new), image, at))
             elif wanted == "always":
                 self.problems.append(images.say_lacking(kind, new, ofkind, at))
             elif kind in images.KINDS:

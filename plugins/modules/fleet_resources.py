@@ -80,6 +80,11 @@ fleets:
   returned: success
   type: list
   elements: str
+images:
+  description: What baked images there are in the region, which belong to no fleet and stay, and what they cost a month
+    at most, in words; empty where there are none, or where that can't be listed.
+  returned: success
+  type: str
 summary:
   description: What was found, or that nothing was, as text by kind.
   returned: success
@@ -97,7 +102,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan
 from ansible_collections.flotilla.kit.plugins.module_utils import schedule as schedules
 
 Found = list[dict[str, Any]]
@@ -530,6 +535,16 @@ def failure(name: str, found: Found, left: Found) -> str:
     )
 
 
+def images_that_stay(cloud: aws.Aws) -> str:
+    """Say which images stay; that they can't be listed is no reason to fail."""
+    try:
+        with cloud.until(0.0):  # nor to wait
+            there = images.own(cloud)
+            return str(images.summary(there, images.monthly(cloud) if there else None))
+    except aws.FleetError:
+        return ""
+
+
 def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, Any]:
     """List or remove the fleet; returns the module's answer. Raises FleetError."""
     owners: set[str] = set()
@@ -560,6 +575,7 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         "resources": [{key: one[key] for key in ("kind", "id", "name", "state")} for one in found],
         "unlisted": [line({"kind": kind, "id": "", "why": reason}) for kind, reason in unlisted.items()],
         "fleets": [],
+        "images": images_that_stay(fleet.aws) if parameters["state"] == "absent" and not left else "",
         "summary": summarize(found),
     }
     if left:

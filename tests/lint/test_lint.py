@@ -13,22 +13,21 @@ import pytest
 import yaml
 from harness import ROOT, user_runs
 
+# Each call of mypy has a cache of its own: with other options it would throw away what the one before has found.
 LINTERS = {
     "yamllint": ["yamllint", "--strict", "."],
     "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
     "ruff": ["ruff", "check", "."],
     "ruff-format": ["ruff", "format", "--check", "."],
-    "mypy": ["mypy", "--strict", "lab", "scripts/dataset.py", "scripts/watch.py"],
-    "mypy-training": ["mypy", "--config-file", "training/pyproject.toml", "training/flotilla"],
-    "mypy-plugins": [
-        "mypy",
-        "--strict",
-        "--explicit-package-bases",
-        "--ignore-missing-imports",
-        "--allow-subclassing-any",
-        "plugins",
+    "mypy": ["mypy", "--cache-dir", ".mypy_cache/lab", "--strict", "lab", "scripts/dataset.py", "scripts/watch.py"],
+    "mypy-training": [
+        "mypy", "--cache-dir", ".mypy_cache/training", "--config-file", "training/pyproject.toml", "training/flotilla",
     ],
-}
+    "mypy-plugins": [
+        "mypy", "--cache-dir", ".mypy_cache/plugins", "--strict", "--explicit-package-bases",
+        "--ignore-missing-imports", "--allow-subclassing-any", "plugins",
+    ],
+}  # fmt: skip
 AWS = ROOT / "docs/aws.md"
 ROLES = sorted(p.name for p in (ROOT / "roles").iterdir() if (p / "tasks").is_dir())
 
@@ -102,11 +101,12 @@ def test_collection_builds_and_is_sane(tmp_path: Path) -> None:
     # What the collection depends on lies beside it, as ansible-galaxy would put it there.
     (target.parent.parent / "amazon").symlink_to(Path(sysconfig.get_path("purelib"), "ansible_collections/amazon"))
     # ansible-test fetches pip's bootstrap script from a host of its own; Python brings the same thing along.
-    cache = tmp_path / ".ansible/test/cache"
-    cache.mkdir(parents=True)
+    home = ROOT / ".cache/ansible-test"  # the environments of the sanity tests are kept there
+    cache = home / ".ansible/test/cache"
+    cache.mkdir(parents=True, exist_ok=True)
     (cache / "get_pip_24_2.py").write_text("import ensurepip\nensurepip.bootstrap()\n")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     user_runs(
-        "env", f"--chdir={target}", f"HOME={tmp_path}",
+        "env", f"--chdir={target}", f"HOME={home}",
         "ansible-test", "sanity", "--local", "--color", "no", "--python", version, seconds=1500,
     )  # fmt: skip

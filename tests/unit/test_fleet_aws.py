@@ -344,15 +344,21 @@ def test_no_credentials(variables: dict[str, Any], monkeypatch: pytest.MonkeyPat
     assert "No usable AWS credentials" in problems(variables)[0]
 
 
+def lead_out(vpc: str) -> None:
+    """Give a VPC a way to the internet, which moto's default one hasn't, unlike AWS's."""
+    ec2 = boto3.client("ec2")
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    (table,) = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
+    ec2.create_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+
+
 def test_existing_network(variables: dict[str, Any]) -> None:
     ec2 = boto3.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
     other = ec2.create_vpc(CidrBlock="10.2.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.1.0.0/28", AvailabilityZone="us-east-1c")["Subnet"]["SubnetId"]
-    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
-    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
-    (table,) = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
-    ec2.create_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    lead_out(vpc)
     preflight = Preflight({**variables, "vpc_id": vpc, "subnet_id": subnet})
     preflight.run()
     assert preflight.problems == [] and preflight.result["zone"] == "us-east-1c"

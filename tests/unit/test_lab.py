@@ -22,8 +22,22 @@ from moto.ec2.responses import EC2Response
 from moto.iam.models import iam_backends
 
 from lab import __main__ as command
-from lab import access, cgroups, judge, judge_launch, market, needs, quotas, schedules, weather, wire
-from lab.network import Rule
+from lab import (
+    access,
+    cgroups,
+    judge,
+    judge_launch,
+    market,
+    needs,
+    network,
+    quotas,
+    schedules,
+    snapshots,
+    weather,
+    wire,
+)
+from lab.hosts import Host
+from lab.network import Port, Rule
 
 PREFIX = {"StringLike": {"s3:prefix": ["data/*", "data"]}}
 
@@ -63,6 +77,8 @@ def test_products_must_match_every_filter() -> None:
     filters = {"instanceType": "t3.large", "regionCode": "us-east-1", "operatingSystem": "Linux"}
     assert len(market.products("AmazonEC2", filters)) == 1
     assert market.products("AmazonEC2", {**filters, "operatingSystem": "Windows"}) == []
+    (snapshot,) = market.products("AmazonEC2", {"productFamily": "Storage Snapshot", "regionCode": "us-east-1"})
+    assert snapshot["product"]["attributes"]["usagetype"] == "EBS:SnapshotUsage"
     assert market.products("AmazonRDS", {}) == []
 
 
@@ -380,6 +396,23 @@ REFUSED = [
     ("launch", {"MetadataOptions": {"HttpTokens": "banana"}}, 400, PARAMETER, "banana"),
     ("launch", {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 1}}]}, 400,
      "InvalidBlockDeviceMapping", "expect size>= 8GB"),
+    # Images
+    ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "a#b"}, 400, "InvalidAMIName.Malformed", "letters"),
+    ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "image"}, 400, "InvalidAMIName.Duplicate",
+     "AMI name image is already in use by AMI ami-"),
+    ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "new"}, 400, "InvalidInstanceID.NotFound", "i-00000000"),
+    ("ec2.create_image", {"InstanceId": "i-00000000", "Name": "new", **tagged("volume", ("x", "y"))},
+     400, PARAMETER, "'volume' is not a valid taggable resource type"),
+    ("ec2.register_image", {"Name": "image"}, 400, "InvalidAMIName.Duplicate", "already in use"),
+    ("ec2.copy_image", {"SourceImageId": "ami-00000000", "SourceRegion": "us-east-1", "Name": "new"},
+     400, "InvalidAMIID.NotFound", "does not exist"),
+    ("ec2.describe_snapshots", {"SnapshotIds": ["banana"]}, 400, "InvalidSnapshotID.Malformed", "expecting"),
+    ("ec2.describe_snapshots", {"SnapshotIds": ["snap-00000000"]}, 400, "InvalidSnapshot.NotFound", "does not exist"),
+    ("ec2.delete_snapshot", {"SnapshotId": "snap-00000000"}, 400, "InvalidSnapshot.NotFound", "does not exist"),
+    ("ec2.create_tags", {"Resources": ["ami-00000000"], "Tags": [{"Key": "x", "Value": "y"}]},
+     400, "InvalidAMIID.NotFound", "does not exist"),
+    ("ec2.create_tags", {"Resources": ["snap-00000000"], "Tags": [{"Key": "x", "Value": "y"}]},
+     400, "InvalidSnapshot.NotFound", "does not exist"),
     ("launch", {"DryRun": True}, 412, "DryRunOperation", "would have succeeded"),
 ]  # fmt: skip
 
@@ -549,6 +582,229 @@ def test_weather_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_calls_are_known_by_name(service: str, request_: dict[str, Any], action: str) -> None:
     assert wire.action(request_, service) == action
+
+
+# ---------------------------------------------------------------- images and snapshots
+
+DIGEST = [{"Key": "flotilla-image", "Value": "abc"}]
+BOTH = {"TagSpecifications": [{"ResourceType": kind, "Tags": DIGEST} for kind in ("image", "snapshot")]}
+
+
+def encrypted(size: int) -> dict[str, Any]:
+    """An encrypted root volume."""
+    disk = {"VolumeSize": size, "VolumeType": "gp3", "Encrypted": True}
+    return {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": disk}]}
+
+
+def described(cloud: Cloud, image: str) -> dict[str, Any]:
+    """An image as DescribeImages lists it."""
+    (found,) = cloud.ec2.describe_images(ImageIds=[image])["Images"]
+    return dict(found)
+
+
+def root_of(cloud: Cloud, instance: str) -> dict[str, Any]:
+    """An instance's root volume."""
+    where = [{"Name": "attachment.instance-id", "Values": [instance]}]
+    (found,) = cloud.ec2.describe_volumes(Filters=where)["Volumes"]
+    return dict(found)
+
+
+def test_an_image_is_as_its_instances_volume(cloud: Cloud) -> None:
+    instance = cloud.launch(**encrypted(20))["Instances"][0]["InstanceId"]
+    changed = {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": False}}]}
+    refusal = cloud.refused("ec2.create_image", InstanceId=instance, Name="new", **changed)
+    assert refusal[1] == "InvalidBlockDeviceMapping"
+    image = cloud.ec2.create_image(InstanceId=instance, Name="new", **BOTH)["ImageId"]
+    found = described(cloud, image)
+    disk = found["BlockDeviceMappings"][0]["Ebs"]
+    assert found["Tags"] == DIGEST
+    assert (found["Architecture"], found["RootDeviceName"], found["Public"]) == ("x86_64", "/dev/xvda", False)
+    assert (found["SourceInstanceId"], found["SourceImageId"]) == (instance, cloud.image)
+    assert (disk["VolumeSize"], disk["Encrypted"]) == (20, True)
+    (snapshot,) = cloud.ec2.describe_snapshots(OwnerIds=["self"], Filters=[
+        {"Name": "tag:flotilla-image", "Values": ["abc"]}])["Snapshots"]  # fmt: skip
+    assert (snapshot["SnapshotId"], snapshot["Encrypted"]) == (disk["SnapshotId"], True)
+    assert snapshot["VolumeId"] == root_of(cloud, instance)["VolumeId"]
+    used_by = [{"Name": "block-device-mapping.snapshot-id", "Values": [disk["SnapshotId"]]}]
+    assert [one["ImageId"] for one in cloud.ec2.describe_images(Filters=used_by)["Images"]] == [image]
+    # And so is what is launched from it.
+    least = cloud.refused("launch", ImageId=image, **encrypted(19))
+    assert least[1:] == ("InvalidBlockDeviceMapping", least[2]) and "expect size>= 20GB" in least[2]
+    for options in ({}, {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {}}]}):
+        volume = root_of(cloud, cloud.launch(ImageId=image, **options)["Instances"][0]["InstanceId"])
+        assert (volume["Size"], volume["Encrypted"], volume["VolumeType"]) == (20, True, "gp3")
+        assert volume["SnapshotId"] == disk["SnapshotId"]
+
+
+def test_what_an_image_uses_is_not_deleted_before_it(cloud: Cloud) -> None:
+    instance = cloud.launch()["Instances"][0]["InstanceId"]
+    made = [cloud.ec2.create_image(InstanceId=instance, Name=f"new-{n}")["ImageId"] for n in range(2)]
+    disks = [described(cloud, image)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"] for image in made]
+    status, code, words = cloud.refused("ec2.delete_snapshot", SnapshotId=disks[0])
+    assert (status, code) == (400, "InvalidSnapshot.InUse")
+    assert words == f"The snapshot {disks[0]} is currently in use by {made[0]}"
+    cloud.ec2.deregister_image(ImageId=made[0])
+    cloud.ec2.delete_snapshot(SnapshotId=disks[0])
+    cloud.ec2.deregister_image(ImageId=made[1], DeleteAssociatedSnapshots=True)
+    left = {one["SnapshotId"] for one in cloud.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
+    assert not left & set(disks)
+    assert cloud.refused("launch", ImageId=made[0])[1] == "InvalidAMIID.NotFound"
+
+
+def test_an_image_must_be_there_before_it_is_launched(cloud: Cloud) -> None:
+    backend = ec2_backends["123456789012"]["us-east-1"]
+    instance = cloud.launch()["Instances"][0]["InstanceId"]
+    image = cloud.ec2.create_image(InstanceId=instance, Name="new")["ImageId"]
+    backend.amis[image].state = "pending"
+    assert cloud.refused("launch", ImageId=image)[1:] == (
+        "InvalidAMIID.Unavailable", f"AMI '{image}' is pending, and cannot be run")  # fmt: skip
+    backend.amis[image].state = "available"
+    del backend.snapshots[backend.amis[image].ebs_snapshot.id]
+    assert cloud.refused("launch", ImageId=image)[1] == "InvalidSnapshot.NotFound"
+    cloud.ec2.terminate_instances(InstanceIds=[instance])
+    assert "Instance is not in state 'running'" in cloud.refused(
+        "ec2.create_image", InstanceId=instance, Name="other"
+    )[2]  # fmt: skip
+    backend.amis[image].owner_id = "999999999999"
+    assert cloud.refused("ec2.deregister_image", ImageId=image)[1] == "AuthFailure"
+
+
+def test_a_copy_may_be_encrypted_and_a_registered_image_has_its_architecture(cloud: Cloud) -> None:
+    instance = cloud.launch()["Instances"][0]["InstanceId"]
+    image = cloud.ec2.create_image(InstanceId=instance, Name="new", **BOTH)["ImageId"]
+    copied = cloud.ec2.copy_image(SourceImageId=image, SourceRegion="us-east-1", Name="copy", Encrypted=True,
+                                  CopyImageTags=True)["ImageId"]  # fmt: skip
+    found, disk = described(cloud, copied), described(cloud, image)["BlockDeviceMappings"][0]["Ebs"]
+    assert not disk["Encrypted"] and found["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
+    assert found["Tags"] == DIGEST
+    root = {"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": disk["SnapshotId"]}}
+    other = cloud.ec2.register_image(Name="arm", Architecture="arm64", RootDeviceName="/dev/xvda",
+                                     BlockDeviceMappings=[root])["ImageId"]  # fmt: skip
+    assert "architecture 'x86_64' of the specified instance type" in cloud.refused("launch", ImageId=other)[2]
+    cloud.ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+    assert cloud.refused("ec2.delete_snapshot", SnapshotId=disk["SnapshotId"])[2].endswith(other), "of two images"
+
+
+def test_who_makes_images_may_do_so_to_instance_image_and_snapshot(cloud: Cloud) -> None:
+    instance = cloud.launch(**tagged("instance", ("flotilla-fleet", "demo")))["Instances"][0]["InstanceId"]
+    wanted = {"StringEquals": {"aws:RequestTag/flotilla-image": "abc"}}
+    new = ["arn:aws:ec2:*::image/*", "arn:aws:ec2:*::snapshot/*"]
+    ours = {"StringEquals": {"aws:ResourceTag/flotilla-image": "abc"}}
+    with as_user(
+        cloud,
+        {"Action": "ec2:CreateImage", "Resource": "arn:aws:ec2:*:*:instance/*", "Condition": OURS},
+        {"Action": "ec2:CreateImage", "Resource": new, "Condition": wanted},
+        {
+            "Action": "ec2:CreateTags",
+            "Resource": new,
+            "Condition": {"StringEquals": {"ec2:CreateAction": "CreateImage"}},
+        },
+        {"Action": ["ec2:DeregisterImage", "ec2:DeleteSnapshot"], "Resource": "*", "Condition": ours},
+    ) as mine:
+        ec2 = mine("ec2")
+        with pytest.raises(ClientError, match=r"UnauthorizedOperation.*ec2:CreateImage on resource: .*::image/\*"):
+            ec2.create_image(InstanceId=instance, Name="bare")
+        image = ec2.create_image(InstanceId=instance, Name="new", **BOTH)["ImageId"]
+        with pytest.raises(ClientError, match=f"ec2:DeregisterImage on resource: .*image/{cloud.image}"):
+            ec2.deregister_image(ImageId=cloud.image)
+        ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+def test_a_layer_stays_while_a_snapshot_or_a_host_needs_it(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOTS", tmp_path)
+    backend = ec2_backends["123456789012"]["us-east-1"]
+    instance = cloud.launch()["Instances"][0]["InstanceId"]
+    images = [backend.amis[cloud.ec2.create_image(InstanceId=instance, Name=f"new-{n}")["ImageId"]] for n in range(3)]
+    layers = [tmp_path / image.ebs_snapshot.id for image in images]
+    for layer in layers:
+        layer.mkdir()
+    kept = snapshots.Snapshots(backend, {})
+    below = snapshots.Disk((layers[0],), "admin")
+    kept.disks = {layers[0].name: below, layers[1].name: snapshots.Disk((layers[1], layers[0]), "ubuntu")}
+    kept.copy(images[2], images[1])
+    assert kept.disk(images[2].id) == snapshots.Disk((layers[1], layers[0]), "ubuntu")
+    kept.collect()
+    assert [layer.exists() for layer in layers] == [True, True, False], "the copy has no layer of its own"
+    for image in images[:2]:
+        cloud.ec2.deregister_image(ImageId=image.id, DeleteAssociatedSnapshots=True)
+    kept.collect()
+    assert [layer.exists() for layer in layers[:2]] == [True, True], "of the copy"
+    kept.hosts["i-1"] = Host("i-1", [layers[0], Path("/base")], "admin", 2, cached=True)
+    cloud.ec2.deregister_image(ImageId=images[2].id, DeleteAssociatedSnapshots=True)
+    kept.collect()
+    assert [layer.exists() for layer in layers[:2]] == [True, False], "a host's"
+    kept.hosts.clear()
+    kept.collect()
+    assert not any(layer.exists() for layer in layers)
+
+
+def test_a_disk_has_its_files_and_no_links_into_the_shared_cache(tmp_path: Path) -> None:
+    shared, layer = tmp_path / "shared", tmp_path / "layer"
+    for name in ("archive/a/module.py", "archive/a/data/deep.txt"):
+        (shared / name).parent.mkdir(parents=True, exist_ok=True)
+        (shared / name).write_text(name)
+    (layer / "venv").mkdir(parents=True)
+    links = {"module.py": "/var/cache/uv/archive/a/module.py", "data": "/var/cache/uv/archive/a/data",
+             "python": "/usr/bin/python3", "lost": "/var/cache/uv/gone"}  # fmt: skip
+    for name, target in links.items():
+        (layer / "venv" / name).symlink_to(target)
+    snapshots.unshare(layer, shared)
+    module = layer / "venv/module.py"
+    assert not module.is_symlink() and module.samefile(shared / "archive/a/module.py"), "nothing is copied"
+    assert (layer / "venv/data/deep.txt").read_text() == "archive/a/data/deep.txt"
+    assert str((layer / "venv/python").readlink()) == "/usr/bin/python3"
+    assert str((layer / "venv/lost").readlink()) == "/var/cache/uv/gone"
+
+
+# ---------------------------------------------------------------- what hosts reach
+
+WIDE, INTERNAL = Rule("-1", None, None, ("0.0.0.0/0",)), Rule("-1", None, None, ("10.0.0.0/8",), ("sg-1",))
+TO_S3, OTHER_PORT = Rule("tcp", 443, 443, s3=True), Rule("tcp", 80, 80, ("0.0.0.0/0",))
+
+
+@pytest.mark.parametrize(
+    ("public", "endpoint", "egress", "expected"),
+    [
+        (True, False, [WIDE], "all"),
+        (True, True, [WIDE], "all"),
+        (False, True, [WIDE], "s3"),
+        (False, True, [TO_S3], "s3"),
+        (True, False, [INTERNAL, TO_S3], "s3"),
+        (True, True, [INTERNAL], ""),
+        (True, True, [OTHER_PORT], ""),
+        (True, False, [Rule("tcp", 0, 65535, ("0.0.0.0/0",))], "all"),
+        (False, False, [WIDE, TO_S3], ""),
+        (True, True, [], ""),
+    ],
+)
+def test_what_of_aws_a_host_reaches(public: bool, endpoint: bool, egress: list[Rule], expected: str) -> None:
+    port = Port("i-0123456789abcdef0", "10.0.0.4", "198.51.100.10" if public else None, ["sg-1"], [], egress, endpoint)
+    assert port.services == expected
+    rules = network.render([port])
+    assert ("dnat to 198.18.0.1:5001" in rules) == (expected == "s3")
+    assert ("ip daddr 198.18.0.1 tcp dport 5000 accept" in rules) == (expected == "all")
+    assert ('oifname "up0" drop' in rules) != public
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"), [("s3", b"object"), ("", b"object"), ("ec2", None), ("sts", None), ("ssm", None)]
+)
+def test_a_gateway_endpoint_shows_s3_alone(
+    service: str, expected: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = pytest.importorskip("lab.region")
+    monkeypatch.setattr(region, "SILENCE_SECONDS", 0.0)
+    asked = {"REQUEST_METHOD": "GET", "PATH_INFO": "/bucket/object"}
+    if service:
+        asked["HTTP_AUTHORIZATION"] = f"AWS4-HMAC-SHA256 Credential=AKIA/20261129/us-east-1/{service}/aws4_request"
+    serve = region.s3_alone(lambda environ, start: [b"object"])
+    if expected:
+        assert serve(asked, None) == [expected]
+    else:
+        with pytest.raises(ConnectionResetError):
+            serve(asked, None)
 
 
 # ---------------------------------------------------------------- rights and schedules

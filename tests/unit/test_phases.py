@@ -40,7 +40,7 @@ LIFE = """
   gather_facts: false
   tasks:
     - name: Is it there
-      ansible.builtin.command: "false"
+      ansible.builtin.command: sh -c "echo out; echo words of the error >&2; exit 3"
       register: answer
       until: answer is success
       retries: 1
@@ -82,8 +82,6 @@ LIFE = """
           The bucket flotilla-nowhere of store_target is not there, which is told in a sentence that is longer than the
           eighty columns at which Ansible would have broken it: make the bucket, or name another one.
         quiet: true
-    - name: Try
-      ansible.builtin.command: sh -c "echo out; echo words of the error >&2; exit 3"
 """
 PLAIN = """
 - hosts: localhost
@@ -213,7 +211,7 @@ def test_a_line_a_phase_in_a_pipe(command: Callable[..., list[str]], environment
         "group  hosts\nps         1\n"
         rf"ignored: ps-0 failed in 'Is it there' \({where}:\d+\):\n"
         "  non-zero return code\n"
-        r"(  \S.*\n)+"
+        r"(  \S.*\n)*  rc: 3\n  stdout:\n    out\n  stderr:\n    words of the error\n"
         "1/4 provision  … T\n"
         "2/4 hdfs       NameNode and DataNodes …\n"
         "(ps-0:\n  one\n  two\nchief-0:\n  one\n  two\n|chief-0:\n  one\n  two\nps-0:\n  one\n  two\n)"
@@ -245,15 +243,6 @@ def test_a_line_a_phase_on_a_terminal(command: Callable[..., list[str]], environ
     ]
     assert shown.index("ps         1") < shown.index("1/4 provision  Network, access and instances … T")
     assert max(map(len, re.findall(r"\r\x1b\[K(\d/4[^\r\n]*)", run.text))) == 59, "a line that were broken would stay"
-
-
-def test_what_a_failed_command_said_is_shown_in_full(
-    command: Callable[..., list[str]], environment: dict[str, str]
-) -> None:
-    text = LIFE.replace("ansible_check_mode\n", "true\n")
-    run = Run(command(text), environment, terminal=False)
-    assert run.end() == 2
-    assert "  rc: 3\n  stdout:\n    out\n  stderr:\n    words of the error\n" in run.text
 
 
 def test_check_says_what_would_change_and_diff_how(
@@ -328,7 +317,7 @@ AGAIN = "the same command again"
 
 def words(**state: Any) -> tuple[str, list[str]]:
     """The last words in one line, and the commands."""
-    calm = {"check": False, "making": False, "destroying": False, "unit": "", "expires": ""}
+    calm = {"check": False, "making": False, "baking": False, "destroying": False, "follows": "", "expires": ""}
     said, following = phases.last_words(**(calm | state), now=NOW, command=lambda what: what)
     return " ".join(said), [command for command, _why in following]
 
@@ -343,17 +332,22 @@ LATER = "2026-01-01T02:05:00Z"
         ({"check": True, "expires": LATER}, "^Nothing was made or changed.$", []),
         ({"making": True}, "^What was made so far stays. Hosts that were launched power", [AGAIN, "destroy"]),
         ({"expires": LATER}, r"^The fleet stays .* in 2:05 h at the latest \(2026", [AGAIN, "destroy"]),
-        ({"expires": "2025-01-01T00:00:00Z"}, "^The fleet stays as it is now.$", [AGAIN, "destroy"]),
-        ({"unit": "flotilla-stage.service", "expires": LATER}, "^flotilla-stage.service goes on", [AGAIN, "destroy"]),
+        ({"expires": "2025-01-01T00:00:00Z"}, "^The fleet stays as it is now; units .* go on.$", [AGAIN, "destroy"]),
+        ({"follows": "stage", "expires": LATER}, "^What was followed goes on .*: stage. Every", [AGAIN, "destroy"]),
         (
-            {"unit": "training@chief-0.service", "expires": LATER},
+            {"follows": "train", "expires": LATER},
             "^The training goes on .* stores the model",
             ["watch", "stop", AGAIN, "destroy"],
         ),
         (
-            {"unit": "flotilla-store.service", "expires": LATER},
+            {"follows": "store", "expires": LATER},
             "^The chief goes on storing",
             ["watch", AGAIN, "destroy"],
+        ),
+        (
+            {"making": True, "baking": True, "destroying": True},
+            "^The host that was to become the image powers",
+            [AGAIN],
         ),
         ({"destroying": True, "expires": LATER}, "^What isn't deleted yet is still there", [AGAIN]),
     ],
@@ -404,6 +398,25 @@ def test_something_is_made_once_the_plan_was_judged(callback: phases.CallbackMod
 def test_destroying_is_deleting(callback: phases.CallbackModule, state: str, check: bool, destroying: bool) -> None:
     callback._task_began(task("flotilla.kit.fleet_resources", check, state=state))
     assert callback.destroying is destroying
+
+
+@pytest.mark.parametrize(
+    ("word", "title", "follows"),
+    [("Train", "stage", "train"), ("Store", "store", "store"), ("Stage", "stage", "stage")],
+)
+def test_what_is_followed(callback: phases.CallbackModule, word: str, title: str, follows: str) -> None:
+    callback.word = word
+    callback._task_began(task("flotilla.kit.follow", unit="{{ __dataset_unit }}", title=title))
+    assert callback.follows == follows
+    callback._task_began(task("ansible.builtin.command"))
+    assert callback.follows == ""
+
+
+def test_baking_makes_no_fleet(callback: phases.CallbackModule) -> None:
+    callback._task_began(task("flotilla.kit.fleet_image", state="listed"))
+    assert not callback.baking
+    callback._task_began(task("flotilla.kit.fleet_image", state="begun"))
+    assert callback.baking and not callback.making
 
 
 def test_a_long_silence_is_broken_in_a_pipe(callback: phases.CallbackModule) -> None:

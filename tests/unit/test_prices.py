@@ -32,6 +32,8 @@ class PriceList:
         self.asked.append(filters)
         if arguments["ServiceCode"] == "AmazonVPC":
             return [product("0.045", "EUC1-VpcEndpoint-Hours"), product("0.005", "EUC1-PublicIPv4:InUseAddress")]
+        if filters.get("productFamily") == "Storage Snapshot":
+            return [product("0.0135", "EUC1-EBS:SnapshotArchiveStorage"), product("0.054", "EUC1-EBS:SnapshotUsage")]
         if filters.get("volumeApiName") == "gp3":
             return [product("0.0952", "EUC1-EBS:VolumeUsage.gp3")]
         return {"m5.large": [product("0.115")]}.get(filters["instanceType"], [])
@@ -42,6 +44,10 @@ def test_prices_are_those_of_the_region() -> None:
     found = prices.look_up(api, "eu-central-1", ["m5.large", "x9.large"])
     assert found == {"m5.large": 0.115, "GB": 0.0952 / 730, "address": 0.005}
     assert {one["regionCode"] for one in api.asked} == {"eu-central-1"}
+
+
+def test_a_snapshot_costs_what_is_not_archived() -> None:
+    assert prices.snapshot(PriceList(), "eu-central-1") == 0.054
 
 
 @pytest.mark.parametrize(

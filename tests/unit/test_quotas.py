@@ -123,6 +123,7 @@ def test_room_for_a_vpc(variables: dict[str, Any], monkeypatch: pytest.MonkeyPat
     allow(monkeypatch, vpcs=1, gateways=5)
     one(problems(variables), "may have 1 in this region ('quota of vpcs'), and there are 1", "fleet_subnet_id", ASK)
     assert problems(variables, launcher="im") == [], "it makes no network"
+    test_fleet_aws.lead_out(default["VpcId"])
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     assert problems(variables, vpc_id=default["VpcId"], subnet_id=subnet) == []
     allow(monkeypatch, vpcs=2, gateways=0)

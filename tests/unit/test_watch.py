@@ -363,3 +363,15 @@ def test_without_a_fleet() -> None:
     command = [sys.executable, "scripts/watch.py", "-i", "/nowhere"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=90)
     assert done.returncode == 2 and done.stderr.startswith("watch: The inventory /nowhere can't be read: ")
+
+
+def test_what_a_running_task_waits_for_is_said_once() -> None:
+    sentence = "waits for processors 95 % of the time"
+    worker = {"tasks": {"worker-0": unit(told=told("worker-0", **TRAINS, warning=sentence))}}
+    assert f"worker-0: {sentence}" in watch.line(watch.summarize(fleet(worker_0=worker), NOW))
+    chief = {"phases": {"train": TRAIN | {"message": sentence}}}
+    assert watch.line(watch.summarize(fleet(worker_0=worker, chief_0=chief), NOW)).count(sentence) == 1
+    # An earlier process's is no news, nor is that of one that has ended.
+    for change in ({"since": NOW - 1}, OFF):
+        worker["tasks"]["worker-0"] |= change
+        assert sentence not in watch.line(watch.summarize(fleet(worker_0=worker), NOW))

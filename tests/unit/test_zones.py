@@ -142,6 +142,7 @@ def test_instances_bind_the_fleet_to_their_zone(raised: test_fleet_aws.Raised) -
 def test_an_existing_subnet_has_its_zone(variables: dict[str, Any]) -> None:
     ec2 = boto3.client("ec2")
     subnet = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1c"]}])["Subnets"][0]
+    test_fleet_aws.lead_out(subnet["VpcId"])
     given = {"vpc_id": subnet["VpcId"], "subnet_id": subnet["SubnetId"]}
     assert zones(variables, **given) == zones(variables, **given, zone="us-east-1c")
     assert zones(variables, **given) == [{"name": "us-east-1c", "cidr": ""}]

@@ -86,7 +86,7 @@ class Starved:
         found = {}
         for file in self._system.glob("*/schedstat"):
             with contextlib.suppress(OSError, ValueError):  # a thread that has just ended, or no such statistics
-                ran, waited, *_ = map(int, file.read_text(encoding="ascii").split())
+                ran, waited = map(int, file.read_text(encoding="ascii").split()[:2])
                 found[file.parent.name] = ran, waited
         return found
 

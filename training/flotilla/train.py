@@ -226,6 +226,10 @@ def _await(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
         told.tell(device=share.device(task))
         _with_hdfs(config)
     waiting.for_hdfs(config, say)
+    if task.type not in ("ps", "evaluator") and hdfs.is_hdfs(config.data_dir):
+        import tensorflow as tf
+
+        tf.io.gfile.exists(hdfs.root(config.data_dir))  # starts its Java
     if task.type != "ps" and not checkpoints.finished(config):
         waiting.for_data(config, say)
     waiting.over(config, task)

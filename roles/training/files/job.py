@@ -1,13 +1,14 @@
 """Read a job from stdin, say in one sentence what is wrong with it or its data, and print whether it is open or done.
 
-"done, unmarked" is one whose mark isn't on this host.
+"done, unmarked" is one whose mark isn't on this host. With --staging the data may still be on their way: what is wrong
+with them the tasks will say.
 """
 
 import sys
 from pathlib import Path
 
 try:
-    from flotilla import checkpoints, config, data, errors, hdfs, program
+    from flotilla import checkpoints, config, data, errors, hdfs, manifest, program
 except ModuleNotFoundError:
     sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
@@ -20,7 +21,8 @@ try:
         print("done" if Path(job.done_file).exists() else "done, unmarked")
     else:
         checkpoints.check_steps(job)
-        if not job.program:
+        staging = "--staging" in sys.argv and hdfs.read(hdfs.join(job.data_dir, manifest.NAME)) is None
+        if not job.program and not staging:
             dataset = data.load(job.data_dir)
             data.check_splits(dataset, job.train_split, job.eval_split)
             data.check_batch(dataset, job.train_split, job.batch_size)

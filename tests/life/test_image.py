@@ -1,0 +1,153 @@
+"""A baked image: what is in it and what isn't, and a fleet of hosts that start from it, beside one that doesn't."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from fleet import INVENTORY, host, left, playbook
+from harness import ROOT, as_root, user_runs
+
+BARE = "/aws/service/debian/release/12/latest/amd64"
+GROUPS = {
+    "ps": {"count": 1, "instance_type": "t3.large"},
+    "chief": {"count": 1, "instance_type": "c5.xlarge"},
+    "worker": {"count": 1, "instance_type": "c5.xlarge", "image": BARE},
+}
+FLEET = ["-e", json.dumps({"fleet_groups": GROUPS, "job": "baked", "training_max_steps": 20})]
+BAKED = ("ps-0", "chief-0")
+# What a host has by itself, and an image mustn't
+OWN = (
+    "etc/ssh/ssh_host_*", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/lib/cloud/*", "root/.ssh/*",
+    "home/*/.ssh/*", "root/.cache", "home/*/.cache", "root/.*_history", "home/*/.*_history", "root/.aws", "home/*/.aws",
+    "root/.ansible", "root/.keras", "home/*/.ansible", "etc/flotilla", "var/lib/flotilla",
+    "etc/systemd/system/flotilla-expiry.*",
+    "etc/systemd/system/*.wants/flotilla-expiry.*", "var/log/journal/*", "var/lib/apt/lists/*_*", "tmp/*", "var/tmp/*",
+    "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/lib/hadoop-handout", "run/*",
+)  # fmt: skip
+# Traces of what installs, on a host whose image has none of them
+INSTALLED = (
+    "ls -d /var/log/dpkg.log /var/log/apt/history.log /var/cache/apt/pkgcache.bin",
+    "find /var/lib/apt/lists /var/cache/apt/archives -type f -newermt @1 -not -name lock",
+    "find /opt/tensorflow /opt/uv /opt/flotilla-training /usr/lib/python3 -type f -newer /proc/1 -not -name gpus",
+    "sudo find /root/.cache /root/.m2 /home -path '*/.cache/*' -type f",
+    "sudo journalctl --boot --output=cat --grep="
+    "'(apt|pip|uv|mvn|package|dpkg)[a-z_.-]* +Invoked|Starting.*[aA]pt|[/ ](apt-get|dpkg|pip|uv|mvn) '",
+)
+
+
+@pytest.fixture(scope="module")
+def image(region: boto3.Session, before: list[str]) -> Iterator[dict[str, Any]]:
+    """What playbooks/image.yml makes, as AWS describes it; and what it said."""
+    said = playbook("playbooks/image.yml", "-v")
+    (made,) = region.client("ec2").describe_images(
+        Owners=["self"], Filters=[{"Name": "tag-key", "Values": ["flotilla-image"]}]
+    )["Images"]
+    yield {**made, "said": said}
+    playbook("playbooks/images.yml", "-e", "images_keep=0")
+    assert region.client("ec2").describe_images(Owners=["self"])["Images"] == []
+
+
+@pytest.fixture(scope="module")
+def fleet(image: dict[str, Any], region: boto3.Session, before: list[str]) -> Iterator[str]:
+    """What site.yml says while it raises a fleet of two baked hosts and a bare one, and trains."""
+    yield playbook("site.yml", *FLEET, "-v")
+    playbook("playbooks/destroy.yml")
+    assert left(region) == before
+
+
+def written(image: dict[str, Any], command: str) -> str:
+    """What a shell command says in the folder of all that the builder had written, as the lab keeps it."""
+    (disk,) = [disk["Ebs"] for disk in image["BlockDeviceMappings"] if "Ebs" in disk]
+    return as_root("sh", "-euc", f"cd /var/lib/flotilla-lab/snapshots/{disk['SnapshotId']}; {command}")
+
+
+def test_builder_is_gone_and_the_image_is_named(
+    image: dict[str, Any], region: boto3.Session, before: list[str]
+) -> None:
+    assert left(region) == before
+    assert image["ImageId"] in image["said"] and "a month" in image["said"] and "site.yml" in image["said"]
+
+
+def test_nothing_of_the_builder_is_in_it(image: dict[str, Any]) -> None:
+    # A character device is the overlay's word for what was deleted of the base image.
+    assert (
+        written(image, f'for name in {" ".join(OWN)}; do test ! -e "$name" || test -c "$name" || echo "$name"; done')
+        == ""
+    )
+    assert written(image, "cat etc/machine-id") == ""
+    assert written(image, "ls opt/flotilla/installed | sed 's/-.*//' | sort | xargs") == "hdfs node tensorflow"
+    assert len(written(image, "ls -d opt/hadoop-* opt/tensorflow/bin/python opt/tensorflow/training-*").split()) == 3
+
+
+def test_nothing_is_baked_twice(image: dict[str, Any], region: boto3.Session, before: list[str]) -> None:
+    assert "there is nothing to bake" in playbook("playbooks/image.yml", "-v")
+    assert left(region) == before
+
+
+def test_the_plan_says_which_image(fleet: str, image: dict[str, Any]) -> None:
+    assert f"from the baked image {image['Name']} ({image['ImageId']}" in fleet
+
+
+def test_baked_hosts_install_nothing(fleet: str) -> None:
+    for name in BAKED:
+        for look in INSTALLED:
+            assert host(name).run(look).stdout == "", f"{name}: {look}"
+
+
+def test_these_looks_see_what_is_installed(fleet: str) -> None:
+    seen = [bool(host("worker-0").run(look).stdout) for look in INSTALLED]
+    assert sum(seen) >= 4, dict(zip(INSTALLED, seen, strict=True))
+
+
+def test_hosts_of_one_image_are_strangers(fleet: str) -> None:
+    for own in ("cat /etc/machine-id", "cat /etc/ssh/ssh_host_ed25519_key.pub", "cat /proc/sys/kernel/hostname"):
+        assert len({host(name).check_output(own) for name in BAKED}) == 2, own
+
+
+def test_bare_host_beside_them_has_hadoop_from_them(fleet: str) -> None:
+    report = host("ps-0").check_output("sudo -u hdfs hdfs dfsadmin -report")
+    assert re.search(r"Live datanodes \(3\)", report)
+    assert host("ps-0").service("hadoop-handout").is_running
+
+
+def test_nothing_changes_the_second_time(fleet: str) -> None:
+    recap = playbook("site.yml", *FLEET, "-v")
+    assert set(re.findall(r"changed=(\d+)", recap)) == {"0"}, recap
+
+
+def test_apt_works_later(fleet: str) -> None:
+    """Its lists aren't in the image: empty ones must not count as today's."""
+    user_runs(
+        "ansible", "-i", INVENTORY, "chief-0", "--become", "--module-name=ansible.builtin.apt",
+        "--args=name=hello update_cache=true cache_valid_time=86400 install_recommends=false",
+    )  # fmt: skip
+
+
+def test_a_role_that_was_changed_starts_bare(image: dict[str, Any], region: boto3.Session, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    user_runs("git", "clone", "--quiet", str(ROOT), str(checkout))
+    for changed in ROOT.glob("roles/**/*.yml"):
+        shutil.copy(changed, checkout / changed.relative_to(ROOT))
+    with (checkout / "roles/node/tasks/install.yml").open("a") as tasks:
+        tasks.write("# changed\n")
+    said = user_runs(
+        "env",
+        f"--chdir={checkout}",
+        "ansible-playbook",
+        "-i",
+        INVENTORY,
+        "site.yml",
+        "--check",
+        "-e",
+        "fleet_name=other",
+        "-v",
+    ).stdout
+    assert f"as the baked {image['Name']}" in said and "is of other roles or of another bare image" in said
+    assert "from the bare image" in said and "from the baked image" not in said
