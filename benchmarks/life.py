@@ -47,6 +47,7 @@ DELAY = 0.05  # seconds each way to a host that is far away
 LONG = {"training_max_steps": 1_000_000, "store_mirror_minutes": 0}  # a training that goes on
 SHORT = {"training_max_steps": 50}
 GROUP = {"count": 1, "instance_type": "c5.xlarge"}
+FOUR = {"ps": {**GROUP, "instance_type": "t3.large"}, "chief": GROUP, "worker": {**GROUP, "count": 2}}
 MANY: dict[str, dict[str, Any]] = {
     "ps": {**GROUP, "count": 24},
     "chief": GROUP,
@@ -211,8 +212,7 @@ def baked(build: Build) -> Figures:
         image: dict[str, Any] = {"fleet_baked": "always"}
         with training(build, **image) as begin:
             yield "first-baked", first_step(journal(build, "chief-0"), begin) - begin
-        groups = {"ps": GROUP, "chief": GROUP, "worker": {**GROUP, "count": 2}}
-        with training(build, fleet_groups=groups, **image) as begin:
+        with training(build, fleet_groups=FOUR, **image) as begin:
             yield "worker", first_step(journal(build, "worker-1"), begin) - begin
         build.run("ansible-playbook", "playbooks/destroy.yml")
         with training(build, far=True, job="far", **image) as begin:
