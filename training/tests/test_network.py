@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from flotilla import network
+from flotilla.budget import Budget
 from flotilla.config import TrainConfig
 from flotilla.progress import TaskFile, read_task
 
@@ -41,7 +42,7 @@ def test_a_checkpoint_that_was_deleted_meanwhile_is_no_failure(
     config = TrainConfig(data_dir="/d", model_dir=str(tmp_path), max_steps=4)
     specification = SimpleNamespace(input_fn=None, hooks=[], name="validation")
     told = TaskFile(str(tmp_path), "job", "evaluator-0")
-    network._evaluate(config, SimpleNamespace(evaluate=evaluate), specification, 10, told)
+    network._evaluate(config, SimpleNamespace(evaluate=evaluate), specification, 10, told, Budget(config))
     assert asked == ["model.ckpt-2", "model.ckpt-4"] and (tmp_path / "model.ckpt-2.index").exists()
     assert read_task(str(tmp_path), "evaluator-0")["step"] == 4
 
@@ -55,4 +56,6 @@ def test_an_error_of_a_checkpoint_that_is_there_is_one(tmp_path: Path) -> None:
     config = TrainConfig(data_dir="/d", model_dir=str(tmp_path))
     specification = SimpleNamespace(input_fn=None, hooks=[], name="validation")
     with pytest.raises(tf.errors.UnknownError, match="broken"):
-        network._evaluate(config, SimpleNamespace(evaluate=evaluate), specification, 10, TaskFile("", "", ""))
+        network._evaluate(
+            config, SimpleNamespace(evaluate=evaluate), specification, 10, TaskFile("", "", ""), Budget(config)
+        )
