@@ -86,7 +86,7 @@ def uploads_refused(region: boto3.Session) -> Iterator[None]:
 
 
 def test_controller_killed_while_provisioning(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
-    killed_at(tmp_path, "Make the key pair", "playbooks/provision.yml", "-v", *OPTIONS)
+    killed_at(tmp_path, "Make key pair", "playbooks/provision.yml", "-v", *OPTIONS)
     assert left(region) != before
     killed_when(lambda: living(region) != [], tmp_path, "playbooks/provision.yml", *OPTIONS)
     playbook("playbooks/provision.yml", *OPTIONS)
