@@ -42,16 +42,21 @@ INSTALLED = (
 )
 
 
+def images(region: boto3.Session) -> list[dict[str, Any]]:
+    """What has been baked, as AWS describes it."""
+    baked = [{"Name": "tag:flotilla-kind", "Values": ["cpu"]}]  # tests of the lab alone have left others
+    found: list[dict[str, Any]] = region.client("ec2").describe_images(Owners=["self"], Filters=baked)["Images"]
+    return found
+
+
 @pytest.fixture(scope="module")
 def image(region: boto3.Session, before: list[str]) -> Iterator[dict[str, Any]]:
     """What playbooks/image.yml makes, as AWS describes it; and what it said."""
     said = playbook("playbooks/image.yml", "-v")
-    (made,) = region.client("ec2").describe_images(
-        Owners=["self"], Filters=[{"Name": "tag-key", "Values": ["flotilla-image"]}]
-    )["Images"]
+    (made,) = images(region)
     yield {**made, "said": said}
     playbook("playbooks/images.yml", "-e", "images_keep=0")
-    assert region.client("ec2").describe_images(Owners=["self"])["Images"] == []
+    assert images(region) == []
 
 
 @pytest.fixture(scope="module")
