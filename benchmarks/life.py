@@ -242,7 +242,7 @@ def many(build: Build) -> Figures:
         report = build.run("ansible", *name, "ps-0", "--become", "-a", "sudo -u hdfs hdfs dfsadmin -report -live")
         trained = build.run(
             "ansible", *name, "chief:worker", "--become", "-m", "ansible.builtin.shell",
-            "-a", "journalctl --unit='training@*' | grep -c ' examples/s' || true",
+            "-a", "journalctl --unit='training@*' | awk '/ examples.s/ {told++} END {print told + 0}'",
         )  # fmt: skip
         reports = [int(count) for count in re.findall(r"^(\d+)$", trained, re.MULTILINE)]
         if f"Live datanodes ({hosts})" not in report or len(reports) != TRAINERS or not all(reports):
