@@ -715,6 +715,8 @@ class Preflight:
         wanted = self.p.get("baked", "never")
         kinds: dict[tuple[str, str], list[str]] = {}
         for name, group in self.groups.items():
+            if group["image"]:  # chosen on purpose
+                continue
             kinds.setdefault((plan.image_kind(group["gpu"], self.p["accelerator"]), group["image_id"]), []).append(name)
         if wanted == "never":
             return
