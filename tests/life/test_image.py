@@ -34,8 +34,9 @@ OWN = (
 # Traces of what installs, on a host whose image has none of them
 INSTALLED = (
     "ls -d /var/log/dpkg.log /var/log/apt/history.log /var/cache/apt/pkgcache.bin",
-    "find /var/lib/apt/lists /var/cache/apt -xdev -type f -newermt @1 -not -name lock",  # not the lab's own cache
-    "find /opt/tensorflow /opt/uv /opt/flotilla-training /usr/lib/python3 -type f -newer /proc/1 -not -name gpus",
+    "find /var/lib/apt/lists -type f -newermt @1 -not -name lock",
+    "find /opt/tensorflow /opt/uv /opt/flotilla-training /usr/lib/python3 -type f -newer /proc/1"
+    " -not -name gpus -not -name '*.pyc'",
     "sudo find /root/.cache /root/.m2 /home -path '*/.cache/*' -type f",
     "sudo journalctl --boot --output=cat --grep="
     "'(apt|pip|uv|mvn|package|dpkg)[a-z_.-]* +Invoked|Starting.*[aA]pt|[/ ](apt-get|dpkg|pip|uv|mvn) '",
