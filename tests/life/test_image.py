@@ -39,7 +39,8 @@ INSTALLED = (
     " -not -name gpus -not -name '*.pyc'",
     "sudo find /root/.cache /root/.m2 /home -path '*/.cache/*' -type f",
     "sudo journalctl --boot --output=cat --grep="
-    "'(apt|pip|uv|mvn|package|dpkg)[a-z_.-]* +Invoked|Starting.*[aA]pt|[/ ](apt-get|dpkg|pip|uv|mvn) '",
+    "'(apt|pip|uv|mvn|package|dpkg)[a-z_.-]* +Invoked|Starting.*[aA]pt|[/ ](apt-get|dpkg|pip|uv|mvn) '"
+    " | grep --invert-match COMMAND=/usr/bin/journalctl",  # this look itself
 )
 
 
