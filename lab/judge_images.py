@@ -72,6 +72,16 @@ def _source(call: Any, request: Parameters) -> None:
             )
 
 
+def _want_image(call: Any, identity: Any) -> None:
+    if identity not in call.ec2_backend.amis:
+        refuse("InvalidAMIID.NotFound", f"The image id '[{identity}]' does not exist")
+
+
+def _want_snapshot(call: Any, identity: str) -> None:
+    if identity not in call.ec2_backend.snapshots:
+        refuse("InvalidSnapshot.NotFound", f"The snapshot '{identity}' does not exist.")
+
+
 @rule("ec2:CopyImage")
 def _copied(call: Any, request: Parameters) -> None:
     source = request.get("SourceImageId")
@@ -92,8 +102,7 @@ def _own_image(call: Any, request: Parameters) -> None:
 def _snapshots(call: Any, request: Parameters) -> None:
     single = [request[name] for name in ("SnapshotId", "SourceSnapshotId") if request.get(name)]
     for one in request.get("SnapshotIds") or single:
-        if one not in call.ec2_backend.snapshots:
-            refuse("InvalidSnapshot.NotFound", f"The snapshot '{one}' does not exist.")
+        _want_snapshot(call, one)
 
 
 @rule("ec2:DeleteSnapshot")
@@ -105,10 +114,10 @@ def _in_use(call: Any, request: Parameters) -> None:
 @rule("ec2:CreateTags")
 def _tags_of_nothing(call: Any, request: Parameters) -> None:
     for one in request.get("Resources") or []:
-        if one.startswith("ami-") and one not in call.ec2_backend.amis:
-            refuse("InvalidAMIID.NotFound", f"The image id '[{one}]' does not exist")
-        if one.startswith("snap-") and one not in call.ec2_backend.snapshots:
-            refuse("InvalidSnapshot.NotFound", f"The snapshot '{one}' does not exist.")
+        if one.startswith("ami-"):
+            _want_image(call, one)
+        elif one.startswith("snap-"):
+            _want_snapshot(call, one)
 
 
 @rule("ec2:RunInstances")
@@ -119,8 +128,7 @@ def _launched(call: Any, request: Parameters) -> None:
     if image.state != "available":
         refuse("InvalidAMIID.Unavailable", f"AMI '{image.id}' is {image.state}, and cannot be run")
     snapshot = image.ebs_snapshot
-    if snapshot.id not in call.ec2_backend.snapshots:
-        refuse("InvalidSnapshot.NotFound", f"The snapshot '{snapshot.id}' does not exist.")
+    _want_snapshot(call, snapshot.id)
     for one in request.get("BlockDeviceMappings") or []:
         if one.get("DeviceName") != image.root_device_name or "NoDevice" in one:
             continue

@@ -43,6 +43,7 @@ from typing import Any, TextIO
 from ansible import constants as C
 from ansible import context
 from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.flotilla.kit.plugins.callback.summary import minutes
 
 SILENCE = 30  # seconds after which something is said where there is no terminal
 CLEAR = "\r\033[K"
@@ -62,11 +63,6 @@ def phase(name: str) -> tuple[str, str]:
     """Return the phase that a play belongs to, and what the play does."""
     word, _dummy, text = name.partition("|")
     return word.strip(), text.strip()
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as m:ss."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def message(value: Any, dump: Callable[[Any], str]) -> str:
@@ -370,7 +366,7 @@ class CallbackModule(Default):
         with line.lock:
             if self.over.is_set():
                 return
-            text, spent = f"{self.head()}  {self.phases[self.number - 1][1]} …", clock(now - self.since)
+            text, spent = f"{self.head()}  {self.phases[self.number - 1][1]} …", minutes(now - self.since)
             if line.terminal:
                 line.draw(f"{text} {spent}  {self.task}")
             elif now - line.spoken >= SILENCE and self.action != FOLLOW:  # which speaks for itself
@@ -436,7 +432,7 @@ class CallbackModule(Default):
         if not line or not self.number:
             return
         self._show_changes()
-        text, spent = self.phases[self.number - 1][1], clock(time.monotonic() - self.since)
+        text, spent = self.phases[self.number - 1][1], minutes(time.monotonic() - self.since)
         with line.lock:
             if self.shown:
                 end = f"failed after {spent}" if failed else f"{how}{spent}"

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, recipe
 
 Image = dict[str, Any]
 
@@ -99,6 +99,14 @@ def problem(image: Image, snapshots: dict[str, Any]) -> str:
     if lacking or not image["snapshots"]:
         return f"lacks its snapshot {lacking[0]}" if lacking else "has no snapshot"
     return ""
+
+
+def digest(root: str, kind: str, base: str, distribution: str) -> str:
+    """Return the digest that an image of a kind has which is made of a base image's id by the collection in root."""
+    try:
+        return str(recipe.image_digest(Path(root), kind, base, distribution))
+    except OSError as error:
+        raise aws.FleetError(f"The collection's files can't be read ({error}): restore its folder.") from error
 
 
 def resolve(cloud: aws.Aws, source: str) -> str:

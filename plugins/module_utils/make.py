@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
 
 # What was made a moment ago isn't known everywhere at once.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
@@ -28,6 +28,10 @@ class Maker:
         for service in services:
             self.aws.client(service)
         self.changes: list[str] = []
+
+    def ensure(self) -> dict[str, Any]:
+        """Make what is missing; returns the module's answer."""
+        raise NotImplementedError
 
     def tags(self, suffix: str) -> dict[str, str]:
         """Return the tags of something of the fleet's."""
@@ -69,3 +73,17 @@ class Maker:
                 time.sleep(1)
             else:
                 return answer
+
+
+def run(maker: type[Maker], options: dict[str, Any], **more: Any) -> None:
+    """Run a module that makes something of a fleet; ``options`` are its own, beside name and tags."""
+    common = {"name": {"type": "str", "required": True}, "tags": {"type": "dict", "required": True}}
+    module = aws.Module(argument_spec={**common, **options}, **more)
+    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    if problems:
+        module.fail_json(msg=problems[0])
+    try:
+        answer = maker(module.params, module.check_mode).ensure()
+    except aws.FleetError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**answer)

@@ -105,7 +105,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, make
 
 Document = dict[str, Any]
 
@@ -335,10 +335,9 @@ def _ssh_keygen(*arguments: str) -> str:
 
 def main() -> None:
     """Run the module."""
-    module = aws.Module(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "tags": {"type": "dict", "required": True},
+    make.run(
+        Access,
+        {
             "launcher": {"type": "str", "choices": ["ansible", "im"], "default": "ansible"},
             "account": {"type": "str", "required": True},
             "partition": {"type": "str", "default": "aws"},
@@ -351,14 +350,6 @@ def main() -> None:
         },
         required_if=[("launcher", "ansible", ("ssh_key",))],
     )
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
-    if problems:
-        module.fail_json(msg=problems[0])
-    try:
-        answer = Access(module.params, module.check_mode).ensure()
-    except aws.FleetError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**answer)
 
 
 if __name__ == "__main__":

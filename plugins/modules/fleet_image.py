@@ -190,7 +190,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan, recipe
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan
 
 
 class Baker:
@@ -209,11 +209,7 @@ class Baker:
 
     def digest(self, base: str) -> str:
         """Return the digest of an image of this kind made from a base image's id."""
-        root = Path(self.p["root"])
-        try:
-            return str(recipe.image_digest(root, self.p["kind"], base, self.p["distribution"]))
-        except OSError as error:
-            raise aws.FleetError(f"The collection's files can't be read ({error}): set root to its folder.") from error
+        return str(images.digest(self.p["root"], self.p["kind"], base, self.p["distribution"]))
 
     def discard(self, found: list[images.Image]) -> None:
         """Remove images."""

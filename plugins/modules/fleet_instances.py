@@ -159,7 +159,7 @@ import socket
 import time
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, schedule
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, plan, schedule
 
 MORE_QUOTA = "ask AWS for a higher quota, or take fewer or smaller instances"
 HINTS = {
@@ -174,7 +174,6 @@ HINTS = {
 # What was made a moment ago isn't known everywhere at once.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
 NOT_YET = {"InvalidGroup.NotFound", "InvalidKeyPair.NotFound", "InvalidSubnetID.NotFound"}
-PROPAGATION = 60  # seconds that this may take
 LISTED = 20  # seconds after which AWS lists what it has launched
 
 
@@ -299,7 +298,7 @@ class Fleet:
                 refused = time.monotonic() if refused is None else refused
                 waited = time.monotonic() - refused
                 another = False
-                if waited > PROPAGATION:
+                if waited > make.PROPAGATION:
                     raise self.refusal(error, f"{group}-{index}", request["InstanceType"]) from error
                 if aws.code(error) == "IdempotentInstanceTerminated":
                     # What an earlier run launched has ended, and AWS remembers the token but lists it no longer.

@@ -98,7 +98,7 @@ changes:
 
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, make
 
 EVERYWHERE = "0.0.0.0/0"
 Rule = tuple[str, int, int, str, str]  # protocol, ports from and to, what the source is, the source
@@ -431,10 +431,9 @@ def permission(rule: Rule, words: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = aws.Module(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "tags": {"type": "dict", "required": True},
+    make.run(
+        Network,
+        {
             "cidr": {"type": "str", "default": ""},
             "zone": {"type": "dict", "default": {}},
             "vpc_id": {"type": "str", "default": ""},
@@ -442,14 +441,6 @@ def main() -> None:
             "ssh_sources": {"type": "list", "elements": "str", "required": True},
         },
     )
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
-    if problems:
-        module.fail_json(msg=problems[0])
-    try:
-        answer = Network(module.params, module.check_mode).ensure()
-    except aws.FleetError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**answer)
 
 
 if __name__ == "__main__":

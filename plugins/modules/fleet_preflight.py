@@ -273,7 +273,6 @@ import datetime
 import re
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.urls import open_url
@@ -284,7 +283,6 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     plan,
     prices,
     quotas,
-    recipe,
     ssh,
 )
 
@@ -725,7 +723,7 @@ class Preflight:
         missing, at = self.missing(), images.now()
         for (kind, bare), names in kinds.items():
             ofkind = [one for one in there if one["kind"] == kind]
-            digest = self.digest(kind, bare) if kind in images.KINDS else ""
+            digest = images.digest(self.p["root"], kind, bare, self.p["distribution"]) if kind in images.KINDS else ""
             same = [one for one in ofkind if one["digest"] == digest]
             image = next((one for one in same if not images.problem(one, snapshots)), None)
             for one in same[: same.index(image)] if image else same:
@@ -755,13 +753,6 @@ class Preflight:
             elif kind in images.KINDS:
                 self.result["starts"].append(images.say_bare(kind, new, ofkind, at))
         self.result["baked"] = {name: {key: one[key] for key in ("id", "name")} for name, one in self.baked.items()}
-
-    def digest(self, kind: str, bare: str) -> str:
-        """Return the digest that a baked image has to have."""
-        try:
-            return str(recipe.image_digest(Path(self.p["root"]), kind, bare, self.p["distribution"]))
-        except OSError as error:
-            raise aws.FleetError(f"The collection's files can't be read ({error}): restore its folder.") from error
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
