@@ -110,7 +110,9 @@ FILES = {
     # Python's package clients bring their own CA lists: point them at the system's, and uv at the lab's cache.
     "etc/pip.conf": "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n",
     "etc/uv/uv.toml": 'system-certs = true\ncache-dir = "/var/cache/uv"\nlink-mode = "symlink"\n',
-    "var/tmp/.mamba/bin/micromamba": MICROMAMBA,
+    "usr/local/lib/micromamba": MICROMAMBA,
+    # Not in /var/tmp itself, which a baked image has empty.
+    "etc/tmpfiles.d/micromamba.conf": "C /var/tmp/.mamba/bin/micromamba - - - - /usr/local/lib/micromamba\n",
     "etc/systemd/journald.conf.d/storage.conf": "[Journal]\nStorage=persistent\n",
 }
 PATCHED_UNITS = ("cloud-init", "cloud-config", "cloud-final")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -170,6 +170,38 @@ def make_vpc(session: boto3.Session, cidr: str) -> tuple[str, str]:
     ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
     ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
     return vpc, subnet
+
+
+def living(session: boto3.Session, vpc: str = "*") -> list[str]:
+    """Instances that aren't terminated, in a VPC or in all of them."""
+    pages = session.client("ec2").get_paginator("describe_instances")
+    found = pages.paginate(Filters=[{"Name": "vpc-id", "Values": [vpc]}]).search("Reservations[].Instances[]")
+    return [one["InstanceId"] for one in found if one["State"]["Name"] != "terminated"]
+
+
+def delete_vpc(session: boto3.Session, vpc: str) -> None:
+    """Delete a VPC that make_vpc has made, with what tests have put into it: an account may have five."""
+    ec2 = session.client("ec2")
+    its: Any = [{"Name": "vpc-id", "Values": [vpc]}]
+    if ids := living(session, vpc):
+        ec2.terminate_instances(InstanceIds=ids)
+        wait_until(lambda: not living(session, vpc), 30, f"{ids} terminated")
+    if endpoints := [e["VpcEndpointId"] for e in ec2.describe_vpc_endpoints(Filters=its)["VpcEndpoints"]]:
+        ec2.delete_vpc_endpoints(VpcEndpointIds=endpoints)
+    for subnet in ec2.describe_subnets(Filters=its)["Subnets"]:
+        ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    for group in ec2.describe_security_groups(Filters=its)["SecurityGroups"]:
+        if group["GroupName"] != "default":
+            ec2.delete_security_group(GroupId=group["GroupId"])
+    for gateway in ec2.describe_internet_gateways(Filters=[{"Name": "attachment.vpc-id", "Values": [vpc]}])[
+        "InternetGateways"
+    ]:
+        ec2.detach_internet_gateway(InternetGatewayId=gateway["InternetGatewayId"], VpcId=vpc)
+        ec2.delete_internet_gateway(InternetGatewayId=gateway["InternetGatewayId"])
+    for table in ec2.describe_route_tables(Filters=its)["RouteTables"]:
+        if not any(association.get("Main") for association in table["Associations"]):
+            ec2.delete_route_table(RouteTableId=table["RouteTableId"])
+    ec2.delete_vpc(VpcId=vpc)
 
 
 def make_network(session: boto3.Session, folder: Path, cidr: str, name: str = "test") -> Network:

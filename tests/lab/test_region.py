@@ -16,7 +16,19 @@ import jinja2
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from harness import BY_ROOT, HOST, ROOT, Network, as_root, make_network, only_lab, token, user_runs, wait_until
+from harness import (
+    BY_ROOT,
+    HOST,
+    ROOT,
+    Network,
+    as_root,
+    delete_vpc,
+    make_network,
+    only_lab,
+    token,
+    user_runs,
+    wait_until,
+)
 
 TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
           "ip link", "ip route", "ps -eo args")  # fmt: skip
@@ -34,8 +46,10 @@ def traces() -> str:
 
 
 @pytest.fixture(scope="module")
-def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Network:
-    return make_network(lab, tmp_path_factory.mktemp("network"), "10.91.0.0/24")
+def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    made = make_network(lab, tmp_path_factory.mktemp("network"), "10.91.0.0/24")
+    yield made
+    delete_vpc(lab, made.vpc)
 
 
 @pytest.fixture(scope="module")

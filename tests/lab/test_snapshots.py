@@ -15,7 +15,7 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
-from harness import HOST, Network, as_root, make_network, user_runs, wait_until
+from harness import HOST, Network, as_root, delete_vpc, make_network, user_runs, wait_until
 
 LAYERS = "/var/lib/flotilla-lab/snapshots"
 DIGEST = [{"Key": "flotilla-image", "Value": "abc"}]
@@ -51,8 +51,10 @@ internet no: True
 
 
 @pytest.fixture(scope="module")
-def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Network:
-    return make_network(lab, tmp_path_factory.mktemp("network"), "10.94.0.0/24", "snapshots")
+def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    made = make_network(lab, tmp_path_factory.mktemp("network"), "10.94.0.0/24", "snapshots")
+    yield made
+    delete_vpc(lab, made.vpc)
 
 
 def boot(network: Network, **options: Any) -> tuple[str, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import boto3
 import pytest
-from fleet import address, left, living
-from harness import wait_until
+from fleet import Image, address, baked, left, playbook
+from harness import living, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +22,12 @@ def region(dataset: boto3.Session) -> boto3.Session:
 def before(region: boto3.Session) -> list[str]:
     """What was in the region before the fleet."""
     return left(region)
+
+
+@pytest.fixture(scope="session")
+def image(dataset: boto3.Session) -> Image:
+    """The image of CPU hosts, baked once: tests/life/test_image.py is about it, others start from it."""
+    there = left(dataset)
+    said = playbook("playbooks/image.yml", "-v")
+    (made,) = baked(dataset)
+    return Image(made, said, there, left(dataset))

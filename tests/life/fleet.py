@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import boto3
 import testinfra
-from harness import user_runs
+from harness import living, user_runs
 
 INVENTORY = "tests/life/inventory"
 BUCKET = "flotilla-test"
+BARE = "/aws/service/debian/release/12/latest/amd64"  # the image that is baked from
 SERVED = "git+git://198.18.0.1/flotilla,HEAD"  # this checkout's commits, by the git server of `scripts/lab im`
 
 
@@ -59,10 +61,20 @@ def watch(*options: str, code: int = 0) -> dict[str, Any]:
     return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1]))
 
 
-def living(session: boto3.Session) -> list[str]:
-    """Instances that aren't terminated."""
-    found = session.client("ec2").describe_instances()["Reservations"]
-    return [i["InstanceId"] for r in found for i in r["Instances"] if i["State"]["Name"] != "terminated"]
+@dataclass
+class Image:
+    """A baked image: AWS's description, what playbooks/image.yml said, what was in the region before and after."""
+
+    its: dict[str, Any]
+    said: str
+    before: list[str]
+    after: list[str]
+
+
+def baked(session: boto3.Session) -> list[dict[str, Any]]:
+    """What has been baked, as AWS describes it; tests of the lab alone have left other images."""
+    kind: Any = [{"Name": "tag:flotilla-kind", "Values": ["cpu"]}]
+    return list(session.client("ec2").describe_images(Owners=["self"], Filters=kind)["Images"])
 
 
 def left(session: boto3.Session) -> list[str]:

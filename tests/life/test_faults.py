@@ -16,11 +16,12 @@ from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BUCKET, INVENTORY, host, left, living, manifest, playbook, variables, watch
-from harness import ROOT, kill_family, user_environment, user_runs, wait_until
+from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables, watch
+from harness import ROOT, kill_family, living, user_environment, user_runs, wait_until
 
 from benchmarks.faults import FAULTS, TASKS, TRAINERS, run, wait_for
 
+pytestmark = pytest.mark.usefixtures("image")
 STEPS = 120
 GROUPS = {name: {"count": 1, "instance_type": "t3.large"} for name in ("ps", "chief", "worker", "evaluator")}
 # The training is the one from before Estimators, in step; tests/life/test_life.py has the other one.
@@ -213,7 +214,7 @@ def test_hosts_are_gone_by_themselves_at_their_expiry(region: boto3.Session) -> 
     So it does on a host that nobody has set up.
     """
     unattended = ("-e", "fleet_name=unattended")
-    playbook("playbooks/provision.yml", *unattended, "-e", "fleet_expiry_hours=0.02")  # 72 s
+    playbook("playbooks/provision.yml", *unattended, "-e", "fleet_baked=never", "-e", "fleet_expiry_hours=0.02")  # 72 s
     assert "unattended-ps-0" in hosts(region)
     instance = variables("worker-0")["instance_id"]
     ends = (datetime.now(timezone.utc) + timedelta(seconds=75)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -14,15 +14,16 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from fleet import SERVED, left, living, manifest, playbook
-from harness import ROOT, as_root, token, user_runs, wait_until
+from fleet import BARE, SERVED, left, manifest, playbook
+from harness import ROOT, as_root, living, token, user_runs, wait_until
 
 # The parameter server's host is IM's master, too, and gets most of the processors: the others train all the time.
 GROUPS = {
     "ps": {"count": 1, "instance_type": "c5.4xlarge"},
     "chief": {"count": 1, "instance_type": "t3.large"},
-    "worker": {"count": 1, "instance_type": "t3.large"},
+    "worker": {"count": 1, "instance_type": "t3.large", "image": BARE},  # the others start from the baked one
 }
+pytestmark = pytest.mark.usefixtures("image")
 JOB = {"job": "im", "training_max_steps": 100_000, "training_batch_size": 32}
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, **JOB}))
 

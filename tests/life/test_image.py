@@ -7,21 +7,19 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
-from fleet import INVENTORY, host, left, playbook
+from fleet import BARE, INVENTORY, Image, baked, host, left, playbook
 from harness import ROOT, as_root, user_runs
 
-BARE = "/aws/service/debian/release/12/latest/amd64"
 GROUPS = {
     "ps": {"count": 1, "instance_type": "t3.large"},
     "chief": {"count": 1, "instance_type": "c5.xlarge"},
     "worker": {"count": 1, "instance_type": "c5.xlarge", "image": BARE},
 }
 FLEET = ["-e", json.dumps({"fleet_groups": GROUPS, "job": "baked", "training_max_steps": 20})]
-BAKED = ("ps-0", "chief-0")
+HOSTS = ("ps-0", "chief-0")
 # What a host has by itself, and an image mustn't
 OWN = (
     "etc/ssh/ssh_host_*", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/lib/cloud/*", "root/.ssh/*",
@@ -44,45 +42,26 @@ INSTALLED = (
 )
 
 
-def images(region: boto3.Session) -> list[dict[str, Any]]:
-    """What has been baked, as AWS describes it."""
-    baked = [{"Name": "tag:flotilla-kind", "Values": ["cpu"]}]  # tests of the lab alone have left others
-    found: list[dict[str, Any]] = region.client("ec2").describe_images(Owners=["self"], Filters=baked)["Images"]
-    return found
-
-
 @pytest.fixture(scope="module")
-def image(region: boto3.Session, before: list[str]) -> Iterator[dict[str, Any]]:
-    """What playbooks/image.yml makes, as AWS describes it; and what it said."""
-    said = playbook("playbooks/image.yml", "-v")
-    (made,) = images(region)
-    yield {**made, "said": said}
-    playbook("playbooks/images.yml", "-e", "images_keep=0")
-    assert images(region) == []
-
-
-@pytest.fixture(scope="module")
-def fleet(image: dict[str, Any], region: boto3.Session, before: list[str]) -> Iterator[str]:
+def fleet(image: Image, region: boto3.Session, before: list[str]) -> Iterator[str]:
     """What site.yml says while it raises a fleet of two baked hosts and a bare one, and trains."""
     yield playbook("site.yml", *FLEET, "-v")
     playbook("playbooks/destroy.yml")
     assert left(region) == before
 
 
-def written(image: dict[str, Any], command: str) -> str:
+def written(image: Image, command: str) -> str:
     """What a shell command says in the folder of all that the builder had written, as the lab keeps it."""
-    (disk,) = [disk["Ebs"] for disk in image["BlockDeviceMappings"] if "Ebs" in disk]
+    (disk,) = [disk["Ebs"] for disk in image.its["BlockDeviceMappings"] if "Ebs" in disk]
     return as_root("sh", "-euc", f"cd /var/lib/flotilla-lab/snapshots/{disk['SnapshotId']}; {command}")
 
 
-def test_builder_is_gone_and_the_image_is_named(
-    image: dict[str, Any], region: boto3.Session, before: list[str]
-) -> None:
-    assert left(region) == before
-    assert image["ImageId"] in image["said"] and "a month" in image["said"] and "site.yml" in image["said"]
+def test_builder_is_gone_and_the_image_is_named(image: Image) -> None:
+    assert image.after == image.before
+    assert image.its["ImageId"] in image.said and "a month" in image.said and "site.yml" in image.said
 
 
-def test_nothing_of_the_builder_is_in_it(image: dict[str, Any]) -> None:
+def test_nothing_of_the_builder_is_in_it(image: Image) -> None:
     # A character device is the overlay's word for what was deleted of the base image.
     assert (
         written(image, f'for name in {" ".join(OWN)}; do test ! -e "$name" || test -c "$name" || echo "$name"; done')
@@ -93,17 +72,17 @@ def test_nothing_of_the_builder_is_in_it(image: dict[str, Any]) -> None:
     assert len(written(image, "ls -d opt/hadoop-* opt/tensorflow/bin/python opt/tensorflow/training-*").split()) == 3
 
 
-def test_nothing_is_baked_twice(image: dict[str, Any], region: boto3.Session, before: list[str]) -> None:
+def test_nothing_is_baked_twice(image: Image, region: boto3.Session, before: list[str]) -> None:
     assert "there is nothing to bake" in playbook("playbooks/image.yml", "-v")
     assert left(region) == before
 
 
-def test_the_plan_says_which_image(fleet: str, image: dict[str, Any]) -> None:
-    assert f"from the baked image {image['Name']} ({image['ImageId']}" in fleet
+def test_the_plan_says_which_image(fleet: str, image: Image) -> None:
+    assert f"from the baked image {image.its['Name']} ({image.its['ImageId']}" in fleet
 
 
 def test_baked_hosts_install_nothing(fleet: str) -> None:
-    for name in BAKED:
+    for name in HOSTS:
         for look in INSTALLED:
             assert host(name).run(look).stdout == "", f"{name}: {look}"
 
@@ -115,7 +94,7 @@ def test_these_looks_see_what_is_installed(fleet: str) -> None:
 
 def test_hosts_of_one_image_are_strangers(fleet: str) -> None:
     for own in ("cat /etc/machine-id", "cat /etc/ssh/ssh_host_ed25519_key.pub", "cat /proc/sys/kernel/hostname"):
-        assert len({host(name).check_output(own) for name in BAKED}) == 2, own
+        assert len({host(name).check_output(own) for name in HOSTS}) == 2, own
 
 
 def test_bare_host_beside_them_has_hadoop_from_them(fleet: str) -> None:
@@ -137,7 +116,7 @@ def test_apt_works_later(fleet: str) -> None:
     )  # fmt: skip
 
 
-def test_a_role_that_was_changed_starts_bare(image: dict[str, Any], region: boto3.Session, tmp_path: Path) -> None:
+def test_a_role_that_was_changed_starts_bare(image: Image, region: boto3.Session, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     user_runs("git", "clone", "--quiet", str(ROOT), str(checkout))
     for changed in ROOT.glob("roles/**/*.yml"):
@@ -156,5 +135,11 @@ def test_a_role_that_was_changed_starts_bare(image: dict[str, Any], region: boto
         "fleet_name=other",
         "-v",
     ).stdout
-    assert f"as the baked {image['Name']}" in said and "is of other roles or of another bare image" in said
+    assert f"as the baked {image.its['Name']}" in said and "is of other roles or of another bare image" in said
     assert "from the bare image" in said and "from the baked image" not in said
+
+
+def test_images_are_pruned(image: Image, region: boto3.Session) -> None:
+    """The last test of the lab that starts from it: tests/life/test_life.py is about bare hosts."""
+    playbook("playbooks/images.yml", "-e", "images_keep=0")
+    assert baked(region) == []

@@ -197,6 +197,7 @@ def engineer(region: boto3.Session, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def life(region: boto3.Session, before: list[str], engineer: str) -> str:
     """site.yml from nothing to the stored model; gives its output."""
+    playbook("playbooks/images.yml", "-e", "images_keep=0")  # of other tests
     return user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "site.yml").stdout
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from harness import ROOT, make_vpc, user_runs
+from harness import ROOT, delete_vpc, make_vpc, user_runs
 
 GROUPS = {name: {"count": 1, "instance_type": "c5.xlarge"} for name in ("ps", "chief")}
 FLEET = ["-i", "tests/life/inventory", "-e", json.dumps({"fleet_name": "roles", "fleet_groups": GROUPS})]
@@ -19,9 +19,11 @@ ROLES = ["node", "hdfs", "tensorflow", "dataset", "training", "tensorboard", "st
 
 
 @pytest.fixture(scope="module")
-def vpc(dataset: boto3.Session) -> tuple[str, str]:
+def vpc(dataset: boto3.Session) -> Iterator[tuple[str, str]]:
     """A VPC that is somebody else's, and its subnet."""
-    return make_vpc(dataset, "10.94.0.0/24")
+    made = make_vpc(dataset, "10.94.0.0/24")
+    yield made
+    delete_vpc(dataset, made[0])
 
 
 @pytest.fixture(scope="module")
