@@ -5,9 +5,9 @@
     .venv/bin/python benchmarks/life.py --row second-site    (only this row, and the scenario that it needs)
     .venv/bin/python benchmarks/life.py --page               (only the page, of what has been measured)
 
-Each figure is kept in --results as soon as it is there; a run that was cut off goes on where it was. Delete that file
-to begin anew. The earlier build is a clone of its commit with a Python environment of its own. Downloads are cached (by
-a first fleet that isn't measured), except for the first quickstart, which finds Debian's packages only.
+Each figure is kept in benchmarks/life.jsonl as soon as it is there; a run that was cut off goes on where it was. Delete
+that file to begin anew. The earlier build is a clone of its commit with a Python environment of its own. Downloads are
+cached (by a first fleet that isn't measured), except for the first quickstart, which finds Debian's packages only.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from harness import kill_family, make_network, user_runs, wait_until  # noqa: E402
 
 PAGE = ROOT / "benchmarks/life.md"
+RESULTS = PAGE.with_suffix(".jsonl")
 OLD = "6e4f695"  # what the ratios are to
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flotilla"
 DELAY = 0.05  # seconds each way to a host that is far away
@@ -389,7 +390,8 @@ class Results:
     def add(self, build: Build, row: str, round_: int, value: float) -> None:
         """Keep a figure, in seconds or MB."""
         found = {"build": build.name, "row": row, "round": round_, "value": round(value, 2), "commit": build.commit}
-        self._found.append({**found, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")})
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._found.append({**found, "at": at, "machine": machine()})
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as file:
             file.write(json.dumps(self._found[-1]) + "\n")
@@ -402,9 +404,9 @@ class Results:
         """Return the figures of all its rows."""
         return {row: self.of(build, row) for row in dict.fromkeys(one["row"] for one in self._found)}
 
-    def commits(self) -> list[str]:
-        """Return the commits that were measured beside the earlier build, in order."""
-        return list(dict.fromkeys(one["commit"] for one in self._found if one["build"] == "new"))
+    def seen(self, what: str) -> list[str]:
+        """Return the commits that were measured beside the earlier build, or the machines, in order."""
+        return list(dict.fromkeys(one[what] for one in self._found if one["build"] == "new"))
 
 
 def earlier() -> Build:
@@ -481,19 +483,16 @@ def machine() -> str:
     """Say on what it was measured."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     name = model[1] if model else platform.machine()
-    return (
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores ({name}), "
-        f"Linux {platform.release().split('-')[0]}"
-    )
+    return f"{os.cpu_count()} cores ({name}), Linux {platform.release().split('-')[0]}"
 
 
 def page(results: Results) -> str:
     """Return the page."""
     rounds = max(len(results.of("new", row.key)) for row in ROWS)
     head = (
-        f"`benchmarks/life.py`, {machine()}, downloads cached. Medians of {rounds} runs, with the least and the most, "
-        f"in turn with the build of commit {OLD} on the same machine; a ratio is the median of the rounds' ratios. "
-        f"Measured at {', '.join(results.commits())}."
+        f"`benchmarks/life.py`, {' and '.join(results.seen('machine'))}, downloads cached. Medians of up to {rounds} "
+        f"runs, with the least and the most, in turn with the build of commit {OLD} on the same machine; a ratio is "
+        f"the median of the rounds' ratios. Measured at {', '.join(results.seen('commit'))}."
     )
     end = (
         "Three hosts (ps, chief, worker) train ResNet-44 on CIFAR-10 if nothing else is said. A first step is when the "
@@ -515,10 +514,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--row", action="append", choices=[row.key for row in ROWS], help="measure this row only; again for more"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=CACHE / "life.jsonl", help="default: %(default)s")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     options = parser.parse_args(argv)
-    results = Results(options.results)
+    results = Results(RESULTS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the lab ends, too
     try:
         if not options.page:

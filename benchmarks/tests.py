@@ -22,9 +22,10 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks.life import CACHE, OLD, Build, Failed, Figures, Results, Row, machine, measure, table  # noqa: E402
+from benchmarks.life import OLD, Build, Failed, Figures, Results, Row, measure, table  # noqa: E402
 
 PAGE = ROOT / "benchmarks/tests.md"
+RESULTS = PAGE.with_suffix(".jsonl")
 LEAST_SECS = 60  # of a file with a row of its own
 OTHERS = "all others"
 
@@ -58,8 +59,8 @@ def rows(earlier: bool) -> list[Row]:
 def page(results: Results) -> str:
     """Return the page."""
     head = (
-        f"`benchmarks/tests.py`, {machine()}, downloads cached; the ratio is to the build of commit {OLD}, run in turn "
-        f"on the same machine. Measured at {', '.join(results.commits())}."
+        f"`benchmarks/tests.py`, {' and '.join(results.seen('machine'))}, downloads cached; the ratio is to the build "
+        f"of commit {OLD}, run in turn on the same machine. Measured at {', '.join(results.seen('commit'))}."
     )
     lines = [
         "# How long the tests take",
@@ -85,9 +86,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--earlier", action="store_true", help=f"run those of {OLD}, too")
     parser.add_argument("--rounds", type=int, default=1, help="how often (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=CACHE / "tests.jsonl", help="default: %(default)s")
     options = parser.parse_args()
-    results = Results(options.results)
+    results = Results(RESULTS)
     try:
         measure(rows(options.earlier), options.rounds, results)
     except Failed as error:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import boto3
 import testinfra
-from harness import living, user_runs
+from harness import ROOT, kill_family, living, user_environment, user_runs, wait_until
 
 INVENTORY = "tests/life/inventory"
 BUCKET = "flotilla-test"
@@ -20,6 +24,35 @@ SERVED = "git+git://198.18.0.1/flotilla,HEAD"  # this checkout's commits, by the
 def playbook(*arguments: str, check: bool = True) -> str:
     """Run ansible-playbook as a user would; returns its output."""
     return user_runs("ansible-playbook", "-i", INVENTORY, *arguments, check=check).stdout
+
+
+@contextlib.contextmanager
+def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """A running ansible-playbook, with a way to read what it has printed so far; killed at the end."""
+    environment = {**user_environment(), "PYTHONUNBUFFERED": "1"}
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["ansible-playbook", "-i", INVENTORY, *arguments], cwd=ROOT, env=environment,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        yield process, lambda: log.read_text(errors="replace")
+    finally:
+        kill_family(process.pid)
+        process.wait()
+
+
+def killed_when(true: Callable[[], bool], tmp_path: Path, *arguments: str) -> None:
+    """Run a playbook and kill it with SIGKILL as soon as something is true."""
+    with running(tmp_path, *arguments) as (process, output):
+        wait_until(lambda: true() or process.poll() is not None, 300, "the moment to kill the controller")
+        assert process.poll() is None, output()[-3000:]
+
+
+def killed_at(tmp_path: Path, text: str, *arguments: str) -> None:
+    """Run a playbook and kill it with SIGKILL as soon as it has printed `text`."""
+    killed_when(lambda: text in (tmp_path / "log").read_text(errors="replace"), tmp_path, *arguments)
 
 
 def variables(name: str) -> dict[str, Any]:

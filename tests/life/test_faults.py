@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BUCKET, INVENTORY, host, left, manifest, playbook, variables, watch
-from harness import ROOT, kill_family, living, user_environment, user_runs, wait_until
+from fleet import BUCKET, INVENTORY, host, killed_at, killed_when, left, manifest, playbook, running, variables, watch
+from harness import kill_family, living, user_runs, wait_until
 
 from benchmarks.faults import FAULTS, TASKS, TRAINERS, run, wait_for
 
@@ -36,35 +35,6 @@ ENDLESS = {"job": "endless", "training_max_steps": 1_000_000, "training_scheme":
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, **JOB}))
 HOSTS = ["test-chief-0", "test-evaluator-0", "test-ps-0", "test-worker-0"]
 OBJECT = "cifar10/train-00001-of-00004.tfrecord"
-
-
-@contextlib.contextmanager
-def running(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """A running ansible-playbook, with a way to read what it has printed so far; killed at the end."""
-    environment = {**user_environment(), "PYTHONUNBUFFERED": "1"}
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["ansible-playbook", "-i", INVENTORY, *arguments], cwd=ROOT, env=environment,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    try:
-        yield process, lambda: log.read_text(errors="replace")
-    finally:
-        kill_family(process.pid)
-        process.wait()
-
-
-def killed_when(true: Callable[[], bool], tmp_path: Path, *arguments: str) -> None:
-    """Run a playbook and kill it with SIGKILL as soon as something is true."""
-    with running(tmp_path, *arguments) as (process, output):
-        wait_until(lambda: true() or process.poll() is not None, 300, "the moment to kill the controller")
-        assert process.poll() is None, output()[-3000:]
-
-
-def killed_at(tmp_path: Path, text: str, *arguments: str) -> None:
-    """Run a playbook and kill it with SIGKILL as soon as it has printed `text`."""
-    killed_when(lambda: text in (tmp_path / "log").read_text(errors="replace"), tmp_path, *arguments)
 
 
 def hosts(region: boto3.Session) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BARE, INVENTORY, Image, baked, host, left, playbook
-from harness import ROOT, as_root, user_runs
+from fleet import BARE, INVENTORY, Image, baked, host, killed_at, left, manifest, playbook
+from harness import HOST, ROOT, as_root, delete_vpc, living, make_network, user_runs, wait_until
 
 GROUPS = {
     "ps": {"count": 1, "instance_type": "t3.large"},
@@ -19,6 +21,7 @@ GROUPS = {
     "worker": {"count": 1, "instance_type": "c5.xlarge", "image": BARE},
 }
 FLEET = ["-e", json.dumps({"fleet_groups": GROUPS, "job": "baked", "training_max_steps": 20})]
+PAIR = {name: GROUPS[name] for name in ("ps", "chief")}
 HOSTS = ("ps-0", "chief-0")
 # What a host has by itself, and an image mustn't
 OWN = (
@@ -137,6 +140,51 @@ def test_a_role_that_was_changed_starts_bare(image: Image, region: boto3.Session
     ).stdout
     assert f"as the baked {image.its['Name']}" in said and "is of other roles or of another bare image" in said
     assert "from the bare image" in said and "from the baked image" not in said
+
+
+@pytest.fixture
+def alone(image: Image, region: boto3.Session, tmp_path: Path) -> Iterator[str]:
+    """Variables of a fleet whose hosts reach S3 and each other alone, and we them by a host beside them."""
+    network = make_network(region, tmp_path, "10.96.0.0/24", "alone")
+    ec2 = network.ec2
+    [bastion] = network.launch()
+    ec2.associate_vpc_cidr_block(VpcId=network.vpc, CidrBlock="10.97.0.0/24")
+    made = ec2.create_subnet(VpcId=network.vpc, CidrBlock="10.97.0.0/24", AvailabilityZone="us-east-1a")
+    table = ec2.create_route_table(VpcId=network.vpc)["RouteTable"]["RouteTableId"]
+    ec2.associate_route_table(RouteTableId=table, SubnetId=made["Subnet"]["SubnetId"])
+    ec2.create_vpc_endpoint(VpcId=network.vpc, ServiceName="com.amazonaws.us-east-1.s3", RouteTableIds=[table])
+    network.reachable(bastion)
+    through = ["ssh", "-q", "-i", str(network.key), "-o", "StrictHostKeyChecking=no",
+               "-o", "UserKnownHostsFile=/dev/null", "-W", "%h:%p", f"admin@{network.address(bastion)}"]  # fmt: skip
+    there = {"fleet_vpc_id": network.vpc, "fleet_subnet_id": made["Subnet"]["SubnetId"],
+             "fleet_public_addresses": False, "fleet_ssh_sources": ["10.96.0.0/24"],
+             "ansible_ssh_extra_args": f"-o ProxyCommand={shlex.quote(shlex.join(through))}"}  # fmt: skip
+    yield json.dumps({"fleet_name": "alone", "job": "alone", "fleet_groups": PAIR, "training_max_steps": 20} | there)
+    playbook("playbooks/destroy.yml", "-e", "fleet_name=alone")
+    delete_vpc(region, network.vpc)
+
+
+def test_a_fleet_without_internet_trains_and_stores(alone: str, region: boto3.Session) -> None:
+    bare = playbook("site.yml", "-e", alone, "-e", "fleet_baked=never", check=False)
+    assert "has no way to the internet, but" in bare
+    playbook("site.yml", "-e", alone)
+    assert manifest(region, "models/alone/manifest.json")["global_step"] >= 20
+    reach = ["ansible", "-i", INVENTORY, "chief-0", "-e", alone, "--module-name=ansible.builtin.wait_for"]
+    done = user_runs(*reach, f"--args=host={HOST.removesuffix('/32')} port=22 timeout=3", check=False)
+    assert "Timeout when waiting for" in done.stdout
+
+
+def test_killed_and_simultaneous_bakers(image: Image, region: boto3.Session, before: list[str], tmp_path: Path) -> None:
+    """A builder whose controller is killed ends by itself; two bakers at once make an image each."""
+    again = ("playbooks/image.yml", "-v", "-e", "fleet_bake_force=true")
+    killed_at(tmp_path, "install | TensorFlow", *again, "-e", "fleet_bake_hours=0.02")  # 72 s
+    with ThreadPoolExecutor() as two:
+        list(two.map(lambda _: playbook(*again), range(2)))
+    assert len(baked(region)) == 3
+    wait_until(lambda: not living(region), 60, "the builder has ended")
+    assert left(region) != before, "its network is left"
+    assert "there is nothing to bake" in playbook("playbooks/image.yml", "-v")
+    assert left(region) == before
 
 
 def test_images_are_pruned(image: Image, region: boto3.Session) -> None:
