@@ -172,10 +172,11 @@ def make_vpc(session: boto3.Session, cidr: str) -> tuple[str, str]:
     return vpc, subnet
 
 
-def living(session: boto3.Session, vpc: str = "*") -> list[str]:
+def living(session: boto3.Session, vpc: str = "") -> list[str]:
     """Instances that aren't terminated, in a VPC or in all of them."""
-    pages = session.client("ec2").get_paginator("describe_instances")
-    found = pages.paginate(Filters=[{"Name": "vpc-id", "Values": [vpc]}]).search("Reservations[].Instances[]")
+    within: Any = [{"Name": "vpc-id", "Values": [vpc]}] if vpc else []
+    pages = session.client("ec2").get_paginator("describe_instances").paginate(Filters=within)
+    found = pages.search("Reservations[].Instances[]")
     return [one["InstanceId"] for one in found if one["State"]["Name"] != "terminated"]
 
 
