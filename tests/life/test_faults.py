@@ -33,6 +33,7 @@ JOB = {
 }
 ENDLESS = {"job": "endless", "training_max_steps": 1_000_000, "training_scheme": "estimator", "training_sync": False}
 OPTIONS = ("-e", json.dumps({"fleet_groups": GROUPS, **JOB}))
+UNATTENDED = ("-e", "fleet_name=unattended")
 HOSTS = ["test-chief-0", "test-evaluator-0", "test-ps-0", "test-worker-0"]
 OBJECT = "cifar10/train-00001-of-00004.tfrecord"
 
@@ -66,6 +67,12 @@ def test_controller_killed_while_provisioning(region: boto3.Session, before: lis
     assert len(vpcs) == 1
     for phase in ("node", "hdfs", "tensorflow"):
         playbook(f"playbooks/{phase}.yml", *OPTIONS)
+
+
+def test_hosts_that_nobody_sets_up(region: boto3.Session) -> None:
+    """They end at their expiry, too, while the next tests run: test_hosts_are_gone_by_themselves_at_their_expiry."""
+    playbook("playbooks/provision.yml", *UNATTENDED, "-e", "fleet_baked=never", "-e", "fleet_expiry_hours=0.02")  # 72 s
+    assert "unattended-ps-0" in hosts(region)
 
 
 def test_corrupted_object_stops_before_training(region: boto3.Session) -> None:
@@ -179,20 +186,14 @@ def test_a_training_that_hdfs_has_lost_goes_on_from_the_mirror(region: boto3.Ses
 
 
 def test_hosts_are_gone_by_themselves_at_their_expiry(region: boto3.Session) -> None:
-    """Without controller and credentials: the host's own timer powers it off, which terminates it.
-
-    So it does on a host that nobody has set up.
-    """
-    unattended = ("-e", "fleet_name=unattended")
-    playbook("playbooks/provision.yml", *unattended, "-e", "fleet_baked=never", "-e", "fleet_expiry_hours=0.02")  # 72 s
-    assert "unattended-ps-0" in hosts(region)
+    """Without controller and credentials: the host's own timer powers it off, which terminates it."""
     instance = variables("worker-0")["instance_id"]
-    ends = (datetime.now(timezone.utc) + timedelta(seconds=75)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ends = (datetime.now(timezone.utc) + timedelta(seconds=45)).strftime("%Y-%m-%dT%H:%M:%SZ")
     region.client("ec2").create_tags(Resources=[instance], Tags=[{"Key": "flotilla-expires", "Value": ends}])
     playbook("playbooks/node.yml", *OPTIONS, "--limit", "worker-0")
     others = [name for name in HOSTS if name != "test-worker-0"]
-    wait_until(lambda: hosts(region) == others, 120, "the hosts have terminated themselves")
-    playbook("playbooks/destroy.yml", *unattended)
+    wait_until(lambda: hosts(region) == others, 120, "the host has terminated itself, and those that nobody has set up")
+    playbook("playbooks/destroy.yml", *UNATTENDED)
 
 
 def test_destroy_interrupted_and_run_again(region: boto3.Session, before: list[str], tmp_path: Path) -> None:
