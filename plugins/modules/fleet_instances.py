@@ -20,7 +20,8 @@ description:
   - What could not be launched as a whole is ended again, so that a failed launch costs nothing.
   - Each instance gets a schedule in EventBridge Scheduler that terminates it ten minutes after its expiry, for the case
     that it hangs. Where that can't be made, it warns and goes on, for the hosts have timers of their own.
-  - Waits until all instances run and answer on the SSH port.
+  - Waits until all instances run, and those with public addresses answer on the SSH port; others may be reachable
+    through another host only.
   - The volumes are encrypted gp3, the instance metadata wants a token and is one hop far, and a shutdown from inside
     terminates.
 extends_documentation_fragment:
@@ -585,12 +586,12 @@ class Fleet:
             pause = min(pause * 1.5, 3)
 
     def wait_ssh(self, running: list[dict[str, Any]]) -> None:
-        """Wait until every instance's SSH server says who it is."""
+        """Wait until the SSH server of every instance that has a public address says who it is."""
+        running = [one for one in running if one["public"]]  # ssh may have another host between us and the others
         deadline = time.monotonic() + self.p["timeout"]
 
         def answers(address: str) -> str:
-            reason = "no address"
-            while address:
+            while True:
                 try:
                     with socket.create_connection((address, 22), timeout=5) as connection:
                         connection.settimeout(5)
@@ -600,14 +601,13 @@ class Fleet:
                 except OSError as error:
                     reason = error.strerror or str(error)
                 if time.monotonic() > deadline:
-                    break
+                    return reason
                 time.sleep(0.3)
-            return reason
 
         with concurrent.futures.ThreadPoolExecutor(max(len(running), 1)) as pool:
-            reasons = list(pool.map(lambda one: answers(one["public"] or one["private"]), running))
+            reasons = list(pool.map(lambda one: answers(one["public"]), running))
         silent = [
-            f"{one['group']}-{one['index']} ({one['public'] or one['private']}: {reason})"
+            f"{one['group']}-{one['index']} ({one['public']}: {reason})"
             for one, reason in zip(running, reasons, strict=True)
             if reason
         ]
