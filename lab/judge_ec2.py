@@ -190,6 +190,7 @@ def _associate(call: Any, request: Parameters) -> None:
 @rule("ec2:CreateVpcEndpoint")
 def _endpoint(call: Any, request: Parameters) -> None:
     service = request.get("ServiceName", "")
+    call.params.setdefault("VpcEndpointType", "Gateway")  # moto can't delete one that was made without it
     if not re.fullmatch(rf"com\.amazonaws\.{call.region}\.[a-z0-9.\-]+", service):
         refuse("InvalidServiceName", f"The Vpc Endpoint Service '{service}' does not exist")
     if request.get("PolicyDocument"):

@@ -788,6 +788,14 @@ def test_what_of_aws_a_host_reaches(public: bool, endpoint: bool, egress: list[R
     assert ('oifname "up0" drop' in rules) != public
 
 
+def test_an_endpoint_is_a_gateway_if_nothing_else_is_said(cloud: Cloud) -> None:
+    made = cloud.ec2.create_vpc_endpoint(VpcId=cloud.vpc, ServiceName="com.amazonaws.us-east-1.s3")["VpcEndpoint"]
+    assert made["VpcEndpointType"] == "Gateway"
+    cloud.ec2.delete_vpc_endpoints(VpcEndpointIds=[made["VpcEndpointId"]])
+    [left] = cloud.ec2.describe_vpc_endpoints(VpcEndpointIds=[made["VpcEndpointId"]])["VpcEndpoints"]
+    assert left["State"] == "deleted"
+
+
 @pytest.mark.parametrize(
     ("service", "expected"), [("s3", b"object"), ("", b"object"), ("ec2", None), ("sts", None), ("ssm", None)]
 )
