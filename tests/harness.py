@@ -189,6 +189,9 @@ def delete_vpc(session: boto3.Session, vpc: str) -> None:
         wait_until(lambda: not living(session, vpc), 30, f"{ids} terminated")
     if endpoints := [e["VpcEndpointId"] for e in ec2.describe_vpc_endpoints(Filters=its)["VpcEndpoints"]]:
         ec2.delete_vpc_endpoints(VpcEndpointIds=endpoints)
+    tables = ec2.describe_route_tables(Filters=its)["RouteTables"]
+    for association in [one for table in tables for one in table["Associations"] if not one.get("Main")]:
+        ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
     for subnet in ec2.describe_subnets(Filters=its)["Subnets"]:
         ec2.delete_subnet(SubnetId=subnet["SubnetId"])
     for group in ec2.describe_security_groups(Filters=its)["SecurityGroups"]:
@@ -199,7 +202,7 @@ def delete_vpc(session: boto3.Session, vpc: str) -> None:
     ]:
         ec2.detach_internet_gateway(InternetGatewayId=gateway["InternetGatewayId"], VpcId=vpc)
         ec2.delete_internet_gateway(InternetGatewayId=gateway["InternetGatewayId"])
-    for table in ec2.describe_route_tables(Filters=its)["RouteTables"]:
+    for table in tables:
         if not any(association.get("Main") for association in table["Associations"]):
             ec2.delete_route_table(RouteTableId=table["RouteTableId"])
     ec2.delete_vpc(VpcId=vpc)
