@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import random
 import sys
 import threading
 import time
@@ -168,15 +169,27 @@ def _whole(target: Files, data: Manifest, sizes: dict[str, int]) -> bool:
 
 
 def _finish(target: Files, data: Manifest, sizes: dict[str, int], replace: bool) -> bool:
-    """Mark the target's files as verified, and remove what is no part of them; return whether the mark is new."""
+    """Mark the target's files as verified, and remove what is no part of them; return whether the mark is new.
+
+    Hosts that end at the same moment all do it, and take the unfinished mark from each other: so each tries again.
+    """
     wanted = {entry.path for entry in data.files} | {manifest.NAME}
-    for path in sizes:
-        if is_temporary(path) or path == FAILED or (replace and path not in wanted):
-            target.delete(path)
-    if _mark(target, sizes) == data.raw:
-        return False
-    target.write(manifest.NAME, [data.raw])
-    return True
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            for path in sizes:
+                if is_temporary(path) or path == FAILED or (replace and path not in wanted):
+                    target.delete(path)
+            if _mark(target, sizes) == data.raw:
+                return False
+            target.write(manifest.NAME, [data.raw])
+            return True
+        except (FileNotFoundError, Temporary):
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0.5, 1.5) * attempt)
+            sizes = target.sizes()
 
 
 @contextlib.contextmanager
@@ -198,7 +211,10 @@ def _gone(error: FileNotFoundError) -> Mismatch:
 
 def _mark(target: Files, sizes: dict[str, int]) -> bytes | None:
     """Return the manifest that marks the target's data set as verified, if there is one."""
-    return b"".join(target.read(manifest.NAME)) if manifest.NAME in sizes else None
+    try:
+        return b"".join(target.read(manifest.NAME)) if manifest.NAME in sizes else None
+    except FileNotFoundError:  # by another host, just now
+        return None
 
 
 def _another(source: Prefix, target: Files) -> BadInput:

@@ -7,6 +7,7 @@ import io
 import json
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,17 @@ def test_what_is_no_longer_whole_is_no_longer_marked(client: Any, tmp_path: Path
     assert not marked(tmp_path) and found(tmp_path) != CONTENT and not failed(tmp_path)
     assert run(capsys, tmp_path, "--share", "1", "--shares", "2")[0] == 0
     assert marked(tmp_path) and found(tmp_path) == CONTENT
+
+
+def test_hosts_that_end_at_the_same_moment_agree(client: Any, tmp_path: Path, capsys: Any) -> None:
+    """Each finds the whole data set, and marks it under the same temporary name."""
+    run(capsys, tmp_path)
+    source = s3.Prefix(SOURCE)
+    for _ in range(20):
+        (tmp_path / "manifest.json").unlink()
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = [pool.submit(stage.verify, source, files.LocalFiles(tmp_path)) for _ in range(4)]
+        assert any(outcome.result()["changed"] for outcome in outcomes) and marked(tmp_path)
 
 
 def test_a_staging_that_begins_takes_back_what_was_said(client: Any, tmp_path: Path, capsys: Any) -> None:
