@@ -227,3 +227,15 @@ def make_network(session: boto3.Session, folder: Path, cidr: str, name: str = "t
     image = ssm.get_parameter(Name="/aws/service/debian/release/12/latest/amd64")["Parameter"]["Value"]
     time.sleep(2)  # so long EC2 doesn't know a new instance profile
     return Network(ec2, vpc, subnet, group, image, key, name)
+
+
+def delete_network(session: boto3.Session, network: Network) -> None:
+    """Delete what make_network has made."""
+    delete_vpc(session, network.vpc)
+    network.ec2.delete_key_pair(KeyName=network.name)
+    iam, name = session.client("iam"), network.name
+    iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)
+    iam.delete_instance_profile(InstanceProfileName=name)
+    for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
+        iam.delete_role_policy(RoleName=name, PolicyName=policy)
+    iam.delete_role(RoleName=name)

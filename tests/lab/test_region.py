@@ -22,7 +22,7 @@ from harness import (
     ROOT,
     Network,
     as_root,
-    delete_vpc,
+    delete_network,
     make_network,
     only_lab,
     token,
@@ -49,7 +49,7 @@ def traces() -> str:
 def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     made = make_network(lab, tmp_path_factory.mktemp("network"), "10.91.0.0/24")
     yield made
-    delete_vpc(lab, made.vpc)
+    delete_network(lab, made)
 
 
 @pytest.fixture(scope="module")

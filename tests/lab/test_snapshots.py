@@ -15,7 +15,7 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
-from harness import HOST, Network, as_root, delete_vpc, make_network, user_runs, wait_until
+from harness import HOST, Network, as_root, delete_network, make_network, user_runs, wait_until
 
 LAYERS = "/var/lib/flotilla-lab/snapshots"
 DIGEST = [{"Key": "flotilla-image", "Value": "abc"}]
@@ -54,7 +54,7 @@ internet no: True
 def network(lab: boto3.Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     made = make_network(lab, tmp_path_factory.mktemp("network"), "10.94.0.0/24", "snapshots")
     yield made
-    delete_vpc(lab, made.vpc)
+    delete_network(lab, made)
 
 
 def boot(network: Network, **options: Any) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 from fleet import BARE, INVENTORY, Image, baked, host, killed_at, left, manifest, playbook
-from harness import HOST, ROOT, as_root, delete_vpc, living, make_network, user_runs, wait_until
+from harness import HOST, ROOT, as_root, delete_network, living, make_network, user_runs, wait_until
 
 GROUPS = {
     "ps": {"count": 1, "instance_type": "t3.large"},
@@ -161,7 +161,7 @@ def alone(image: Image, region: boto3.Session, tmp_path: Path) -> Iterator[str]:
              "ansible_ssh_extra_args": f"-o ProxyCommand={shlex.quote(shlex.join(through))}"}  # fmt: skip
     yield json.dumps({"fleet_name": "alone", "job": "alone", "fleet_groups": PAIR, "training_max_steps": 20} | there)
     playbook("playbooks/destroy.yml", "-e", "fleet_name=alone")
-    delete_vpc(region, network.vpc)
+    delete_network(region, network)
 
 
 def test_a_fleet_without_internet_trains_and_stores(alone: str, region: boto3.Session) -> None:
@@ -188,7 +188,11 @@ def test_killed_and_simultaneous_bakers(image: Image, region: boto3.Session, tmp
     assert left(region) == there
 
 
-def test_images_are_pruned(image: Image, region: boto3.Session) -> None:
-    """The last test of the lab that starts from it: tests/life/test_life.py is about bare hosts."""
-    playbook("playbooks/images.yml", "-e", "images_keep=0")
+def test_images_are_pruned(fleet: str, image: Image, region: boto3.Session) -> None:
+    """But one that hosts were launched from. Later tests (tests/life/test_life.py) are about bare hosts."""
+    prune = ("playbooks/images.yml", "-e", "images_keep=0")
+    playbook(*prune)
+    assert [one["ImageId"] for one in baked(region)] == [image.its["ImageId"]]
+    playbook("playbooks/destroy.yml")
+    playbook(*prune)
     assert baked(region) == []
