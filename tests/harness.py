@@ -123,6 +123,7 @@ class Network:
             "SubnetId": self.subnet,
             "Groups": [self.group],
             "AssociatePublicIpAddress": True,
+            "DeleteOnTermination": True,  # EC2's default, which moto hasn't
         }
         settings: dict[str, object] = {
             "ImageId": self.image, "MinCount": count, "MaxCount": count, "InstanceType": "t3.large",
