@@ -111,7 +111,7 @@ class Build:
         """Return the command that runs a playbook with variables, on bare images if nothing else is said."""
         variables = {"fleet_baked": "never", "training_minutes": 0, **variables}
         files = ("roles/fleet/meta/argument_specs.yml", "playbooks/vars/variables.yml")
-        known = "".join((self.root / file).read_text() for file in files)
+        known = "".join((self.root / file).read_text() for file in files if (self.root / file).exists())
         for name in ("fleet_baked", "fleet_max_hosts", "fleet_max_cost", "training_minutes"):
             if name not in known:  # to the earlier build
                 variables.pop(name, None)
