@@ -17,12 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
 
 import test_im as im  # noqa: E402
-from harness import (  # noqa: E402
-    living,
-    upload,
-    user_runs,
-    wait_until,
-)
+from harness import living, upload, user_runs, wait_until  # noqa: E402
 
 from benchmarks.life import page  # noqa: E402
 

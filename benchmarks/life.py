@@ -392,7 +392,6 @@ class Results:
         found = {"build": build.name, "row": row, "round": round_, "value": round(value, 2), "commit": build.commit}
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._found.append({**found, "at": at, "machine": machine()})
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as file:
             file.write(json.dumps(self._found[-1]) + "\n")
 

@@ -146,13 +146,30 @@ class Network:
         found = self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
         return str(found.get(f"{kind}IpAddress", ""))
 
+    def ssh_command(self, instance: str, *options: str) -> list[str]:
+        """The command that opens ssh to an instance."""
+        return [
+            "ssh", "-q", "-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            *options, f"admin@{self.address(instance)}",
+        ]  # fmt: skip
+
     def ssh(self, instance: str, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command on an instance over ssh, once."""
-        return subprocess.run(
-            ["ssh", "-q", "-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-             "-o", "ConnectTimeout=2", f"admin@{self.address(instance)}", command],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        command_line = self.ssh_command(instance, "-o", "ConnectTimeout=2")
+        return subprocess.run([*command_line, command], capture_output=True, text=True, timeout=60)
+
+    def private_subnet(self, cidr: str) -> tuple[str, str]:
+        """Add a subnet that no route leads out of; returns it and its route table."""
+        self.ec2.associate_vpc_cidr_block(VpcId=self.vpc, CidrBlock=cidr)
+        made = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock=cidr, AvailabilityZone="us-east-1a")
+        subnet = made["Subnet"]["SubnetId"]
+        table = self.ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+        self.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+        return subnet, table
+
+    def s3_endpoint(self, table: str) -> None:
+        """Lead a route table to S3."""
+        self.ec2.create_vpc_endpoint(VpcId=self.vpc, ServiceName="com.amazonaws.us-east-1.s3", RouteTableIds=[table])
 
     def reachable(self, instance: str) -> None:
         """Wait until ssh lets us in and cloud-init has finished."""

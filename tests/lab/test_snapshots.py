@@ -207,17 +207,12 @@ def reaches(signed: str) -> Iterator[Callable[[str], str]]:
 
 
 def test_a_private_host_reaches_s3_alone_and_by_its_endpoint(network: Network, reaches: Callable[[str], str]) -> None:
-    ec2 = network.ec2
-    ec2.associate_vpc_cidr_block(VpcId=network.vpc, CidrBlock="10.95.0.0/24")
-    subnet = ec2.create_subnet(VpcId=network.vpc, CidrBlock="10.95.0.0/24", AvailabilityZone="us-east-1a")
-    table = ec2.create_route_table(VpcId=network.vpc)["RouteTable"]["RouteTableId"]
-    private = subnet["Subnet"]["SubnetId"]
-    ec2.associate_route_table(RouteTableId=table, SubnetId=private)
+    private, table = network.private_subnet("10.95.0.0/24")
     interface = {"DeviceIndex": 0, "SubnetId": private, "Groups": [network.group]}
     [instance] = network.launch(NetworkInterfaces=[interface])
     user_runs("scripts/lab", "shell", instance, "cloud-init", "status", "--wait")
     assert reaches(instance) == ALONE.replace("s3 hello", "s3 no: True") + "cached 0 0\n", "without an endpoint"
-    ec2.create_vpc_endpoint(VpcId=network.vpc, ServiceName="com.amazonaws.us-east-1.s3", RouteTableIds=[table])
+    network.s3_endpoint(table)
     assert reaches(instance) == ALONE + "cached 0 0\n"
     end(network, instance)
 

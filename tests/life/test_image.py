@@ -146,19 +146,14 @@ def test_a_role_that_was_changed_starts_bare(image: Image, region: boto3.Session
 def alone(image: Image, region: boto3.Session, tmp_path: Path) -> Iterator[str]:
     """Variables of a fleet whose hosts reach S3 and each other alone, and we them by a host beside them."""
     network = make_network(region, tmp_path, "10.96.0.0/24", "alone")
-    ec2 = network.ec2
     [bastion] = network.launch()
-    ec2.associate_vpc_cidr_block(VpcId=network.vpc, CidrBlock="10.97.0.0/24")
-    made = ec2.create_subnet(VpcId=network.vpc, CidrBlock="10.97.0.0/24", AvailabilityZone="us-east-1a")
-    table = ec2.create_route_table(VpcId=network.vpc)["RouteTable"]["RouteTableId"]
-    ec2.associate_route_table(RouteTableId=table, SubnetId=made["Subnet"]["SubnetId"])
-    ec2.create_vpc_endpoint(VpcId=network.vpc, ServiceName="com.amazonaws.us-east-1.s3", RouteTableIds=[table])
+    subnet, table = network.private_subnet("10.97.0.0/24")
+    network.s3_endpoint(table)
     network.reachable(bastion)
-    through = ["ssh", "-q", "-i", str(network.key), "-o", "StrictHostKeyChecking=no",
-               "-o", "UserKnownHostsFile=/dev/null", "-W", "%h:%p", f"admin@{network.address(bastion)}"]  # fmt: skip
-    there = {"fleet_vpc_id": network.vpc, "fleet_subnet_id": made["Subnet"]["SubnetId"],
+    through = shlex.join(network.ssh_command(bastion, "-W", "%h:%p"))
+    there = {"fleet_vpc_id": network.vpc, "fleet_subnet_id": subnet,
              "fleet_public_addresses": False, "fleet_ssh_sources": ["10.96.0.0/24"],
-             "ansible_ssh_extra_args": f"-o ProxyCommand={shlex.quote(shlex.join(through))}"}  # fmt: skip
+             "ansible_ssh_extra_args": f"-o ProxyCommand={shlex.quote(through)}"}  # fmt: skip
     yield json.dumps({"fleet_name": "alone", "job": "alone", "fleet_groups": PAIR, "training_max_steps": 20} | there)
     playbook("playbooks/destroy.yml", "-e", "fleet_name=alone")
     delete_network(region, network)
