@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from flotilla import hdfs, progress, publish
-from flotilla.cluster import Task, task_from, tf_config
-from flotilla.config import TrainConfig, load
-from flotilla.errors import ProgramError
+from flotilla.job.cluster import Task, task_from, tf_config
+from flotilla.job.config import TrainConfig, load
+from flotilla.job.errors import ProgramError
+from flotilla.storage import hdfs
+from flotilla.supervision import progress, publish
 
 FILE = "job-failed.json"  # in the model directory
 RECENT_SECS = 60  # what a task told earlier is not why it has failed now

@@ -19,8 +19,8 @@ from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from flotilla.errors import BadInput, ProgramError, Temporary
-from flotilla.s3 import Prefix
+from flotilla.job.errors import BadInput, ProgramError, Temporary
+from flotilla.storage.s3 import Prefix
 
 KINDS = (".tar.gz", ".tgz", ".zip", ".py")
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, BadGzipFile, EOFError, KeyError, RuntimeError, ValueError)
@@ -35,7 +35,7 @@ def fetch(url: str, folder: Path, only_look: bool = False) -> dict[str, Any]:
     source = Prefix(prefix)
     try:
         etag = source.etag(name)
-        # The last folder's name is a part of the program's (flotilla.program).
+        # The last folder's name is a part of the program's (flotilla.adapter.program).
         home = folder / hashlib.sha256(etag.encode()).hexdigest()[:12] / name.removesuffix(kind)
         missing = not home.exists()
         if missing and not only_look:

@@ -19,13 +19,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flotilla import checkpoints, hdfs
-from flotilla.errors import BadInput, Mismatch, ProgramError, Temporary
-from flotilla.files import Files, crc32c, open_folder
-from flotilla.objects import Item, compare, from_file, upload
-from flotilla.progress import Progress
-from flotilla.publish import Publisher
-from flotilla.s3 import Prefix
+from flotilla.job.errors import BadInput, Mismatch, ProgramError, Temporary
+from flotilla.loop import checkpoints
+from flotilla.storage import hdfs
+from flotilla.storage.files import Files, crc32c, open_folder
+from flotilla.storage.objects import Item, compare, from_file, upload
+from flotilla.storage.s3 import Prefix
+from flotilla.supervision.progress import Progress
+from flotilla.supervision.publish import Publisher
 
 FORMAT = "flotilla-mirror/1"
 SLOTS = ("a", "b")

@@ -21,14 +21,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import google_crc32c
 
-from flotilla import manifest
-from flotilla.errors import BadInput, Mismatch, ProgramError, Temporary
-from flotilla.files import Files, is_temporary, open_folder, temporary_name
-from flotilla.manifest import Entry, Manifest
-from flotilla.progress import Progress
-from flotilla.s3 import Away, Prefix
+from flotilla.job.errors import BadInput, Mismatch, ProgramError, Temporary
+from flotilla.storage import manifest
+from flotilla.storage.files import Files, is_temporary, open_folder, temporary_name
+from flotilla.storage.manifest import Entry, Manifest
+from flotilla.storage.s3 import Away, Prefix
+from flotilla.supervision.progress import Progress
 
-FAILED = "staging-failed.json"  # beside the data: why staging was given up, for whoever waits for them
 ATTEMPTS = 5
 THREADS = 4
 _log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def check(source: Prefix, target: Files, begin: bool = False, replace: bool = Fa
     if begin and not verified:
         if mark not in (None, data.raw) and not replace:
             raise _another(source, target)
-        for name in (manifest.NAME, FAILED):
+        for name in (manifest.NAME, manifest.FAILED):
             if name in sizes:
                 target.delete(name)
     return {"verified": verified}
@@ -179,7 +178,7 @@ def _finish(target: Files, data: Manifest, sizes: dict[str, int], replace: bool)
         attempt += 1
         try:
             for path in sizes:
-                if is_temporary(path) or path == FAILED or (replace and path not in wanted):
+                if is_temporary(path) or path == manifest.FAILED or (replace and path not in wanted):
                     target.delete(path)
             if _mark(target, sizes) == data.raw:
                 return False
@@ -201,7 +200,7 @@ def _told(target: Files) -> Iterator[None]:
         problem = _gone(error) if isinstance(error, FileNotFoundError) else error
         content = json.dumps({"message": str(problem), "at": time.time()}) + "\n"
         with contextlib.suppress(ProgramError):  # who waits gives up by itself, later
-            target.write(FAILED, [content.encode()])
+            target.write(manifest.FAILED, [content.encode()])
         raise problem from error
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flotilla import hdfs, host, progress, publish
-from flotilla.errors import ProgramError
+from flotilla.job.errors import ProgramError
+from flotilla.storage import hdfs
+from flotilla.supervision import host, progress, publish
 
 PROGRESS_DIR = "/var/lib/flotilla/progress"
 JOB_FILE = "/etc/flotilla/job.json"

@@ -21,14 +21,14 @@ from typing import Any
 
 import flotilla
 from flotilla import mirror
-from flotilla.config import read_object
-from flotilla.errors import BadInput, ProgramError, Temporary
-from flotilla.files import Files, open_folder
-from flotilla.objects import Item, compare, from_file, hashed, upload
-from flotilla.program import EVALUATION
-from flotilla.progress import Progress, write_json
-from flotilla.publish import Publisher
-from flotilla.s3 import Prefix, parse_url
+from flotilla.adapter.program import EVALUATION
+from flotilla.job.config import read_object
+from flotilla.job.errors import BadInput, ProgramError, Temporary
+from flotilla.storage.files import Files, open_folder
+from flotilla.storage.objects import Item, compare, from_file, hashed, upload
+from flotilla.storage.s3 import Prefix, parse_url
+from flotilla.supervision.progress import Progress, write_json
+from flotilla.supervision.publish import Publisher
 
 FORMAT = "flotilla-model/1"
 SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores

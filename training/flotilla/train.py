@@ -22,26 +22,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import flotilla
-from flotilla import (
-    budget,
-    checkpoints,
-    ending,
-    failure,
-    hdfs,
-    mirror,
-    network,
-    peers,
-    program,
-    progress,
-    publish,
-    share,
-    waiting,
-    watchdog,
-)
-from flotilla.cluster import Task, task_from, tf_config
-from flotilla.config import TrainConfig, load
-from flotilla.errors import BadInput, ProgramError
-from flotilla.progress import Progress, TaskFile, write_json
+from flotilla import failure, mirror
+from flotilla.adapter import program
+from flotilla.job.cluster import Task, task_from, tf_config
+from flotilla.job.config import TrainConfig, load
+from flotilla.job.errors import BadInput, ProgramError
+from flotilla.loop import budget, checkpoints
+from flotilla.model import network
+from flotilla.storage import hdfs
+from flotilla.supervision import ending, peers, progress, publish, share, waiting, watchdog
+from flotilla.supervision.progress import Progress, TaskFile, write_json
 
 DONE_POLL_SECS = 3
 ATTEMPTS = 3  # for what fails at each start, as a loss that is no number does
@@ -341,7 +331,7 @@ def _train(config: TrainConfig, task: Task, progress: Progress | None, told: Tas
     _with_hdfs(config)
     import tensorflow as tf
 
-    from flotilla import hooks
+    from flotilla.loop import hooks
 
     began = time.time()
     if task.leads:

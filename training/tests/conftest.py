@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from moto import mock_aws
 
-from flotilla import s3
+from flotilla.storage import s3
 
 CLASSES = 4
 SHAPE = (3, 16, 16)  # channels, height, width

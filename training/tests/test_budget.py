@@ -12,7 +12,11 @@ import pytest
 from test_program import job
 from test_train import addresses, result, start
 
-from flotilla import budget, checkpoints, config, hdfs, hooks, progress, train
+from flotilla import train
+from flotilla.job import config
+from flotilla.loop import budget, checkpoints, hooks
+from flotilla.storage import hdfs
+from flotilla.supervision import progress
 
 
 def paced(seconds: float, a_step: float, slow: int = 0) -> tuple[int, float, float]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flotilla.cluster import Task, task_from, tf_config
-from flotilla.errors import BadInput
+from flotilla.job.cluster import Task, task_from, tf_config
+from flotilla.job.errors import BadInput
 
 CLUSTER = {"ps": ["p:2222"], "chief": ["c:2222"], "worker": ["w:2222", "v:2222"]}
 

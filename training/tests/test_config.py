@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla.config import TrainConfig, load
-from flotilla.errors import BadInput
+from flotilla.job.config import TrainConfig, load
+from flotilla.job.errors import BadInput
 
 DIRS = ["--data-dir", "/data", "--model-dir", "/model"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import CLASSES, image
 
-from flotilla import data
-from flotilla.errors import BadInput
+from flotilla.job.errors import BadInput
+from flotilla.model import data
 
 
 def numbers(images: Any) -> list[int]:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flotilla import ending
+from flotilla.supervision import ending
 
 
 @pytest.mark.parametrize("in_time", [True, False])

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from flotilla import estimator
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.data import DataSet
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.model import estimator
+from flotilla.model.data import DataSet
 
 CONFIG = TrainConfig(data_dir="/d", model_dir="/m", warmup_steps=0)
 

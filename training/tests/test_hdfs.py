@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import hdfs
-from flotilla.errors import BadInput, Denied
+from flotilla.job.errors import BadInput, Denied
+from flotilla.storage import hdfs
 
 
 def test_local_files(tmp_path: Path) -> None:

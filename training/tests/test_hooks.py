@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from flotilla import checkpoints, hooks, peers, watchdog
-from flotilla.progress import Progress, TaskFile
+from flotilla.loop import checkpoints, hooks
+from flotilla.supervision import peers, watchdog
+from flotilla.supervision.progress import Progress, TaskFile
 
 
 class Trainer:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import host, status
+from flotilla import status
+from flotilla.supervision import host
 
 SHOWN = """\
 Id=training@worker-0.service

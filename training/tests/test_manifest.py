@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flotilla import manifest
-from flotilla.errors import BadInput
+from flotilla.job.errors import BadInput
+from flotilla.storage import manifest
 
 
 def content(*sizes: int, **change: Any) -> dict[str, Any]:

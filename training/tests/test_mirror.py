@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 from test_store import Refusal
 
-from flotilla import checkpoints, errors, files, mirror, progress, s3, status, store, train
+from flotilla import mirror, status, store, train
+from flotilla.job import errors
+from flotilla.loop import checkpoints
+from flotilla.storage import files, s3
+from flotilla.supervision import progress
 
 URL = "s3://data/models/tiny/mirror/demo/"
 KEY = "models/tiny/mirror/demo/"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from flotilla import network
-from flotilla.budget import Budget
-from flotilla.config import TrainConfig
-from flotilla.progress import TaskFile, read_task
+from flotilla.job.config import TrainConfig
+from flotilla.loop.budget import Budget
+from flotilla.model import network
+from flotilla.supervision.progress import TaskFile, read_task
 
 
 def keep(folder: Path, *steps: int) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import peers
-from flotilla.cluster import Task
+from flotilla.job.cluster import Task
+from flotilla.supervision import peers
 
 CLUSTER = {"ps": ["a:1", "b:1"], "chief": ["c:1"], "worker": ["d:1", "e:1"]}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flotilla import precision, resnet
+from flotilla.model import precision, resnet
 
 v1 = tf.compat.v1
 NETWORK = ((32, 32, 3), 10, 8)

@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 from test_train import addresses, start, wait_for_line
 
-from flotilla import checkpoints, config, program, progress, train
-from flotilla.cluster import Task
-from flotilla.errors import BadInput
+from flotilla import train
+from flotilla.adapter import program
+from flotilla.job import config
+from flotilla.job.cluster import Task
+from flotilla.job.errors import BadInput
+from flotilla.loop import checkpoints
+from flotilla.supervision import progress
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 ARGUMENTS = "--data-dir {data_dir} --model-dir {model_dir} --max-steps {max_steps} --batch-size 20"

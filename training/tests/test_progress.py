@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import progress
-from flotilla.progress import Progress, TaskFile
+from flotilla.supervision import progress
+from flotilla.supervision.progress import Progress, TaskFile
 
 
 def test_life_of_a_phase(tmp_path: Path) -> None:

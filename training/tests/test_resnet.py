@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flotilla import resnet
+from flotilla.model import resnet
 
 v1 = tf.compat.v1
 

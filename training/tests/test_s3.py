@@ -18,8 +18,8 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from flotilla import s3
-from flotilla.errors import Denied, Temporary
+from flotilla.job.errors import Denied, Temporary
+from flotilla.storage import s3
 
 LARGE = bytes(range(256)) * 40_000  # two parts of 5 MB, S3's least
 CRC = f"{google_crc32c.value(LARGE):08x}"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import progress, share, train
-from flotilla.cluster import Task
-from flotilla.errors import BadInput
+from flotilla import train
+from flotilla.job.cluster import Task
+from flotilla.job.errors import BadInput
+from flotilla.supervision import progress, share
 
 CLUSTER = {
     "ps": ["a:2222"],
@@ -152,8 +153,8 @@ def test_a_training_without_its_gpu_is_refused(
 
 PROBE = """
 import os, sys
-from flotilla import share
-from flotilla.cluster import Task
+from flotilla.supervision import share
+from flotilla.job.cluster import Task
 share.take(Task(sys.argv[1], 0, {"ps": ["a:1"], "chief": ["a:2"], "worker": ["a:3"]}))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), *sorted(os.sched_getaffinity(0)))
 """

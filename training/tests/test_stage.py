@@ -15,8 +15,9 @@ import google_crc32c
 import pytest
 from botocore.response import StreamingBody
 
-from flotilla import files, s3, stage
-from flotilla.errors import Temporary
+from flotilla import stage
+from flotilla.job.errors import Temporary
+from flotilla.storage import files, manifest, s3
 
 SOURCE = "s3://data/tiny/"
 CONTENT = {f"train-{i}.tfrecord": bytes([i]) * (1000 + 300 * i) for i in range(5)}
@@ -65,7 +66,7 @@ def verify(capsys: Any, target: Path, *more: str) -> tuple[int, dict[str, Any], 
 
 def found(target: Path) -> dict[str, bytes]:
     """The data set's files, without what is said of it."""
-    said = ("manifest.json", stage.FAILED)
+    said = ("manifest.json", manifest.FAILED)
     return {path.name: path.read_bytes() for path in target.iterdir() if path.name not in said}
 
 
@@ -75,7 +76,7 @@ def marked(target: Path) -> bool:
 
 def failed(target: Path) -> str:
     """What is told to whoever waits for the data set."""
-    file = target / stage.FAILED
+    file = target / manifest.FAILED
     return str(json.loads(file.read_text())["message"]) if file.exists() else ""
 
 
@@ -152,7 +153,7 @@ def test_a_staging_that_begins_takes_back_what_was_said(client: Any, tmp_path: P
     run(capsys, tmp_path)
     assert call(capsys, *begin)[1] == {"verified": True} and marked(tmp_path)
     (tmp_path / "train-0.tfrecord").unlink()
-    (tmp_path / stage.FAILED).write_text('{"message": "earlier"}')
+    (tmp_path / manifest.FAILED).write_text('{"message": "earlier"}')
     assert call(capsys, "check", *begin[2:])[1] == {"verified": False}
     assert marked(tmp_path) and failed(tmp_path), "who only looks changes nothing"
     assert call(capsys, *begin)[1] == {"verified": False}

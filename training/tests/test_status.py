@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import publish, status
-from flotilla.progress import Progress, read
+from flotilla import status
+from flotilla.supervision import publish
+from flotilla.supervision.progress import Progress, read
 
 
 def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

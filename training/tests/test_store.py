@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from flotilla import files, s3, store
+from flotilla import store
+from flotilla.storage import files, s3
 
 RESULT = {
     "name": "cifar10",

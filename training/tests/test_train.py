@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 from conftest import CLASSES, image
 
-from flotilla import checkpoints, failure, hdfs, peers, progress, train
-from flotilla.cluster import Task
-from flotilla.config import load
-from flotilla.errors import ProgramError
+from flotilla import failure, train
+from flotilla.job.cluster import Task
+from flotilla.job.config import load
+from flotilla.job.errors import ProgramError
+from flotilla.loop import checkpoints
+from flotilla.storage import hdfs
+from flotilla.supervision import peers, progress
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import checkpoints, hdfs, progress, share, stage, train, waiting
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.errors import BadInput
+from flotilla import train
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.job.errors import BadInput
+from flotilla.loop import checkpoints
+from flotilla.storage import hdfs, manifest
+from flotilla.supervision import progress, share, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +100,7 @@ def test_patience_ends_with_a_sentence(
 def test_staging_that_has_failed_ends_the_wait(config: TrainConfig) -> None:
     folder = Path(config.data_dir)
     folder.mkdir()
-    (folder / stage.FAILED).write_text(json.dumps({"message": "s3://data/x is damaged."}))
+    (folder / manifest.FAILED).write_text(json.dumps({"message": "s3://data/x is damaged."}))
     with pytest.raises(BadInput, match=r"^The data set wasn't staged: s3://data/x is damaged\.$"):
         waiting.for_data(config, lambda message: None)
     # One that was verified all the same, by somebody's hand, is good.

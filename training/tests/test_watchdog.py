@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flotilla import watchdog
-from flotilla.watchdog import Watchdog
+from flotilla.supervision import watchdog
+from flotilla.supervision.watchdog import Watchdog
 
 
 def started(seconds: float, start_seconds: float) -> tuple[Watchdog, list[str]]:

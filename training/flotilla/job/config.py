@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flotilla.errors import BadInput
+from flotilla.job.errors import BadInput
 
 SCHEMES = ("estimator", "session")
 PRECISIONS = ("float32", "bfloat16", "auto")

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import resnet
+from flotilla.model import resnet
 
 v1 = tf.compat.v1
 _log = logging.getLogger(__name__)

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import flotilla
-from flotilla import checkpoints, hdfs
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.errors import BadInput, ProgramError
-from flotilla.progress import TaskFile
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.job.errors import BadInput, ProgramError
+from flotilla.loop import checkpoints
+from flotilla.storage import hdfs
+from flotilla.supervision.progress import TaskFile
 
 EVALUATION = "evaluation.json"  # in the model directory: what the program's last evaluation gave
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
@@ -176,7 +177,7 @@ class _Adapter:
         import tensorflow as tf
         from tensorflow_estimator.python.estimator import training
 
-        from flotilla import estimator
+        from flotilla.model import estimator
 
         estimator.shorten_waits()
         tf.get_logger().addFilter(lambda record: "deprecated" not in record.getMessage())
@@ -204,7 +205,7 @@ class _Adapter:
     def _init(self, original: Any, estimator: Any, *arguments: Any, **options: Any) -> None:
         """Make an Estimator, and then settle where it saves and how it runs."""
         original(estimator, *arguments, **options)
-        from flotilla.estimator import placement
+        from flotilla.model.estimator import placement
 
         theirs = estimator._config
         if theirs.model_dir != self._config.model_dir:
@@ -312,7 +313,7 @@ class _Adapter:
 
         names = "master is_chief checkpoint_dir scaffold hooks chief_only_hooks save_checkpoint_secs"
         options = _named(names, arguments, options)
-        from flotilla.estimator import STOP_GRACE_SECS
+        from flotilla.model.estimator import STOP_GRACE_SECS
 
         # What is fed isn't there in every run.
         fed = any(op.type == "Placeholder" for op in tf.compat.v1.get_default_graph().get_operations())
@@ -345,7 +346,7 @@ class _Adapter:
 
     def _session_config(self, theirs: Any) -> Any:
         """Return the program's ConfigProto, if it has one, over the kit's, with the device filters of this task."""
-        from flotilla.estimator import session_config
+        from flotilla.model.estimator import session_config
 
         session = session_config(self._task)
         if theirs is not None:
@@ -360,8 +361,8 @@ class _Adapter:
         """Return hooks of every trainer, hooks of the chief, and the scaffold, with a saver that isn't sharded."""
         import tensorflow as tf
 
-        from flotilla.estimator import heirs, keeps
-        from flotilla.hooks import EndHook, Saver, SaverHook
+        from flotilla.loop.hooks import EndHook, Saver, SaverHook
+        from flotilla.model.estimator import heirs, keeps
 
         v1 = tf.compat.v1
         if scaffold is None or scaffold.saver is None or scaffold.saver._sharded:

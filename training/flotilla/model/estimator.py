@@ -14,11 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import precision, resnet
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.data import DataSet
-from flotilla.hooks import EndHook, HeirHook, ReleaseHook, Saver, SaverHook
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.loop.hooks import EndHook, HeirHook, ReleaseHook, Saver, SaverHook
+from flotilla.model import precision, resnet
+from flotilla.model.data import DataSet
 
 v1 = tf.compat.v1
 

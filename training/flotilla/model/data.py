@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from flotilla import hdfs, manifest
-from flotilla.errors import BadInput
+from flotilla.job.errors import BadInput
+from flotilla.storage import hdfs, manifest
 
 READ_BUFFER = 8 << 20  # bytes; on HDFS four times as fast as the default
 

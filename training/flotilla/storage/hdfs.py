@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flotilla.errors import BadInput, Denied, ProgramError, Temporary
+from flotilla.job.errors import BadInput, Denied, ProgramError, Temporary
 
 T = TypeVar("T")
 

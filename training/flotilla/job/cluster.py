@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flotilla.errors import BadInput
+from flotilla.job.errors import BadInput
 
 TYPES = ("chief", "worker", "ps", "evaluator")
 

@@ -7,10 +7,11 @@ import json
 import re
 from typing import Any
 
-from flotilla.errors import BadInput
+from flotilla.job.errors import BadInput
 
 FORMAT = "flotilla-dataset/1"
 NAME = "manifest.json"
+FAILED = "staging-failed.json"  # in its place: why staging was given up, for whoever waits for the data
 # No spaces, and nothing that S3, HDFS or its shell would read as a pattern or as another folder.
 _PATH = re.compile(r"(?!.*(^|/)\.)[A-Za-z0-9._=@+-]+(/[A-Za-z0-9._=@+-]+)*")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import google_crc32c
 
-from flotilla.errors import Temporary
-from flotilla.files import Files
-from flotilla.s3 import Prefix
+from flotilla.job.errors import Temporary
+from flotilla.storage.files import Files
+from flotilla.storage.s3 import Prefix
 
 _log = logging.getLogger(__name__)
 

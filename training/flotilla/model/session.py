@@ -10,10 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import data, estimator
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.estimator import MakeHooks
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.model import data, estimator
+from flotilla.model.estimator import MakeHooks
 
 v1 = tf.compat.v1
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from flotilla.cluster import Task
-from flotilla.errors import BadInput
+from flotilla.job.cluster import Task
+from flotilla.job.errors import BadInput
 
 # Beside TensorFlow, by role tensorflow: how many GPUs the host had when it was installed; 0 with the build for the CPU.
 GPUS = Path(sys.prefix) / "gpus"

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flotilla.cluster import Task
-from flotilla.progress import write_json
+from flotilla.job.cluster import Task
+from flotilla.supervision.progress import write_json
 
 LOST_SECS = 240.0
 NEVER_SEEN_SECS = 1800.0  # hosts that were stopped may come back one by one

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flotilla import hdfs, manifest
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.errors import BadInput
-from flotilla.progress import write_json
-from flotilla.stage import FAILED
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.job.errors import BadInput
+from flotilla.storage import hdfs, manifest
+from flotilla.supervision.progress import write_json
 
 HDFS_SECS = 600.0  # so long at most for HDFS, which nothing else has to be fetched for
 POLL_SECS = 1.0
@@ -64,7 +63,7 @@ def for_data(config: TrainConfig, say: Callable[[str], None]) -> None:
         try:
             if hdfs.read(hdfs.join(config.data_dir, manifest.NAME)) is not None:
                 return
-            if failed := hdfs.read_json(hdfs.join(config.data_dir, FAILED)):
+            if failed := hdfs.read_json(hdfs.join(config.data_dir, manifest.FAILED)):
                 raise BadInput(f"The data set wasn't staged: {failed.get('message')}")
             reason = ""
         except hdfs.Unreachable as error:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import google_crc32c
 
-from flotilla.errors import BadInput, Denied, Temporary
+from flotilla.job.errors import BadInput, Denied, Temporary
 
 CHUNK = 4 * 1024**2
 

@@ -7,9 +7,9 @@ import re
 import time
 from typing import Any
 
-from flotilla import hdfs
-from flotilla.config import TrainConfig
-from flotilla.errors import BadInput, Temporary
+from flotilla.job.config import TrainConfig
+from flotilla.job.errors import BadInput, Temporary
+from flotilla.storage import hdfs
 
 TRUST = "variables.json"  # in the model directory
 TRUST_SECS = 30

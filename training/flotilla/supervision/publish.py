@@ -6,8 +6,8 @@ import contextlib
 import threading
 from pathlib import Path
 
-from flotilla import hdfs
-from flotilla.errors import ProgramError
+from flotilla.job.errors import ProgramError
+from flotilla.storage import hdfs
 
 EVERY_SECS = 10.0
 FOLDER = "progress"  # in the model directory

@@ -7,9 +7,9 @@ import logging
 import threading
 import time
 
-from flotilla import hdfs
-from flotilla.config import TrainConfig
-from flotilla.errors import ProgramError
+from flotilla.job.config import TrainConfig
+from flotilla.job.errors import ProgramError
+from flotilla.storage import hdfs
 
 NOTE = "steps.json"  # in the model directory
 NOTE_SECS = 30

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from flotilla.errors import Temporary
+from flotilla.job.errors import Temporary
 
 STOOD_STILL = Temporary.code
 

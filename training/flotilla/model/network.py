@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flotilla import checkpoints, data, hdfs, manifest
-from flotilla.budget import Budget
-from flotilla.cluster import Task
-from flotilla.config import TrainConfig
-from flotilla.progress import TaskFile
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
+from flotilla.loop import checkpoints
+from flotilla.loop.budget import Budget
+from flotilla.model import data
+from flotilla.storage import hdfs, manifest
+from flotilla.supervision.progress import TaskFile
 
 EVALUATION_BATCH = 250
 POLL_SECS = 3
@@ -52,7 +54,7 @@ class Network:
         """Train, or evaluate, until max_steps or until the process is told to end."""
         import tensorflow as tf
 
-        from flotilla import estimator, precision, session
+        from flotilla.model import estimator, precision, session
 
         task, dataset = self._task, self._data
         for split in _splits(self._config, task):
@@ -90,7 +92,7 @@ class Network:
         """Export and evaluate the last checkpoint; return what result.json says of it."""
         import tensorflow as tf
 
-        from flotilla import estimator
+        from flotilla.model import estimator
 
         config, dataset = dataclasses.replace(self._config, precision="float32"), self._data
         # As a task of the cluster, Estimator would look for the variables on the parameter servers.

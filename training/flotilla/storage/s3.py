@@ -27,7 +27,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from flotilla.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
+from flotilla.job.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
 
 CHUNK = 4 * 1024**2
 PART = 16 * 1024**2  # a larger object goes in parts, each of them in memory

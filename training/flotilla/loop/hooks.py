@@ -8,10 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from flotilla import budget, checkpoints, ending, peers, watchdog
-from flotilla.errors import BadInput
-from flotilla.progress import Progress, TaskFile
-from flotilla.watchdog import Watchdog
+from flotilla.job.errors import BadInput
+from flotilla.loop import budget, checkpoints
+from flotilla.supervision import ending, peers, watchdog
+from flotilla.supervision.progress import Progress, TaskFile
+from flotilla.supervision.watchdog import Watchdog
 
 v1 = tf.compat.v1
 TELL_SECS = 5

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from flotilla import watchdog
+from flotilla.supervision import watchdog
 
 FAREWELL_SECS = 10
 CLOSE_SECS = 3  # for the rest, where a session's close can take half a minute
