@@ -9,7 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 import tensorflow_io  # noqa: F401 - registers hdfs://
-from flotilla import config, data, resnet
+from flotilla.job import config
+from flotilla.model import data, resnet
 
 v1 = tf.compat.v1
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

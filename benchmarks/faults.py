@@ -213,7 +213,8 @@ def empty_chief() -> None:
 
 KILL_WHILE_SAVING = """
 import subprocess, time
-from flotilla import config, hdfs
+from flotilla.job import config
+from flotilla.storage import hdfs
 folder = config.load(["--config", "/etc/flotilla/job.json"]).model_dir
 there = hdfs.names(folder)
 while not any("model.ckpt-" in name for name in hdfs.names(folder) - there):
@@ -228,11 +229,11 @@ def kill_while_saving() -> None:
 
 
 def other_version() -> None:
-    on("worker-0", f"echo '# other' >> {PACKAGE}/errors.py; systemctl restart training@worker-0")
+    on("worker-0", f"echo '# other' >> {PACKAGE}/job/errors.py; systemctl restart training@worker-0")
 
 
 def same_version() -> None:
-    on("worker-0", f"sed -i '$d' {PACKAGE}/errors.py; systemctl restart training@worker-0")
+    on("worker-0", f"sed -i '$d' {PACKAGE}/job/errors.py; systemctl restart training@worker-0")
 
 
 PACKAGE = "$(/opt/tensorflow/bin/python -c 'import flotilla; print(flotilla.__path__[0])')"

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_an_evaluation_is_of_the_checkpoint_whatever_step_that_holds(tmp_path: P
     """Of several trainers one may have made a step more while the chief saved it."""
     settings = config.load(job(tmp_path / "p.py", tmp_path))
     told = progress.TaskFile("", "", "")
-    evaluator = program._Adapter(settings, Task("evaluator"), 0, lambda *_: [], lambda: None, told)
+    evaluator = program._Adapter(settings, Task("evaluator"), 0, SimpleNamespace(evaluation=lambda: None), told)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-152"\n')
     done = {"program": settings.program_name, "arguments": settings.program_arguments()}

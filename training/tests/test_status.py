@@ -19,7 +19,7 @@ def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Progress(tmp_path / "stage.json", "stage", 187_560_000, "bytes").finish("staged 6 objects")
     time.sleep(0.01)
     train = Progress(tmp_path / "train.json", "train", 400, "steps")
-    train.update(120, rate=470.12, rate_unit="examples/s", loss=1.93456)
+    train.update(120, rate=470.12, rate_unit="examples/s", detail={"loss": 1.93456})
     (tmp_path / "broken.json").write_text("{")
     status.main(["--dir", str(tmp_path)])
     assert capsys.readouterr().out.splitlines() == [

@@ -62,7 +62,7 @@ def test_rest_and_stop() -> None:
 
 def test_leaving_does_not_wait_for_threads() -> None:
     code = (
-        "import threading, time; from flotilla import watchdog; print('said')\n"
+        "import threading, time; from flotilla.supervision import watchdog; print('said')\n"
         "threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "watchdog.Watchdog(9, 0.1, lambda m: watchdog.leave(watchdog.STOOD_STILL), poll=0.02).start()\n"
         "time.sleep(60)"

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 try:
-    from flotilla import checkpoints, config, data, errors, hdfs, manifest, program
+    from flotilla.adapter import program
+    from flotilla.job import config, errors
+    from flotilla.loop import checkpoints, outcome
+    from flotilla.model import data
+    from flotilla.storage import hdfs, manifest
 except ModuleNotFoundError:
     sys.exit("the training package isn't installed: run this role's entry point install first.")
 try:
@@ -17,7 +21,7 @@ try:
         program.check(job.program)
     found = hdfs.read_json(hdfs.join(job.model_dir, "model.json"))
     checkpoints.check_model(job.model_dir, found, {"program": job.program_name})
-    if checkpoints.finished(job):
+    if outcome.finished(job):
         print("done" if Path(job.done_file).exists() else "done, unmarked")
     else:
         checkpoints.check_steps(job)
