@@ -9,34 +9,28 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from flotilla.job.cluster import Task, task_from, tf_config
 from flotilla.job.config import TrainConfig, load
 from flotilla.job.errors import ProgramError
-from flotilla.storage import hdfs
-from flotilla.supervision import progress, publish
+from flotilla.loop import outcome
+from flotilla.supervision import progress
+from flotilla.supervision.progress import TaskReport
 
-FILE = "job-failed.json"  # in the model directory
-RECENT_SECS = 60  # what a task told earlier is not why it has failed now
+RECENT_SECS = 60  # what a task said earlier is not why it has failed now
 
 _log = logging.getLogger("flotilla")
 
 
-def read(model_dir: str) -> dict[str, Any] | None:
-    """Return what the last task that failed for good has said; raise hdfs.Unreachable."""
-    return hdfs.read_json(hdfs.join(model_dir, FILE))
-
-
-def tell(config: TrainConfig, message: str) -> None:
-    """Have this host's progress say that the job has failed, and publish that."""
-    told = progress.read(config.progress)
-    if told:
-        told.update(state="failed", eta=None, message=message, updated=time.time())
-        progress.write_json(config.progress, told)
+def report(config: TrainConfig, message: str) -> None:
+    """Have this host's progress say that the job has failed, and copy that to HDFS."""
+    content = progress.read(config.progress)
+    if content:
+        content.update({"state": "failed", "eta": None, "message": message, "updated": time.time()})
+        progress.write_json(config.progress, content)
     else:
         progress.Progress(config.progress, "train", config.max_steps, "steps").fail(message)
-    publish.Publisher(config.progress, config.model_dir).stop()
+    progress.HdfsCopier(config.progress, config.model_dir).stop()
 
 
 def ends_job(task: Task, sync: bool) -> bool:
@@ -54,13 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         message = reason(config, task)
         if task.leads and config.progress:
-            tell(config, message)
+            report(config, message)
         if task.leads and _own(config, task).get("waited"):
             # Who hears nothing keeps what was learned, and site.yml goes on with it.
             _log.info("Told nobody else: %s", message)
             return 0
-        content = {"task": task.name, "message": message, "at": time.time()}
-        hdfs.insist(lambda: hdfs.write_json(hdfs.join(config.model_dir, FILE), content), config.reach_secs)
+        outcome.write_failed(config, task, message)
         _log.info("Told all tasks: %s", message)
     except ProgramError as error:
         _log.error("%s", error)
@@ -70,16 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def reason(config: TrainConfig, task: Task) -> str:
     """Return why a task on this host has failed, as well as it is known."""
-    told = progress.read(config.progress) if config.progress else None
-    if told and told["state"] == "failed":
-        return str(told["message"])
+    content = progress.read(config.progress) if config.progress else None
+    if content and content["state"] == "failed":
+        return str(content["message"])
     if problem := _own(config, task).get("problem"):
         return str(problem)
     return f"{task.name} has failed again and again: see journalctl -u training@{task.name} on its host."
 
 
-def _own(config: TrainConfig, task: Task) -> dict[str, Any]:
-    """Return what a task on this host told just now; nothing where that was earlier."""
+def _own(config: TrainConfig, task: Task) -> TaskReport:
+    """Return what a task on this host has reported just now; nothing where that was earlier."""
     own = progress.read_task(config.tasks_dir, task.name)
     return own if time.time() - own.get("updated", 0) < RECENT_SECS else {}
 

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from flotilla.job.errors import BadInput, ProgramError, Temporary
 from flotilla.storage.s3 import Prefix
@@ -26,7 +26,7 @@ KINDS = (".tar.gz", ".tgz", ".zip", ".py")
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, BadGzipFile, EOFError, KeyError, RuntimeError, ValueError)
 
 
-def fetch(url: str, folder: Path, only_look: bool = False) -> dict[str, Any]:
+def fetch(url: str, folder: Path, only_look: bool = False) -> dict[str, object]:
     """Return {home (the program's own folder), changed (whether it wasn't there)}."""
     kind = next((kind for kind in KINDS if url.endswith(kind)), None)
     if kind is None:

@@ -17,16 +17,15 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 from flotilla.job.errors import BadInput, Mismatch, ProgramError, Temporary
-from flotilla.loop import checkpoints
+from flotilla.loop import checkpoints, outcome
 from flotilla.storage import hdfs
 from flotilla.storage.files import Files, crc32c, open_folder
 from flotilla.storage.objects import Item, compare, from_file, upload
 from flotilla.storage.s3 import Prefix
-from flotilla.supervision.progress import Progress
-from flotilla.supervision.publish import Publisher
+from flotilla.supervision.progress import HdfsCopier, Progress
 
 FORMAT = "flotilla-mirror/1"
 SLOTS = ("a", "b")
@@ -41,12 +40,20 @@ class Slot:
 
     name: str
     global_step: int
-    model: dict[str, Any]  # the content of the job's model.json
+    model: dict[str, object]  # the content of the job's model.json
     files: list[Item]
 
 
-def copy(model_dir: str, target: Prefix) -> dict[str, Any]:
-    """Copy the newest checkpoint, unless it is there; return {changed, global_step, message}.
+class Outcome(TypedDict):
+    """What came of copying."""
+
+    changed: bool
+    global_step: int | None  # of the newest checkpoint
+    message: str
+
+
+def copy(model_dir: str, target: Prefix) -> Outcome:
+    """Copy the newest checkpoint, unless it is there.
 
     Raises BadInput where the folder holds the mirror of another job.
     """
@@ -54,8 +61,8 @@ def copy(model_dir: str, target: Prefix) -> dict[str, Any]:
     model = hdfs.read_json(hdfs.join(model_dir, "model.json"))
     if step is None or model is None:
         return _outcome(False, step, "there is no checkpoint yet")
-    done = hdfs.read_json(hdfs.join(model_dir, "job-done.json"))
-    if done and int(done.get("global_step", -1)) >= step:
+    done = outcome.done(model_dir)
+    if done and int(str(done.get("global_step", -1))) >= step:
         return _outcome(False, step, "the job is done, its model is stored in place of a mirror")
     whole = [slot for slot in _slots(target)[0] if _is_whole(target, slot)]
     for slot in whole:
@@ -93,7 +100,7 @@ def copy(model_dir: str, target: Prefix) -> dict[str, Any]:
     return _outcome(True, step, f"step {step} is at {target.url(name)}/")
 
 
-def restore(url: str, model_dir: str, model: dict[str, Any], wait: float = 0.0) -> int | None:
+def restore(url: str, model_dir: str, model: dict[str, object], wait: float = 0.0) -> int | None:
     """Bring the newest whole mirror back into a model_dir without a checkpoint; return its step, None where none is.
 
     `model` describes the job's model, as for checkpoints.begin. S3 is asked for `wait` seconds. Raises BadInput where
@@ -103,7 +110,7 @@ def restore(url: str, model_dir: str, model: dict[str, Any], wait: float = 0.0) 
     if "checkpoint" in names or any(re.fullmatch(r"model\.ckpt-\d+\.index", name) for name in names):
         return None
     target = Prefix(url, refused=Temporary)  # the permission may come, hours of training wouldn't come back
-    return hdfs.insist(lambda: _restore(target, model_dir, model), wait)
+    return hdfs.retry(lambda: _restore(target, model_dir, model), wait)
 
 
 def end(url: str, model_dir: str) -> None:
@@ -115,7 +122,7 @@ def end(url: str, model_dir: str) -> None:
             _put_manifest(target, slot.name, ended=True)
 
 
-def _restore(target: Prefix, model_dir: str, model: dict[str, Any]) -> int | None:
+def _restore(target: Prefix, model_dir: str, model: dict[str, object]) -> int | None:
     slots, torn = _slots(target)
     began = (hdfs.read_json(hdfs.join(model_dir, "model.json")) or {}).get("began")
     step = None
@@ -220,7 +227,7 @@ def _is_whole(target: Prefix, slot: Slot) -> bool:
         return False
 
 
-def _put_manifest(target: Prefix, name: str, **content: Any) -> None:
+def _put_manifest(target: Prefix, name: str, **content: object) -> None:
     created = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     raw = json.dumps({"format": FORMAT, "created": created, **content}, indent=2).encode() + b"\n"
     target.put(f"{name}/manifest.json", raw)
@@ -228,13 +235,13 @@ def _put_manifest(target: Prefix, name: str, **content: Any) -> None:
         raise Temporary(f"{target.url(name)}/manifest.json isn't what was written.")
 
 
-def _date(began: Any) -> str:
+def _date(began: object) -> str:
     if not isinstance(began, (int, float)):
         return "at an unknown time"
     return datetime.datetime.fromtimestamp(began, datetime.timezone.utc).strftime("on %Y-%m-%d at %H:%M UTC")
 
 
-def _outcome(changed: bool, step: int | None, message: str) -> dict[str, Any]:
+def _outcome(changed: bool, step: int | None, message: str) -> Outcome:
     return {"changed": changed, "global_step": step, "message": message}
 
 
@@ -247,21 +254,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--progress", metavar="FILE", default="", help="file that says what came of it")
     arguments = parser.parse_args(argv)
     try:
-        outcome = copy(arguments.model_dir, Prefix(arguments.mirror))
+        copied = copy(arguments.model_dir, Prefix(arguments.mirror))
     except (FileNotFoundError, ProgramError) as found:
         error = found if isinstance(found, ProgramError) else Temporary(f"{found} is gone.")
         print(f"flotilla.mirror: {error}", file=sys.stderr)
-        _tell(arguments, 0).fail(str(error))
+        _report(arguments, 0).fail(str(error))
         code = error.code
     else:
-        print(json.dumps(outcome))
-        _tell(arguments, outcome["global_step"] or 0).finish(outcome["message"])
+        print(json.dumps(copied))
+        _report(arguments, copied["global_step"] or 0).finish(copied["message"])
         code = 0
-    Publisher(arguments.progress, arguments.model_dir).stop()
+    HdfsCopier(arguments.progress, arguments.model_dir).stop()
     return code
 
 
-def _tell(arguments: argparse.Namespace, steps: int) -> Progress:
+def _report(arguments: argparse.Namespace, steps: int) -> Progress:
     return Progress(arguments.progress, "mirror", steps, "steps")
 
 

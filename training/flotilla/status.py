@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from flotilla.job.errors import ProgramError
 from flotilla.storage import hdfs
-from flotilla.supervision import host, progress, publish
+from flotilla.supervision import host, progress
+from flotilla.supervision.host import HdfsHealth, UnitState
+from flotilla.supervision.progress import Report, TaskReport
 
 PROGRESS_DIR = "/var/lib/flotilla/progress"
 JOB_FILE = "/etc/flotilla/job.json"
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.tasks:
         return _print_tasks(arguments.dir, arguments.job, arguments.every)
-    found = _told(arguments.dir)
+    found = _found(arguments.dir)
     error = ""
     if not arguments.here:
         try:
@@ -52,21 +54,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if error else 0
 
 
-def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> dict[str, Any]:
-    """Return what this node and its programs do: time, job, phases, tasks, store and hdfs.
+class TaskState(UnitState):
+    """A task's unit, and what the task says of itself."""
 
-    A task has what `host.units` says of its unit, and as `told` what it says itself.
-    """
+    told: TaskReport | None
+
+
+class NodeState(TypedDict):
+    """What a node and its programs do: a line of `flotilla-status --tasks`, which scripts/watch reads."""
+
+    time: float  # of this node's clock, seconds since the epoch
+    job: dict[str, object]  # name and max_steps; None where there is no job
+    phases: dict[str, Report]  # by name, the one reported last at the end
+    tasks: dict[str, TaskState]  # by name, as worker-1
+    store: UnitState | None
+    hdfs: HdfsHealth | None  # of the NameNode's host
+
+
+def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> NodeState:
+    """Return what this node and its programs do."""
     units, job = host.units(), _job(job_file)
-    tasks = {}
+    tasks: dict[str, TaskState] = {}
     for unit in sorted(units):
         if name := host.task_name(unit):
-            told = progress.read_task(job.get("tasks_dir", ""), name)
+            told = progress.read_task(str(job.get("tasks_dir", "")), name)
             tasks[name] = {**units[unit], "told": told or None}
     return {
         "time": time.time(),
         "job": {key: job.get(key) for key in ("name", "max_steps")},
-        "phases": _phases(_told(folder)),
+        "phases": _phases(_found(folder)),
         "tasks": tasks,
         "store": units.get(host.STORE),
         "hdfs": host.hdfs_health(host.NAMENODE_PAGES) if host.NAMENODE in units else None,
@@ -82,7 +98,7 @@ def _print_tasks(folder: str, job_file: str, every: float | None) -> int:
         time.sleep(every)
 
 
-def _told(folder: str) -> list[bytes]:
+def _found(folder: str) -> list[bytes]:
     found = []
     for file in sorted(Path(folder).glob("*.json")):
         with contextlib.suppress(FileNotFoundError):  # removed just now: a unit starts anew
@@ -90,16 +106,16 @@ def _told(folder: str) -> list[bytes]:
     return found
 
 
-def _phases(found: list[bytes]) -> dict[str, dict[str, Any]]:
-    """Return the phases by name, the one told last at the end."""
-    phases: dict[str, dict[str, Any]] = {}
+def _phases(found: list[bytes]) -> dict[str, Report]:
+    """Return the phases by name, the one reported last at the end."""
+    phases: dict[str, Report] = {}
     for phase in sorted(filter(None, map(progress.parse, found)), key=lambda phase: float(phase["updated"])):
         phases.pop(phase["phase"], None)
         phases[phase["phase"]] = phase
     return phases
 
 
-def _job(job_file: str) -> dict[str, Any]:
+def _job(job_file: str) -> dict[str, object]:
     """Return the job's configuration; nothing where there is none."""
     try:
         job = json.loads(Path(job_file).read_text(encoding="utf-8"))
@@ -109,11 +125,11 @@ def _job(job_file: str) -> dict[str, Any]:
 
 
 def _published(job_file: str) -> list[bytes]:
-    """Return what the job's nodes have told through HDFS; nothing where there is no job."""
+    """Return what the job's nodes have copied to HDFS; nothing where there is no job."""
     model_dir = _job(job_file).get("model_dir")
     if not model_dir:
         return []
-    folder = hdfs.join(model_dir, publish.FOLDER)
+    folder = hdfs.join(str(model_dir), progress.FOLDER)
     return [
         content
         for name in sorted(hdfs.names(folder))
@@ -121,7 +137,7 @@ def _published(job_file: str) -> list[bytes]:
     ]
 
 
-def line(phase: dict[str, Any], now: float | None = None) -> str:
+def line(phase: Report, now: float | None = None) -> str:
     """Say one phase's progress in one line."""
     of = f" of {_number(phase['total'])}" if phase["total"] else ""  # a program needn't have said how much
     parts = [f"{phase['phase']}: {phase['state']}", f"{_number(phase['done'])}{of} {phase['unit']}"]
@@ -129,8 +145,8 @@ def line(phase: dict[str, Any], now: float | None = None) -> str:
         parts.append(f"{_number(phase['rate'])} {phase['rate_unit']}")
     parts += [f"{key} {_number(value)}" for key, value in phase["detail"].items()]
     if phase["state"] == "running":
-        if phase.get("eta") is not None:
-            parts.append(f"{_duration(phase['eta'])} left")
+        if (eta := phase.get("eta")) is not None:
+            parts.append(f"{_duration(eta)} left")
         silent = (time.time() if now is None else now) - float(phase["updated"])
         if silent > 60:
             parts.append(f"silent for {_duration(silent)}")
@@ -139,7 +155,7 @@ def line(phase: dict[str, Any], now: float | None = None) -> str:
     return ", ".join(parts)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.4g}"
     return str(value)

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 import flotilla
 from flotilla import mirror
@@ -25,15 +25,51 @@ from flotilla.adapter.program import EVALUATION
 from flotilla.job.config import read_object
 from flotilla.job.errors import BadInput, ProgramError, Temporary
 from flotilla.storage.files import Files, open_folder
-from flotilla.storage.objects import Item, compare, from_file, hashed, upload
+from flotilla.storage.objects import Entry, Item, compare, from_file, hashed, upload
 from flotilla.storage.s3 import Prefix, parse_url
-from flotilla.supervision.progress import Progress, write_json
-from flotilla.supervision.publish import Publisher
+from flotilla.supervision.progress import HdfsCopier, Progress, write_json
 
 FORMAT = "flotilla-model/1"
 SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores
 PROGRAM_SETTLE_SECS = 600  # nobody knows how long that of a program takes
 _log = logging.getLogger(__name__)
+
+
+class Result(TypedDict, total=False):
+    """What result.json says of a training, as far as it is read here."""
+
+    program: str  # left out by an old kit
+    global_step: int
+    metrics: dict[str, float]  # of the last evaluation
+    saved_model: str  # its folder, where the training has exported one
+    versions: dict[str, str]
+
+
+class Manifest(TypedDict):
+    """The manifest.json of a stored model, which is written last."""
+
+    format: str
+    job: str
+    fleet: str
+    global_step: int
+    metrics: dict[str, float]
+    versions: dict[str, str]  # what made it
+    variables: dict[str, object]  # what the user set
+    created: str  # UTC, as 2026-01-31T12:00:00Z
+    files: list[Entry]
+
+
+class Outcome(TypedDict, total=False):
+    """What came of storing."""
+
+    changed: bool
+    manifest: str  # its address
+    job: str
+    global_step: int
+    metrics: dict[str, float]
+    objects: int
+    bytes: int
+    target: str  # of the configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +80,7 @@ class StoreConfig:
     target: str = dataclasses.field(metadata={"help": "s3://bucket/prefix/, the model goes to a folder <job> in it"})
     job: str = dataclasses.field(metadata={"help": "the job's name"})
     fleet: str = dataclasses.field(default="", metadata={"help": "the fleet's name, for the manifest"})
-    variables: dict[str, Any] = dataclasses.field(
+    variables: dict[str, object] = dataclasses.field(
         default_factory=dict, metadata={"help": "what the user set, for the manifest"}
     )
     progress: str = dataclasses.field(default="", metadata={"help": "file to which the progress is written"})
@@ -82,15 +118,15 @@ def check_job(job: str) -> None:
         raise BadInput(f"The job's name is '{job}': give letters, digits, dots, dashes and underscores.")
 
 
-def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
-    """Store the model and return {changed, manifest (its address), global_step, metrics, objects, bytes}."""
+def store(config: StoreConfig, target: Prefix) -> Outcome:
+    """Store the model."""
     source = open_folder(config.model_dir)
     result = _result(source, config.job)
     progress = Progress(config.progress, "store", 0, "objects")
     _settle(source, progress, PROGRAM_SETTLE_SECS if "program" in result else SETTLE_SECS)
     result["metrics"] = result["metrics"] or _evaluation(source, result["global_step"])
     items = collect(source, result)
-    manifest = {
+    manifest: Manifest = {
         "format": FORMAT,
         "job": config.job,
         "fleet": config.fleet,
@@ -119,7 +155,7 @@ def store(config: StoreConfig, target: Prefix) -> dict[str, Any]:
     return _outcome(True, target, name, manifest)
 
 
-def check(target: Prefix, job: str) -> dict[str, Any]:
+def check(target: Prefix, job: str) -> dict[str, object]:
     """Prove that a model can be stored, leaving nothing; say where the job's next model will lie."""
     check_job(job)
     name = _find_name(target, job)[0]
@@ -159,7 +195,7 @@ def _is_events(path: str) -> bool:
     return "tfevents" in PurePosixPath(path).name and not path.startswith("export/")
 
 
-def collect(source: Files, result: dict[str, Any]) -> list[Item]:
+def collect(source: Files, result: Result) -> list[Item]:
     """Return the objects of a model: saved_model/ (a program may have none), checkpoint/, events/ and result.json."""
     sizes = source.sizes()
     export = result.get("saved_model", "").strip("/") or _last_export(sizes)
@@ -178,9 +214,9 @@ def collect(source: Files, result: dict[str, Any]) -> list[Item]:
     return sorted(items, key=lambda item: item.path)
 
 
-def _result(source: Files, job: str) -> dict[str, Any]:
+def _result(source: Files, job: str) -> Result:
     try:
-        result = json.loads(b"".join(source.read("result.json")))
+        result: Result = json.loads(b"".join(source.read("result.json")))
         if not isinstance(result.get("saved_model", ""), str) or not isinstance(result["metrics"], dict):
             raise TypeError
         int(result["global_step"])
@@ -188,10 +224,10 @@ def _result(source: Files, job: str) -> dict[str, Any]:
         raise BadInput(f"{source.url('result.json')} isn't there: the job {job} hasn't been trained.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{source.url('result.json')} isn't a result of training: train again.") from error
-    return dict(result)
+    return result
 
 
-def _evaluation(source: Files, step: int) -> dict[str, Any]:
+def _evaluation(source: Files, step: int) -> dict[str, float]:
     """Return the metrics of a program's evaluation of that step; the evaluator may make it after the chief's end."""
     try:
         found = json.loads(b"".join(source.read(EVALUATION)))
@@ -232,8 +268,8 @@ def _claim(source: Files, config: StoreConfig) -> bytes:
 
 
 def _find_name(
-    target: Prefix, job: str, manifest: dict[str, Any] | None = None, claim: bytes | None = None
-) -> tuple[str, dict[str, Any] | None]:
+    target: Prefix, job: str, manifest: Manifest | None = None, claim: bytes | None = None
+) -> tuple[str, Manifest | None]:
     """Return the first of <job>, <job>-2 … that is free, or holds this very model and its manifest.
 
     A free one is claimed first, since two fleets may store at the same time.
@@ -261,7 +297,7 @@ def _is_claimed(target: Prefix, name: str, claim: bytes) -> bool:
     return True
 
 
-def _identity(manifest: Any) -> object:
+def _identity(manifest: Manifest) -> object:
     """What makes a model the same; event files may have grown since."""
     if not isinstance(manifest, dict):
         return None
@@ -270,7 +306,7 @@ def _identity(manifest: Any) -> object:
     return manifest.get("format"), manifest.get("job"), manifest.get("global_step"), model
 
 
-def _all_there(target: Prefix, name: str, manifest: dict[str, Any]) -> bool:
+def _all_there(target: Prefix, name: str, manifest: Manifest) -> bool:
     for entry in manifest["files"]:
         try:
             if target.head(f"{name}/{entry['path']}")[0] != entry["size"]:
@@ -280,7 +316,7 @@ def _all_there(target: Prefix, name: str, manifest: dict[str, Any]) -> bool:
     return True
 
 
-def _outcome(changed: bool, target: Prefix, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
+def _outcome(changed: bool, target: Prefix, name: str, manifest: Manifest) -> Outcome:
     return {
         "changed": changed,
         "manifest": target.url(f"{name}/manifest.json"),
@@ -292,21 +328,22 @@ def _outcome(changed: bool, target: Prefix, name: str, manifest: dict[str, Any])
     }
 
 
-def _stored_before(config: StoreConfig) -> dict[str, Any] | None:
+def _stored_before(config: StoreConfig) -> Outcome | None:
     """Return what done_file says, where it is newer than the chief's and of this job and target."""
     if not config.done_file or not config.trained_file:
         return None
     try:
         if Path(config.done_file).stat().st_mtime < Path(config.trained_file).stat().st_mtime:
             return None
-        outcome = json.loads(Path(config.done_file).read_text(encoding="utf-8"))
+        outcome: Outcome = json.loads(Path(config.done_file).read_text(encoding="utf-8"))
         mine = outcome["job"] == config.job and outcome["target"] == config.target
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {**outcome, "changed": False} if mine else None
+    outcome["changed"] = False
+    return outcome if mine else None
 
 
-def _run(config: StoreConfig) -> dict[str, Any]:
+def _run(config: StoreConfig) -> Outcome:
     Progress(config.progress, "store", 0, "objects")
     outcome = _stored_before(config)
     if outcome is None:
@@ -345,14 +382,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     progress_file = ""
-    publisher = None
+    copier = None
     try:
         if args.command == "check":
-            outcome = check(Prefix(args.target), args.job)
+            outcome: Outcome | dict[str, object] = check(Prefix(args.target), args.job)
         elif args.config:
             config = load_config(args.config)
             progress_file = config.progress
-            publisher = Publisher(config.progress, config.model_dir)
+            copier = HdfsCopier(config.progress, config.model_dir)
             outcome = _run(config)
         else:
             parser.error("give --config FILE, or the command check")
@@ -361,8 +398,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProgramError as error:
         return _failed(error, progress_file)
     finally:
-        if publisher:
-            publisher.stop()
+        if copier:
+            copier.stop()
     print(json.dumps(outcome))
     return 0
 

@@ -1,4 +1,4 @@
-"""Learns to read MNIST's digits, as TensorFlow programs were written before there were Estimators.
+"""Learns to read MNIST's digits with a MonitoredTrainingSession, without an Estimator.
 
 After "Distributed systems for neural networks" (listings 6 to 10): between-graph replication with ClusterSpec, Server,
 replica_device_setter and MonitoredTrainingSession; 784-128-64-10 neurons, SGD at a rate of 0.07, asynchronous. It knows

@@ -14,7 +14,7 @@ from test_train import addresses, result, start
 
 from flotilla import train
 from flotilla.job import config
-from flotilla.loop import budget, checkpoints, hooks
+from flotilla.loop import budget, checkpoints, hooks, outcome
 from flotilla.storage import hdfs
 from flotilla.supervision import progress
 
@@ -126,7 +126,7 @@ def test_a_job_is_done_with_its_minutes(
     tmp_path: Path, done: dict[str, Any], minutes: float, max_steps: int, finished: bool
 ) -> None:
     (tmp_path / "job-done.json").write_text(json.dumps(done))
-    assert (checkpoints.finished(limited(tmp_path, minutes, max_steps)) is not None) == finished
+    assert (outcome.finished(limited(tmp_path, minutes, max_steps)) is not None) == finished
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_program_is_done_with_its_minutes(
     done = {"global_step": 93, "program": "mine/main.py", "arguments": ["--x"], **done}
     (tmp_path / "job-done.json").write_text(json.dumps(done))
     for arguments, same in ((("--x",), True), (("--y",), False)):
-        found = checkpoints.finished(limited(tmp_path, minutes, program="/p/mine/main.py", arguments=arguments))
+        found = outcome.finished(limited(tmp_path, minutes, program="/p/mine/main.py", arguments=arguments))
         assert (found is not None) == (finished and same)
 
 

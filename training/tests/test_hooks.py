@@ -146,7 +146,7 @@ def test_a_worker_saves_what_was_learned_when_the_chief_is_lost(
     with tf.Graph().as_default():
         train = v1.assign_add(v1.train.create_global_step(), 1)
         scaffold = v1.train.Scaffold(saver=hooks.Saver(""))
-        hook = hooks.HeirHook(str(tmp_path), scaffold)
+        hook = hooks.LastCheckpointHook(str(tmp_path), scaffold)
         with (
             pytest.raises(SystemExit, match="2"),
             v1.train.MonitoredSession(v1.train.ChiefSessionCreator(scaffold), [hook]) as session,

@@ -275,11 +275,11 @@ def test_a_task_with_another_version_of_the_program_is_refused_and_named(tmp_pat
     assert new != old
     model = str(tmp_path / "model")
     checkpoints.begin(model, {"program": "main.py"}, old)
-    checkpoints.agree(model, "worker-1", old, seconds=0)
+    checkpoints.wait_for_version(model, "worker-1", old, seconds=0)
     with pytest.raises(BadInput, match=f"worker-1 has version {new} of the program, the chief {old}"):
-        checkpoints.agree(model, "worker-1", new, seconds=0)
+        checkpoints.wait_for_version(model, "worker-1", new, seconds=0)
     checkpoints.begin(model, {"program": "main.py"}, new)
-    checkpoints.agree(model, "worker-1", new, seconds=0)
+    checkpoints.wait_for_version(model, "worker-1", new, seconds=0)
 
 
 def test_arguments(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ def test_life_of_a_phase(tmp_path: Path) -> None:
     first = progress.read(path)
     assert first is not None
     assert first["state"] == "running" and first["done"] == 0 and first["eta"] is None
-    phase.update(100, rate=470.1, rate_unit="examples/s", loss=1.93)
+    phase.update(100, rate=470.1, rate_unit="examples/s", detail={"loss": 1.93})
     time.sleep(0.1)
-    phase.update(200, rate=471.0, rate_unit="examples/s", accuracy=0.4)
+    phase.update(200, rate=471.0, rate_unit="examples/s", detail={"accuracy": 0.4})
     content = progress.read(path)
     assert content is not None
     assert 0.1 < content["eta"] < 2
@@ -48,7 +48,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
 
     def write(start: int) -> None:
         for i in range(start, 1000, 4):
-            phase.update(i, filler="x" * 5000)
+            phase.update(i, detail={"filler": "x" * 5000})
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -79,9 +79,9 @@ def test_read_of_what_is_none(tmp_path: Path) -> None:
 
 def test_what_a_task_tells(tmp_path: Path) -> None:
     file = TaskFile(str(tmp_path / "tasks"), "cifar10", "worker-0")
-    file.tell(step=120, staleness=0.5)
-    file.tell(step=130)
+    file.update(step=120, staleness=0.5)
+    file.update(step=130)
     told = json.loads((tmp_path / "tasks/worker-0.json").read_text())
     assert abs(told.pop("updated") - time.time()) < 5
     assert told == {"job": "cifar10", "task": "worker-0", "step": 130, "staleness": 0.5}
-    TaskFile("", "cifar10", "local-0").tell(step=1)
+    TaskFile("", "cifar10", "local-0").update(step=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flotilla import status
-from flotilla.supervision import publish
+from flotilla.supervision import progress
 from flotilla.supervision.progress import Progress, read
 
 
@@ -34,7 +34,7 @@ def test_the_job_is_told_from_any_node(tmp_path: Path, capsys: pytest.CaptureFix
     chief, job = tmp_path / "chief", tmp_path / "job.json"
     job.write_text(json.dumps({"model_dir": str(tmp_path / "model")}))
     train = Progress(chief / "train.json", "train", 400, "steps")
-    publisher = publish.Publisher(str(chief / "train.json"), str(tmp_path / "model"))
+    publisher = progress.HdfsCopier(str(chief / "train.json"), str(tmp_path / "model"))
     train.update(120)
     publisher.stop()
     here = ["--dir", str(tmp_path / "ps"), "--job", str(job)]

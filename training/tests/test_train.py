@@ -22,7 +22,7 @@ from flotilla import failure, train
 from flotilla.job.cluster import Task
 from flotilla.job.config import load
 from flotilla.job.errors import ProgramError
-from flotilla.loop import checkpoints
+from flotilla.loop import attempts, checkpoints, outcome
 from flotilla.storage import hdfs
 from flotilla.supervision import peers, progress
 
@@ -47,7 +47,7 @@ def test_what_failed_outside_of_the_training_is_not_in_the_variables() -> None:
     for error in [*inside, *outside]:
         own = ProgramError("p.py, line 3: …")  # as a program's error is told
         own.__cause__ = error
-        assert train._by_training(error) == train._by_training(own) == (error in inside)
+        assert attempts.by_training(error) == attempts.by_training(own) == (error in inside)
 
 
 def test_one_process_from_data_to_a_model_that_predicts(tiny: list[str], tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_start_that_comes_to_nothing_doesnt_forget_how_far_it_was(tiny: list[s
     tasks, told = str(tmp_path / "tasks"), tmp_path / "progress" / "train.json"
     progress.Progress(told, "train", 60, "steps").update(31)
     for job, done in (("another", 0), (load(tiny).name, 31)):
-        progress.TaskFile(tasks, job, "chief-0").tell(step=31)
+        progress.TaskFile(tasks, job, "chief-0").update(step=31)
         task = ["--cluster", json.dumps(addresses(ps=1, chief=1)), "--task", "chief-0", "--tasks-dir", tasks]
         assert train.main([*tiny, *task, "--batch-size", "121"]) == 2
         content = progress.read(told)
@@ -196,8 +196,8 @@ def test_the_first_ps_tells_how_far_a_lost_chief_was(
     monkeypatch.setattr(train, "LAST_CHECKPOINT_SECS", 0)
     monkeypatch.setattr(train.watchdog, "leave", lambda code: None)
     config = load(tiny)
-    told = progress.TaskFile(config.tasks_dir, "job", "ps-0")
-    train._lost(config, Task("ps", 0, {}), None, told, peers.Peer("chief-0", "chief-0:2222", False), "It is gone.")
+    run = train.TaskRun(config, Task("ps", 0, {}))
+    run.give_up(peers.Peer("chief-0", "chief-0:2222", False), "It is gone.")
     said = progress.read(tmp_path / "progress" / "train.json")
     assert said is not None and (said["state"], said["message"]) == ("failed", "It is gone.")
     assert said["done"] == result(tmp_path)["global_step"]
@@ -348,7 +348,7 @@ def test_who_is_needed_is_given_up_when_hdfs_stays_away(tmp_path: Path, monkeypa
 
     assert [starts("chief-0") for _ in range(4)] == [75] * 4, "it may come back soon"
     assert not told(tmp_path / "chief-0.json")["waited"]
-    monkeypatch.setattr(train, "PATIENCE_SECS", 0)
+    monkeypatch.setattr(attempts, "PATIENCE_SECS", 0)
     assert [starts("worker-0") for _ in range(4)] == [75] * 4
     boot.write_text("two")
     assert [starts("chief-0") for _ in range(3)] == [75, 2, 75], "who has mended it has as many attempts again"
@@ -375,13 +375,13 @@ def test_the_model_is_stored_after_an_evaluator_that_begins_late(tiny: list[str]
     model = tmp_path / "model"
     config = load([*tiny, "--evaluator", "true", "--program", "digits.py"])
     hdfs.write_json(str(model / "model.json"), {})
-    train._await_evaluator(config)
-    assert told(model / "evaluator.json") == {"evaluating": True} and train._said_evaluating(config)
-    train._say_evaluating(config, False)
-    train._await_evaluator(config)  # by a chief that was started again
-    assert told(model / "evaluator.json") == {"evaluating": False} and train._said_evaluating(config) is False
+    outcome.announce_evaluator(config)
+    assert told(model / "evaluator.json") == {"evaluating": True} and outcome.evaluating(config)
+    outcome.write_evaluating(config, False)
+    outcome.announce_evaluator(config)  # by a chief that was started again
+    assert told(model / "evaluator.json") == {"evaluating": False} and outcome.evaluating(config) is False
     hdfs.write_json(str(model / "job-done.json"), {"global_step": 6})  # done before, with fewer steps
-    train._await_evaluator(config)
+    outcome.announce_evaluator(config)
     assert told(model / "evaluator.json") == {"evaluating": True}
 
 
@@ -389,9 +389,9 @@ def test_a_chief_that_waited_in_vain_leaves_the_others_what_they_learned(tiny: l
     cluster = json.dumps({"ps": ["a:1"], "chief": ["b:1"], "worker": ["c:1"]})
     arguments = [*tiny, f"--tasks-dir={tmp_path}", "--sync=true", f"--cluster={cluster}"]
     for task, others_are_told in (("chief-0", False), ("worker-0", True)):
-        progress.TaskFile(str(tmp_path), "tiny", task).tell(problem="HDFS is full.", waited=True)
+        progress.TaskFile(str(tmp_path), "tiny", task).update(problem="HDFS is full.", waited=True)
         assert failure.main([*arguments, f"--task={task}"]) == 0
-        assert bool(failure.read(str(tmp_path / "model"))) == others_are_told
+        assert bool(outcome.failed(str(tmp_path / "model"))) == others_are_told
         if task == "chief-0":
             assert told(tmp_path / "progress" / "train.json")["message"] == "HDFS is full."
 
@@ -400,10 +400,10 @@ def test_why_a_task_has_failed(tiny: list[str], tmp_path: Path) -> None:
     told, tasks = tmp_path / "progress" / "train.json", tmp_path / "tasks"
     cluster = json.dumps({"ps": ["a:1"], "chief": ["b:1"]})
     arguments = [*tiny, "--tasks-dir", str(tasks), "--cluster", cluster, "--task", "chief-0"]
-    progress.TaskFile(str(tasks), "tiny", "chief-0").tell(problem="ValueError: no.")
+    progress.TaskFile(str(tasks), "tiny", "chief-0").update(problem="ValueError: no.")
     progress.Progress(told, "train", 15, "steps").update(7)
     assert failure.main(arguments) == 0
-    assert (failure.read(str(tmp_path / "model")) or {})["message"] == "ValueError: no."
+    assert (outcome.failed(str(tmp_path / "model")) or {})["message"] == "ValueError: no."
     content = progress.read(told)
     assert content is not None and (content["state"], content["done"]) == ("failed", 7)
     assert (progress.read(tmp_path / "model" / "progress" / "train.json") or {})["message"] == "ValueError: no."

@@ -17,7 +17,7 @@ from flotilla.job.config import TrainConfig
 from flotilla.job.errors import BadInput
 from flotilla.loop import checkpoints
 from flotilla.storage import hdfs, manifest
-from flotilla.supervision import progress, share, waiting
+from flotilla.supervision import hardware, progress, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_the_evaluator_begins_when_something_has_been_learned(
     monkeypatch.setattr(train, "DONE_POLL_SECS", 0)
     monkeypatch.setattr(checkpoints, "latest_step", lambda folder: steps.pop(0))
     caplog.set_level("INFO", "flotilla")
-    train._await_checkpoint(config)
+    train._wait_for_checkpoint(config)
     assert not steps and caplog.text.count("waiting for the first checkpoint") == 1
 
 
@@ -165,7 +165,7 @@ def test_who_gets_no_processor_says_so_and_when_that_is_over(tmp_path: Path) -> 
             (tmp_path / name / "schedstat").write_text(content + "\n")
 
     times(a="1000 0 5", b="1000 0 5")
-    starved = share.Starved(said.append, str(tmp_path))
+    starved = hardware.StarvationWatch(said.append, str(tmp_path))
     times(a="2000 1000 6", b="2000 4000 6")
     starved.look()
     assert not said, "5 of 7 are no reason"

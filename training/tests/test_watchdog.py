@@ -24,11 +24,11 @@ def started(seconds: float, start_seconds: float) -> tuple[Watchdog, list[str]]:
 def test_it_barks_when_the_step_stands_still() -> None:
     dog, said = started(0.2, 5)
     for step in range(3):
-        dog.tell(f"step {step}")
+        dog.moved(f"step {step}")
         time.sleep(0.05)
     assert not said
     for _ in range(20):
-        dog.tell("step 2")
+        dog.moved("step 2")
         time.sleep(0.02)
     assert len(said) == 1 and "(at step 2)" in said[0]
 
@@ -36,7 +36,7 @@ def test_it_barks_when_the_step_stands_still() -> None:
 def test_the_first_step_has_longer() -> None:
     dog, said = started(0.1, 0.6)
     time.sleep(0.3)
-    dog.tell("step 7")
+    dog.moved("step 7")
     time.sleep(0.3)
     assert not said
     time.sleep(0.6)
@@ -48,13 +48,13 @@ def test_the_first_step_has_longer() -> None:
 
 def test_rest_and_stop() -> None:
     dog, said = started(0.1, 10)
-    dog.tell("step 1")
-    dog.tell("step 2")
+    dog.moved("step 1")
+    dog.moved("step 2")
     dog.rest()
     time.sleep(0.3)
     assert not said
-    dog.tell("step 3")
-    dog.tell("step 4")
+    dog.moved("step 3")
+    dog.moved("step 4")
     dog.stop()
     time.sleep(0.3)
     assert not said
@@ -76,9 +76,9 @@ def test_a_step_that_waited_for_what_was_lost_has_no_long_time() -> None:
     dog.hurry(0.1)
     time.sleep(0.3)
     assert not said, "before the first step others decide"
-    dog.tell("step 1")
+    dog.moved("step 1")
     dog.hurry(0.2)
-    dog.tell("step 2")
+    dog.moved("step 2")
     time.sleep(0.4)
     assert not said
     dog.hurry(0.1)

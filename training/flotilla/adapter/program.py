@@ -19,17 +19,20 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flotilla
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
 from flotilla.job.errors import BadInput, ProgramError
-from flotilla.loop import checkpoints
+from flotilla.loop import checkpoints, outcome
 from flotilla.storage import hdfs
 from flotilla.supervision.progress import TaskFile
+
+if TYPE_CHECKING:
+    from flotilla.loop.hooks import HookMaker
 
 EVALUATION = "evaluation.json"  # in the model directory: what the program's last evaluation gave
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
@@ -99,11 +102,11 @@ class Program:
         self._config, self._task, self._entry = config, task, Path(config.program)
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> dict[str, object]:
         """What has to be the same for a checkpoint to be restored."""
         return {"program": self._config.program_name}
 
-    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
+    def run(self, seed: int, hook_maker: HookMaker, task_file: TaskFile) -> None:
         """Run the program to its end, as `python PROGRAM ARGUMENTS` would.
 
         Raises:
@@ -111,7 +114,7 @@ class Program:
         """
         entry, arguments = self._entry, self._config.program_arguments()
         _log.info("Running %s", shlex.join([entry.name, *arguments]))
-        adapter = _Adapter(self._config, self._task, seed, make_hooks, life, told)
+        adapter = _Adapter(self._config, self._task, seed, hook_maker, task_file)
         with adapter.put_in(), _as_main(entry, arguments):
             try:
                 runpy.run_path(str(entry), run_name="__main__")
@@ -124,7 +127,7 @@ class Program:
                 _log.exception("%s failed.", entry.name)
                 raise ProgramError(_where(error, entry)) from error
 
-    def finish(self, life: Callable[[], Any]) -> dict[str, Any]:
+    def finish(self, hook_maker: HookMaker) -> dict[str, object]:
         """Return what result.json says of the model; raise BadInput where the program left no checkpoint."""
         step = checkpoints.latest_step(self._config.model_dir)
         if step is None:
@@ -156,19 +159,15 @@ def _where(error: BaseException, entry: Path) -> str:
 class _Adapter:
     """Puts into a program what a task of the kit has: where to save, hooks, device filters, unsharded checkpoints."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        task: Task,
-        seed: int,
-        make_hooks: Callable[..., list[Any]],
-        life: Callable[[], Any],
-        told: TaskFile,
-    ) -> None:
-        self._told = told
+    def __init__(self, config: TrainConfig, task: Task, seed: int, hook_maker: HookMaker, task_file: TaskFile) -> None:
+        self._config, self._task, self._seed, self._hook_maker, self._task_file = (
+            config,
+            task,
+            seed,
+            hook_maker,
+            task_file,
+        )
         self._evaluated: int | None = None
-        self._config, self._task, self._seed = config, task, seed
-        self._make_hooks, self._life = make_hooks, life
         self._max_steps = config.max_steps
 
     @contextlib.contextmanager
@@ -248,7 +247,9 @@ class _Adapter:
 
         options = _named("input_fn steps hooks checkpoint_path name", arguments, options)
         path = options.get("checkpoint_path") or tf.train.latest_checkpoint(self._config.model_dir) or ""
-        found = original(estimator, **{**options, "hooks": [*(options.get("hooks") or []), self._life()]})
+        found = original(
+            estimator, **{**options, "hooks": [*(options.get("hooks") or []), self._hook_maker.evaluation()]}
+        )
         if self._task.leads or self._task.type == "evaluator":
             metrics = {
                 name: float(value) for name, value in found.items() if name != "global_step" and _is_number(value)
@@ -259,7 +260,7 @@ class _Adapter:
             hdfs.write_json(hdfs.join(self._config.model_dir, EVALUATION), {"global_step": step, "metrics": metrics})
             if self._task.type == "evaluator":
                 self._evaluated = step
-                self._told.tell(step=step, **metrics)
+                self._task_file.update(step=step, **metrics)
         return found
 
     def _evaluate_and_export(self, original: Any, evaluator: Any) -> Any:
@@ -290,7 +291,7 @@ class _Adapter:
     def _has_evaluated_last(self) -> bool | None:
         """Whether the finished job's last checkpoint is evaluated; None while nobody says that the job is finished."""
         with contextlib.suppress(hdfs.Unreachable):
-            if checkpoints.finished(self._config):
+            if outcome.finished(self._config):
                 return self._evaluated == checkpoints.latest_step(self._config.model_dir)
         return None
 
@@ -362,13 +363,13 @@ class _Adapter:
         import tensorflow as tf
 
         from flotilla.loop.hooks import EndHook, Saver, SaverHook
-        from flotilla.model.estimator import heirs, keeps
+        from flotilla.model.estimator import last_checkpoint_hooks, saver_model_dir
 
         v1 = tf.compat.v1
         if scaffold is None or scaffold.saver is None or scaffold.saver._sharded:
             theirs = scaffold and scaffold.saver
             saver = Saver(
-                keeps(self._config, self._task),
+                saver_model_dir(self._config, self._task),
                 theirs._var_list if theirs else None,
                 max_to_keep=keep,
                 allow_empty=True,
@@ -379,8 +380,9 @@ class _Adapter:
         if not secs or secs == DEFAULT_SAVE_SECS:
             secs = CHECKPOINT_SECS
         saving = SaverHook(self._config.model_dir, steps or None, scaffold, None if steps else secs)
-        hooks = [*self._make_hooks(tensors, self._max_steps, None), *heirs(self._config, self._task, scaffold)]
-        return hooks, [saving, EndHook()], scaffold
+        every = self._hook_maker.training(tensors, self._max_steps, None)
+        every += last_checkpoint_hooks(self._config, self._task, scaffold)
+        return every, [saving, EndHook()], scaffold
 
 
 def _method(replacement: Any, original: Any) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from flotilla.job.errors import BadInput
 
@@ -57,7 +56,7 @@ class Task:
         return ["/job:ps", own] if own else []
 
 
-def tf_config(cluster: Mapping[str, Any], name: str) -> str:
+def tf_config(cluster: Mapping[str, Sequence[str]], name: str) -> str:
     """Return the TF_CONFIG of the task with that name, such as worker-1."""
     match = re.fullmatch(r"([a-z]+)-(\d+)", name)
     if not match:
@@ -71,7 +70,7 @@ def task_from(environ: Mapping[str, str]) -> Task:
     if not text.strip():
         return Task()
     try:
-        content: Any = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise BadInput(f"TF_CONFIG isn't JSON: {error}.") from error
     if content == {}:

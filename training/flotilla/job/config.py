@@ -1,4 +1,4 @@
-"""What a training run can be told: a JSON file, overridden by the command line, checked before it starts."""
+"""The configuration of a training run: a JSON file, overridden by the command line, checked before it starts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TrainConfig:
     max_steps: int = _key(60_000, "the global step to stop at, counted over all workers", 1)
     minutes: float = _key(0.0, "end earlier: at the step that fits into so many minutes; 0: at max_steps", 0)
     batch_size: int = _key(128, "examples a step of one trainer", 1)
-    scheme: str = _key("estimator", "estimator, or session: the way before there were Estimators")
+    scheme: str = _key("estimator", "train with an Estimator (estimator), or with a MonitoredTrainingSession (session)")
     sync: bool = _key(False, "whether a step waits for a batch of every trainer, true or false")
     precision: str = _key("float32", "what CPUs compute in: float32, bfloat16, or auto: what is faster here")
     program: str = _key("", "the program to run instead of the built-in network, a Python file; see docs/programs.md")

@@ -46,7 +46,7 @@ class Budget:
             return
         found = hdfs.read_json(self._note) or {}
         if self._key.items() <= found.items():
-            self.last_step = int(found["last_step"])
+            self.last_step = int(str(found["last_step"]))
 
     def wait(self) -> None:
         """Look again and again, in a thread of its own, until it is noted."""
@@ -56,7 +56,7 @@ class Budget:
     def set(self, last_step: int) -> None:
         """Note the step, on HDFS first; raise hdfs.Unreachable."""
         note = {**self._key, "last_step": last_step}
-        hdfs.insist(lambda: hdfs.write_json(self._note, note), NOTE_SECS)
+        hdfs.retry(lambda: hdfs.write_json(self._note, note), NOTE_SECS)
         self.last_step = last_step
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import Any
 
 from flotilla.job.config import TrainConfig
 from flotilla.job.errors import BadInput, Temporary
@@ -13,7 +12,7 @@ from flotilla.storage import hdfs
 
 TRUST = "variables.json"  # in the model directory
 TRUST_SECS = 30
-AGREE_SECS = 120  # a chief that is being restarted with another program needs about 10
+VERSION_SECS = 120  # a chief that is being restarted with another program needs about 10
 
 _log = logging.getLogger(__name__)
 
@@ -46,38 +45,22 @@ def trusted(model_dir: str) -> list[int]:
 def trust(model_dir: str, *steps: int | None) -> None:
     """Note them; without any a chief that is started again must not go on with what they hold."""
     # A DataNode that has just died is offered for some seconds still.
-    hdfs.insist(lambda: hdfs.write_json(hdfs.join(model_dir, TRUST), {"steps": steps}), TRUST_SECS)
-
-
-def finished(config: TrainConfig) -> dict[str, Any] | None:
-    """Return what job-done.json says where the job has made all its steps, else None; raise hdfs.Unreachable.
-
-    How many steps a program makes, its arguments say. Where minutes have ended it before (budget.py), it is done for
-    a job of so many minutes.
-    """
-    done = hdfs.read_json(hdfs.join(config.model_dir, "job-done.json"))
-    if done is None or done.get("program", "built-in") != config.program_name:
-        return None
-    if config.program:
-        same, whole = done.get("arguments") == config.program_arguments(), not done.get("minutes")
-    else:
-        same, whole = True, int(done.get("global_step", -1)) >= config.max_steps
-    return done if same and (whole or done.get("minutes") == config.minutes > 0) else None
+    hdfs.retry(lambda: hdfs.write_json(hdfs.join(model_dir, TRUST), {"steps": steps}), TRUST_SECS)
 
 
 def check_steps(config: TrainConfig) -> None:
     """Raise BadInput where an unfinished job is to end at a step that it has long passed."""
     step = latest_step(config.model_dir) or 0
-    told = not config.program or any("{max_steps}" in argument for argument in config.arguments)
+    limited = not config.program or any("{max_steps}" in argument for argument in config.arguments)
     # Each trainer may have made one step more than was asked for.
-    if told and step > config.max_steps + len(config.cluster.get("worker", [])):
+    if limited and step > config.max_steps + len(config.cluster.get("worker", [])):
         raise BadInput(
             f"max_steps is {config.max_steps}, but {config.model_dir} has a checkpoint of step {step} already: "
             "give more steps, or give the job another name."
         )
 
 
-def begin(model_dir: str, model: dict[str, Any], version: str) -> float:
+def begin(model_dir: str, model: dict[str, object], version: str) -> float:
     """Return when the job first began (Unix time), noted beside a description of the model and the program's version.
 
     Raises BadInput where model_dir holds another model, whose checkpoints could not be restored.
@@ -88,10 +71,10 @@ def begin(model_dir: str, model: dict[str, Any], version: str) -> float:
     check_model(model_dir, found, model)
     if new != found:
         hdfs.write_json(path, new)
-    return float(new.get("began", time.time()))
+    return float(str(new.get("began", time.time())))
 
 
-def check_model(model_dir: str, found: dict[str, Any] | None, model: dict[str, Any]) -> None:
+def check_model(model_dir: str, found: dict[str, object] | None, model: dict[str, object]) -> None:
     """Raise BadInput where the model.json found in model_dir says that it holds another model."""
     found = found and {"program": "built-in", **found}
     for key, value in model.items():
@@ -102,7 +85,7 @@ def check_model(model_dir: str, found: dict[str, Any] | None, model: dict[str, A
             )
 
 
-def agree(model_dir: str, name: str, version: str, seconds: float = AGREE_SECS) -> None:
+def wait_for_version(model_dir: str, name: str, version: str, seconds: float = VERSION_SECS) -> None:
     """Wait for the chief to say which version of the program it runs; raise BadInput where it stays another one."""
     end = None
     while True:

@@ -1,16 +1,18 @@
-"""What runs beside the training steps: signs of life, reports, and a saver that refuses to forget."""
+"""What runs beside the training steps: signs of life for the watchdog, reports, and a saver that loses nothing."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 import tensorflow as tf
 
+from flotilla.job.cluster import Task
+from flotilla.job.config import TrainConfig
 from flotilla.job.errors import BadInput
 from flotilla.loop import budget, checkpoints
-from flotilla.supervision import ending, peers, watchdog
+from flotilla.storage import hdfs
+from flotilla.supervision import peers, termination, watchdog
 from flotilla.supervision.progress import Progress, TaskFile
 from flotilla.supervision.watchdog import Watchdog
 
@@ -21,31 +23,81 @@ SAVE_SECS = 30  # of the 60 that systemd gives a task to end
 _log = logging.getLogger(__name__)
 
 
-class LifeHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+class HookMaker:
+    """Makes the hooks that every training and evaluation of a task runs with, the kit's own or a program's."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        watch: Watchdog,
+        limit: budget.Budget,
+        task_file: TaskFile,
+        progress: Progress | None,
+    ) -> None:
+        self._config, self._task, self._watch, self._limit = config, task, watch, limit
+        self._task_file, self._progress = task_file, progress
+        self._reports: list[ReportHook] = []
+
+    def training(
+        self, tensors: dict[str, tf.Tensor], max_steps: int, examples_a_step: int | None
+    ) -> list[tf.estimator.SessionRunHook]:
+        """Return a training's hooks.
+
+        Args:
+            tensors: scalars to report, by name.
+            max_steps: the last step; 0 where nobody knows.
+            examples_a_step: of a global step; None where nobody knows.
+        """
+        config, task = self._config, self._task
+        summary_dir = config.model_dir if task.leads else None
+        report = ReportHook(tensors, max_steps, examples_a_step, config.log_every_steps, self._progress, summary_dir)
+        self._reports.append(report)
+        # What one trainer of several does is a run of its own in TensorBoard.
+        own_dir = hdfs.join(config.model_dir, task.name) if task.cluster else None
+        own = TaskHook(self._task_file, config.batch_size if examples_a_step else None, own_dir)
+        found = [WatchdogHook(self._watch, "step", bool(config.program)), report, own]
+        if config.minutes:
+            found.append(BudgetHook(self._limit, config.minutes, report, task.leads))
+        return found
+
+    def evaluation(self) -> tf.estimator.SessionRunHook:
+        """Return an evaluation's hook."""
+        return WatchdogHook(self._watch, "batch", bool(self._config.program))
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """The mean speed of the last training; None where there was none, or nobody knows."""
+        return self._reports[-1].examples_per_second if self._reports else None
+
+
+class WatchdogHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """Tells the watchdog every "step" of a training, or every "batch" of an evaluation.
 
     What a program does before and after may take any time.
     """
 
-    def __init__(self, watchdog: Watchdog, what: str, of_program: bool = False) -> None:
-        self._watchdog, self._what, self._runs, self._of_program = watchdog, what, 0, of_program
+    def __init__(self, watch: Watchdog, what: str, of_program: bool = False) -> None:
+        self._watchdog, self._what, self._runs, self._of_program = watch, what, 0, of_program
 
     def begin(self) -> None:
         self._watchdog.rest()
         self._step = v1.train.get_global_step()
 
-    def after_create_session(self, session: Any, coord: Any) -> None:
+    def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
         self._watchdog.rest()  # in a session that was made anew, too
 
-    def before_run(self, run_context: Any) -> Any:
+    def before_run(self, run_context: tf.estimator.SessionRunContext) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs(self._step)
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
+    def after_run(
+        self, run_context: tf.estimator.SessionRunContext, run_values: tf.compat.v1.train.SessionRunValues
+    ) -> None:
         # An evaluation's global step stands still, but its batches go on.
         self._runs += 1
-        self._watchdog.tell(f"{self._what} {self._runs if self._what == 'batch' else int(run_values.results)}")
+        self._watchdog.moved(f"{self._what} {self._runs if self._what == 'batch' else int(run_values.results)}")
 
-    def end(self, session: Any) -> None:
+    def end(self, session: tf.compat.v1.Session) -> None:
         if self._of_program:
             self._watchdog.pause()
         else:
@@ -61,7 +113,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
 
     def __init__(
         self,
-        tensors: dict[str, Any],
+        tensors: dict[str, tf.Tensor],
         max_steps: int,
         examples_a_step: int | None,
         every_steps: int,
@@ -72,7 +124,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._every, self._progress, self._summary_dir = every_steps, progress, summary_dir
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
-        self._told = False  # whether the first step is: whoever waits for it sees it at once
+        self._first_reported = False  # whether the first step is: whoever waits for it sees it at once
         self._flushed = 0.0
         self._news, self._news_end = "", 0.0
 
@@ -113,21 +165,23 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         if self._progress:
             self._progress.expect(self._max_steps)
 
-    def before_run(self, run_context: Any) -> Any:
+    def before_run(self, run_context: tf.estimator.SessionRunContext) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs([self._step, self._tensors])
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
+    def after_run(
+        self, run_context: tf.estimator.SessionRunContext, run_values: tf.compat.v1.train.SessionRunValues
+    ) -> None:
         step, values = int(run_values.results[0]), run_values.results[1]
         now = time.monotonic()
         if self._first is None or step < self._last[1]:
             # The first step includes the graph's optimization; a step back is a restored checkpoint.
             self._first = self._last = (now, step)
-        if not self._told and step:
-            self._told = True
+        if not self._first_reported and step:
+            self._first_reported = True
             _log.info("step %d of %d", step, self._max_steps)
             if self._progress:
-                found: dict[str, Any] = {name: round(float(value), 5) for name, value in values.items()}
-                self._progress.update(step, **found)
+                found = {name: round(float(value), 5) for name, value in values.items()}
+                self._progress.update(step, detail=found)
             return
         if step - self._last[1] < self._every and not (step >= self._max_steps > self._last[1]):
             return
@@ -145,8 +199,10 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
                 rate=round(rate, 1),
                 rate_unit=unit,
                 message=self._news if time.monotonic() < self._news_end else "",
-                **{name: round(value, 5) for name, value in values.items()},
-                **({"steps_per_second": round(steps_per_second, 3)} if unit != "steps/s" else {}),
+                detail={
+                    **{name: round(value, 5) for name, value in values.items()},
+                    **({"steps_per_second": round(steps_per_second, 3)} if unit != "steps/s" else {}),
+                },
             )
         if self._writer:
             values = {**values, "global_step_per_second": steps_per_second}
@@ -178,21 +234,23 @@ class TaskHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._step = v1.train.get_global_step()
         self._writer = v1.summary.FileWriterCache.get(self._summary_dir) if self._summary_dir else None
 
-    def before_run(self, run_context: Any) -> Any:
+    def before_run(self, run_context: tf.estimator.SessionRunContext) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs(self._step)
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
+    def after_run(
+        self, run_context: tf.estimator.SessionRunContext, run_values: tf.compat.v1.train.SessionRunValues
+    ) -> None:
         now, step = time.monotonic(), int(run_values.results)
         if self._first is None or step < self._last[1]:  # as in ReportHook
             if self._first is None:
-                self._file.tell(step=step)
+                self._file.update(step=step)
             self._first, self._last, self._steps = (now, step), (now, step), 0
             return
         self._last, self._steps = (now, step), self._steps + 1
         if now - self._first[0] >= TELL_SECS:
             self._tell()
 
-    def end(self, session: Any) -> None:
+    def end(self, session: tf.compat.v1.Session) -> None:
         if self._steps:
             self._tell()
 
@@ -200,12 +258,12 @@ class TaskHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         assert self._first
         (first_time, first), (last_time, last) = self._first, self._last
         rate = self._steps / (last_time - first_time)
-        told = {"staleness": max(0.0, (last - first) / self._steps - 1)}
+        own = {"staleness": max(0.0, (last - first) / self._steps - 1)}
         if self._batch_size is not None:
-            told["examples_per_second"] = rate * self._batch_size
-        self._file.tell(step=last, steps_per_second=round(rate, 3), **{k: round(v, 2) for k, v in told.items()})
+            own["examples_per_second"] = rate * self._batch_size
+        self._file.update(step=last, steps_per_second=round(rate, 3), **{k: round(v, 2) for k, v in own.items()})
         if self._writer:
-            values = [v1.Summary.Value(tag=tag, simple_value=value) for tag, value in told.items()]
+            values = [v1.Summary.Value(tag=tag, simple_value=value) for tag, value in own.items()]
             self._writer.add_summary(v1.Summary(value=values), last)
             self._writer.flush()
         self._first, self._steps = self._last, 0
@@ -222,10 +280,12 @@ class BudgetHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def begin(self) -> None:
         self._step = v1.train.get_global_step()
 
-    def before_run(self, run_context: Any) -> Any:
+    def before_run(self, run_context: tf.estimator.SessionRunContext) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs(self._step)
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
+    def after_run(
+        self, run_context: tf.estimator.SessionRunContext, run_values: tf.compat.v1.train.SessionRunValues
+    ) -> None:
         step = int(run_values.results)
         if self._leads and not self._budget.known:
             self._find(step)
@@ -256,29 +316,33 @@ class EndHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """
 
     def begin(self) -> None:
-        ending.grace(SAVE_SECS)
+        termination.grace(SAVE_SECS)
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
-        if ending.asked.is_set():
+    def after_run(
+        self, run_context: tf.estimator.SessionRunContext, run_values: tf.compat.v1.train.SessionRunValues
+    ) -> None:
+        if termination.requested.is_set():
             run_context.request_stop()
 
-    def end(self, session: Any) -> None:
-        if ending.asked.is_set():
-            ending.saved.set()
+    def end(self, session: tf.compat.v1.Session) -> None:
+        if termination.requested.is_set():
+            termination.saved.set()
         else:
-            ending.grace(0)
+            termination.grace(0)
 
 
-class HeirHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
+class LastCheckpointHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """Saves a last checkpoint and ends the process when the chief is lost for good."""
 
-    def __init__(self, model_dir: str, scaffold: Any) -> None:
+    def __init__(self, model_dir: str, scaffold: tf.compat.v1.train.Scaffold) -> None:
         self._model_dir, self._scaffold = model_dir, scaffold
 
     def begin(self) -> None:
         self._step = v1.train.get_global_step()
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
+    def after_run(
+        self, run_context: tf.estimator.SessionRunContext, run_values: tf.compat.v1.train.SessionRunValues
+    ) -> None:
         if not peers.chief_lost.is_set():
             return
         session, saver = run_context.session, self._scaffold.saver
@@ -293,10 +357,10 @@ class HeirHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
 class ReleaseHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """Lets the workers of a synchronous training go at its end: they wait for tokens that only the chief hands out."""
 
-    def __init__(self, tokens: Any) -> None:
+    def __init__(self, tokens: tf.Operation) -> None:
         self._tokens = tokens
 
-    def end(self, session: Any) -> None:
+    def end(self, session: tf.compat.v1.Session) -> None:
         session.run(self._tokens)
 
 
@@ -308,7 +372,7 @@ class Saver(v1.train.Saver):  # type: ignore[misc, name-defined]
     (checkpoints.trust), no older and all of them numbers, it goes on with them.
     """
 
-    def __init__(self, model_dir: str, *arguments: Any, **options: Any) -> None:
+    def __init__(self, model_dir: str, *arguments: object, **options: object) -> None:
         """Prepare to save and restore; without model_dir it always restores."""
         super().__init__(*arguments, sharded=False, save_relative_paths=True, **options)
         self._model_dir = model_dir
@@ -324,7 +388,7 @@ class Saver(v1.train.Saver):  # type: ignore[misc, name-defined]
             self._finite = tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
             self._step = v1.train.get_or_create_global_step()
 
-    def restore(self, sess: Any, save_path: str) -> None:
+    def restore(self, sess: tf.compat.v1.Session, save_path: str) -> None:
         if self._model_dir:
             saved = int(save_path.rsplit("-", 1)[1])
             if saved in checkpoints.trusted(self._model_dir) and not len(sess.run(self._missing)):
@@ -342,11 +406,17 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
     Leaves the graph out of them: it is in the event file, and 3 MB more a checkpoint are 3 MB more on HDFS.
     """
 
-    def __init__(self, model_dir: str, save_steps: float | None, scaffold: Any, save_secs: float | None = None) -> None:
+    def __init__(
+        self,
+        model_dir: str,
+        save_steps: float | None,
+        scaffold: tf.compat.v1.train.Scaffold,
+        save_secs: float | None = None,
+    ) -> None:
         super().__init__(model_dir, save_secs, save_steps, scaffold=scaffold, save_graph_def=False)
         self._model_dir = model_dir
 
-    def after_create_session(self, session: Any, coord: Any) -> None:
+    def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
         there = checkpoints.latest_step(self._model_dir)
         step = int(session.run(v1.train.get_global_step()))
         if there is not None and step < there:
@@ -358,7 +428,8 @@ class SaverHook(tf.estimator.CheckpointSaverHook):  # type: ignore[misc]
         self._save(session, step)
         self._timer.update_last_triggered_step(step)
 
-    def _save(self, session: Any, step: int) -> Any:
+    def _save(self, session: tf.compat.v1.Session, step: int) -> bool:
         # First, and with the one before: a chief that is lost in the middle of it leaves one of the two.
         checkpoints.trust(self._model_dir, checkpoints.latest_step(self._model_dir), int(step))
-        return super()._save(session, step)
+        stops: bool = super()._save(session, step)
+        return stops

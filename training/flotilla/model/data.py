@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flotilla.job.errors import BadInput
 from flotilla.storage import hdfs, manifest
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 READ_BUFFER = 8 << 20  # bytes; on HDFS four times as fast as the default
 
@@ -82,7 +85,7 @@ def check_records(data: DataSet, split: str) -> None:
         ) from error
 
 
-def training_batches(data: DataSet, split: str, batch_size: int, shuffle_buffer: int, seed: int) -> Any:
+def training_batches(data: DataSet, split: str, batch_size: int, shuffle_buffer: int, seed: int) -> tf.data.Dataset:
     """Return a tf.data.Dataset without end of ({"image": uint8 [batch, h, w, c]}, label int64 [batch]).
 
     Every trainer reads all files, in an order of its own by its seed; an epoch has every example once.
@@ -97,7 +100,7 @@ def training_batches(data: DataSet, split: str, batch_size: int, shuffle_buffer:
     return batches.map(lambda x: _augmented(*_parsed(x, data), seed), tf.data.AUTOTUNE).prefetch(4)
 
 
-def evaluation_batches(data: DataSet, split: str, batch_size: int) -> Any:
+def evaluation_batches(data: DataSet, split: str, batch_size: int) -> tf.data.Dataset:
     """Return a tf.data.Dataset of all of a split once, as training_batches but plain and in order."""
     import tensorflow as tf
 
@@ -105,19 +108,19 @@ def evaluation_batches(data: DataSet, split: str, batch_size: int) -> Any:
     return records.batch(batch_size).map(lambda x: _parsed(x, data), tf.data.AUTOTUNE).prefetch(2)
 
 
-def _records(file: Any) -> Any:
+def _records(file: str | tf.Tensor) -> tf.data.Dataset:
     import tensorflow as tf
 
     return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER)
 
 
-def _features() -> dict[str, Any]:
+def _features() -> dict[str, tf.io.FixedLenFeature]:
     import tensorflow as tf
 
     return {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
 
-def _parsed(batch: Any, data: DataSet) -> tuple[dict[str, Any], Any]:
+def _parsed(batch: tf.Tensor, data: DataSet) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     import tensorflow as tf
 
     parsed = tf.io.parse_example(batch, _features())
@@ -126,7 +129,7 @@ def _parsed(batch: Any, data: DataSet) -> tuple[dict[str, Any], Any]:
     return {"image": tf.transpose(image, [0, 2, 3, 1])}, parsed["label"]
 
 
-def _augmented(features: dict[str, Any], label: Any, seed: int) -> tuple[dict[str, Any], Any]:
+def _augmented(features: dict[str, tf.Tensor], label: tf.Tensor, seed: int) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Pad by an eighth, crop at a random place, flip half of them: two gathers for the whole batch."""
     import tensorflow as tf
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
-from flotilla.loop.hooks import EndHook, HeirHook, ReleaseHook, Saver, SaverHook
+from flotilla.loop.hooks import EndHook, LastCheckpointHook, ReleaseHook, Saver, SaverHook
 from flotilla.model import precision, resnet
 from flotilla.model.data import DataSet
 
@@ -26,7 +25,7 @@ RECOVERY_WAIT_SECS = 2
 STOP_GRACE_SECS = 5
 
 # Makes the hooks of a training from the tensors to report.
-MakeHooks = Callable[[dict[str, Any]], list[Any]]
+MakeHooks = Callable[[dict[str, tf.Tensor]], list[tf.estimator.SessionRunHook]]
 
 
 def schedule(config: TrainConfig, records: int, trainers: int) -> tuple[list[int], list[float]]:
@@ -36,7 +35,7 @@ def schedule(config: TrainConfig, records: int, trainers: int) -> tuple[list[int
     return boundaries, [config.learning_rate * factor for factor in config.learning_rate_factors]
 
 
-def learning_rate(config: TrainConfig, records: int, trainers: int, step: Any) -> Any:
+def learning_rate(config: TrainConfig, records: int, trainers: int, step: tf.Tensor) -> tf.Tensor:
     """Return the rate of a step (a tensor), with a linear warm-up where the configuration asks for one."""
     boundaries, rates = schedule(config, records, trainers)
     rate = v1.train.piecewise_constant(step, [tf.constant(b, step.dtype) for b in boundaries], rates)
@@ -45,7 +44,9 @@ def learning_rate(config: TrainConfig, records: int, trainers: int, step: Any) -
     return rate
 
 
-def build(config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks: MakeHooks | None = None) -> Any:
+def build(
+    config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks: MakeHooks | None = None
+) -> tf.estimator.Estimator:
     """Return the Estimator; make_hooks is called while the training graph is built."""
     shorten_waits()
     run_config = tf.estimator.RunConfig(
@@ -66,7 +67,7 @@ def build(config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks:
     )
 
 
-def session_config(task: Task, chosen: str = "float32") -> Any:
+def session_config(task: Task, chosen: str = "float32") -> tf.compat.v1.ConfigProto:
     """Return the settings of a task's sessions, a ConfigProto."""
     session = precision.settings(chosen)
     session.allow_soft_placement = True
@@ -75,31 +76,33 @@ def session_config(task: Task, chosen: str = "float32") -> Any:
     return session
 
 
-def placement(task: Task) -> Callable[[Any], str] | None:
+def placement(task: Task) -> Callable[[tf.Operation], str] | None:
     """Return the device function of a trainer: variables on the parameter servers, all else with the trainer."""
     if not task.cluster.get("ps") or task.type not in ("chief", "worker"):
         return None
-    setter: Callable[[Any], str] = v1.train.replica_device_setter(
+    setter: Callable[[tf.Operation], str] = v1.train.replica_device_setter(
         ps_tasks=len(task.cluster["ps"]), worker_device=task.device, ps_strategy=ByLoad(len(task.cluster["ps"]))
     )
     return setter
 
 
-def keeps(config: TrainConfig, task: Task) -> str:
+def saver_model_dir(config: TrainConfig, task: Task) -> str:
     """Return the model directory where parameter servers keep the variables when the chief dies, else nothing.
 
-    In synchronous training the chief also holds the queue that keeps the trainers in step.
+    In synchronous training the chief also holds the queue of tokens that the trainers wait for.
     """
     return config.model_dir if task.type == "chief" and not config.sync else ""
 
 
-def heirs(config: TrainConfig, task: Task, scaffold: Any) -> list[Any]:
+def last_checkpoint_hooks(
+    config: TrainConfig, task: Task, scaffold: tf.compat.v1.train.Scaffold
+) -> list[tf.estimator.SessionRunHook]:
     """Return the hook of the worker that saves what was learned when the chief is lost: the first on another host."""
     chief, *workers = (
         address.rsplit(":", 1)[0] for kind in ("chief", "worker") for address in task.cluster.get(kind, ["-"])
     )
-    heir = next((f"worker-{index}" for index, host in enumerate(workers) if host != chief), None)
-    return [HeirHook(config.model_dir, scaffold)] if task.name == heir else []
+    stand_in = next((f"worker-{index}" for index, host in enumerate(workers) if host != chief), None)
+    return [LastCheckpointHook(config.model_dir, scaffold)] if task.name == stand_in else []
 
 
 class ByLoad:
@@ -112,7 +115,7 @@ class ByLoad:
     def __init__(self, servers: int) -> None:
         self._bytes = [0] * servers
 
-    def __call__(self, variable: Any) -> int:
+    def __call__(self, variable: tf.Operation) -> int:
         server = self._bytes.index(min(self._bytes))
         if "shape" in variable.node_def.attr:  # a table has none
             elements = math.prod(max(0, dimension.size) for dimension in variable.get_attr("shape").dim)
@@ -120,21 +123,21 @@ class ByLoad:
         return server
 
 
-def serving_input(data: DataSet) -> Any:
+def serving_input(data: DataSet) -> tf.estimator.export.ServingInputReceiver:
     """Return what the SavedModel takes: "image", uint8 [batch, height, width, channels]."""
     image = v1.placeholder(tf.uint8, [None, *data.shape], name="image")
     return tf.estimator.export.ServingInputReceiver({"image": image}, {"image": image})
 
 
 def model_fn(
-    features: dict[str, Any],
-    labels: Any,
+    features: dict[str, tf.Tensor],
+    labels: tf.Tensor,
     mode: str,
     config: TrainConfig,
     data: DataSet,
     task: Task,
     make_hooks: MakeHooks | None,
-) -> Any:
+) -> tf.estimator.EstimatorSpec:
     """Build the graph of a mode around its input; return an EstimatorSpec."""
     training = mode == tf.estimator.ModeKeys.TRAIN
     trainers = task.trainers if training else 0
@@ -158,11 +161,11 @@ def model_fn(
     # Side by side: gradients that waited for the averages would wait for the network, too.
     train = tf.group(optimizer.minimize(loss, global_step=step), *v1.get_collection(v1.GraphKeys.UPDATE_OPS))
     # Built after minimize(), which makes the optimizer's variables.
-    saver = Saver(keeps(config, task), max_to_keep=config.keep_checkpoints)
+    saver = Saver(saver_model_dir(config, task), max_to_keep=config.keep_checkpoints)
     scaffold = v1.train.Scaffold(saver=saver)
     accuracy = tf.reduce_mean(tf.cast(tf.equal(labels, classes), tf.float32))
     hooks = make_hooks({"loss": loss, "accuracy": accuracy, "learning_rate": rate}) if make_hooks else []
-    hooks += heirs(config, task, scaffold)
+    hooks += last_checkpoint_hooks(config, task, scaffold)
     chief_hooks = [SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()]
     if config.sync:
         # At the end it still waits for gradients: that the session is closed is no failure, and no traceback.

@@ -6,8 +6,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
@@ -16,6 +15,11 @@ from flotilla.loop.budget import Budget
 from flotilla.model import data
 from flotilla.storage import hdfs, manifest
 from flotilla.supervision.progress import TaskFile
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from flotilla.loop.hooks import HookMaker
 
 EVALUATION_BATCH = 250
 POLL_SECS = 3
@@ -40,7 +44,7 @@ class Network:
             data.check_batch(self._data, config.train_split, config.batch_size)
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> dict[str, object]:
         """What has to be the same for a checkpoint to be restored."""
         shape, size = list(self._data.shape), self._config.resnet_size
         return {
@@ -50,7 +54,7 @@ class Network:
             "resnet_size": size,
         }
 
-    def run(self, seed: int, make_hooks: Callable[..., list[Any]], life: Callable[[], Any], told: TaskFile) -> None:
+    def run(self, seed: int, hook_maker: HookMaker, task_file: TaskFile) -> None:
         """Train, or evaluate, until max_steps or until the process is told to end."""
         import tensorflow as tf
 
@@ -65,10 +69,10 @@ class Network:
         examples = config.examples_a_step(task.trainers)
         tf.get_logger().addFilter(_worth_logging)
 
-        def hooks(tensors: dict[str, Any]) -> list[Any]:
-            return make_hooks(tensors, config.max_steps, examples)
+        def training_hooks(tensors: dict[str, tf.Tensor]) -> list[tf.estimator.SessionRunHook]:
+            return hook_maker.training(tensors, config.max_steps, examples)
 
-        model = estimator.build(config, dataset, task, seed, hooks)
+        model = estimator.build(config, dataset, task, seed, training_hooks)
         train = tf.estimator.TrainSpec(
             lambda: data.training_batches(dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed),
             max_steps=config.max_steps,
@@ -77,18 +81,18 @@ class Network:
             lambda: data.evaluation_batches(dataset, config.validation_split, EVALUATION_BATCH),
             steps=None,
             name=config.validation_split,
-            hooks=[life()],
+            hooks=[hook_maker.evaluation()],
             start_delay_secs=0,
             throttle_secs=config.eval_interval_secs,
         )
         if task.type == "evaluator":
-            _evaluate(config, model, evaluate, dataset.records[config.validation_split], told, self._limit)
+            _evaluate(config, model, evaluate, dataset.records[config.validation_split], task_file, self._limit)
         elif config.scheme == "session":
-            session.train(config, dataset, task, seed, hooks)
+            session.train(config, dataset, task, seed, training_hooks)
         else:
             tf.estimator.train_and_evaluate(model, train, evaluate)
 
-    def finish(self, life: Callable[[], Any]) -> dict[str, Any]:
+    def finish(self, hook_maker: HookMaker) -> dict[str, object]:
         """Export and evaluate the last checkpoint; return what result.json says of it."""
         import tensorflow as tf
 
@@ -110,7 +114,7 @@ class Network:
             lambda: data.evaluation_batches(dataset, config.eval_split, EVALUATION_BATCH),
             name=config.eval_split,
             checkpoint_path=checkpoint,
-            hooks=[life()],
+            hooks=[hook_maker.evaluation()],
         )
         tf.compat.v1.summary.FileWriterCache.clear()
         return {
@@ -121,7 +125,14 @@ class Network:
         }
 
 
-def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, told: TaskFile, limit: Budget) -> None:
+def _evaluate(
+    config: TrainConfig,
+    model: tf.estimator.Estimator,
+    evaluate: tf.estimator.EvalSpec,
+    examples: int,
+    task_file: TaskFile,
+    limit: Budget,
+) -> None:
     """Evaluate a new checkpoint in every interval, and the job's last one at once; tell what came out.
 
     train_and_evaluate sits out its throttle_secs first: meanwhile the model is stored without its last evaluation.
@@ -144,7 +155,7 @@ def _evaluate(config: TrainConfig, model: Any, evaluate: Any, examples: int, tol
                 _log.info("The chief has deleted %s meanwhile: evaluating a newer one.", checkpoint)
                 time.sleep(POLL_SECS)
                 continue
-            told.tell(
+            task_file.update(
                 step=int(metrics["global_step"]),
                 accuracy=float(metrics["accuracy"]),
                 loss=float(metrics["loss"]),

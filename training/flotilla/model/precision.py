@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -21,7 +20,7 @@ BATCH, ROUNDS = 64, 5
 WORTH = 1.1  # times as fast, or float32 it is
 
 
-def settings(precision: str) -> Any:
+def settings(precision: str) -> tf.compat.v1.ConfigProto:
     """Return the settings of a session, a ConfigProto; in bfloat16 oneDNN computes, and variables stay float32."""
     session = v1.ConfigProto()
     session.graph_options.rewrite_options.meta_optimizer_iterations = 1  # as Estimator's own default
@@ -51,7 +50,7 @@ def choose(wanted: str, shape: Sequence[int], classes: int, size: int) -> str:
     return chosen
 
 
-def _step(precision: str, shape: Sequence[int], classes: int, size: int) -> Any:
+def _step(precision: str, shape: Sequence[int], classes: int, size: int) -> Callable[[], object]:
     """Return what does a training step."""
     graph = tf.Graph()
     with graph.as_default():
@@ -65,7 +64,7 @@ def _step(precision: str, shape: Sequence[int], classes: int, size: int) -> Any:
     return lambda: session.run(train)
 
 
-def _seconds(step: Any) -> float:
+def _seconds(step: Callable[[], object]) -> float:
     begin = time.perf_counter()
     step()
     return time.perf_counter() - begin

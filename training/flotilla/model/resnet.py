@@ -7,8 +7,6 @@ parameters for 10 classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 v1 = tf.compat.v1
@@ -20,7 +18,7 @@ BATCH_NORM_EPSILON = 1e-5
 STAGES = (16, 32, 64)  # filters
 
 
-def network(images: Any, size: int, classes: int, trainers: int) -> Any:
+def network(images: tf.Tensor, size: int, classes: int, trainers: int) -> tf.Tensor:
     """Return logits [batch, classes] of images [batch, height, width, channels] with values 0 to 255.
 
     So many trainers train the same variables; with none the graph is one that evaluates or predicts. Adds every
@@ -41,7 +39,7 @@ def network(images: Any, size: int, classes: int, trainers: int) -> Any:
     return tf.matmul(x, kernel) + _weight("dense/bias", [classes], v1.zeros_initializer())
 
 
-def _block(x: Any, filters: int, stride: int, norms: _BatchNorms) -> Any:
+def _block(x: tf.Tensor, filters: int, stride: int, norms: _BatchNorms) -> tf.Tensor:
     shortcut = x
     x = tf.nn.relu(_conv_bn("conv0", x, filters, stride, norms))
     x = _conv_bn("conv1", x, filters, 1, norms)
@@ -53,7 +51,7 @@ def _block(x: Any, filters: int, stride: int, norms: _BatchNorms) -> Any:
     return tf.nn.relu(x + shortcut)
 
 
-def _conv_bn(name: str, x: Any, filters: int, stride: int, norms: _BatchNorms) -> Any:
+def _conv_bn(name: str, x: tf.Tensor, filters: int, stride: int, norms: _BatchNorms) -> tf.Tensor:
     with v1.variable_scope(name):
         kernel = _weight("kernel", [3, 3, int(x.shape[-1]), filters])
     # The same border on both sides, also with a stride, where "SAME" would pad on one side only.
@@ -86,9 +84,9 @@ class _BatchNorms:
         if not trainers:
             parts += self._averages
         self._parts = zip(*(tf.split(part, channels) for part in parts), strict=True)
-        self._batches: list[tuple[Any, Any]] = []
+        self._batches: list[tuple[tf.Tensor, tf.Tensor]] = []
 
-    def add(self, x: Any) -> Any:
+    def add(self, x: tf.Tensor) -> tf.Tensor:
         """Return what the next one makes of x."""
         x, *of_batch = v1.nn.fused_batch_norm(
             x, *next(self._parts), epsilon=BATCH_NORM_EPSILON, is_training=bool(self._trainers)
@@ -111,7 +109,7 @@ class _BatchNorms:
             v1.add_to_collection(v1.GraphKeys.UPDATE_OPS, update)
 
 
-def _weight(name: str, shape: list[int], initializer: Any = None) -> Any:
+def _weight(name: str, shape: list[int], initializer: tf.keras.initializers.Initializer | None = None) -> tf.Variable:
     """Return a trainable variable's value, read once: every read is a transfer from its parameter server."""
     variable = v1.get_variable(name, shape, initializer=initializer or v1.glorot_uniform_initializer())
     value = variable.read_value()

@@ -1,12 +1,10 @@
-"""The same training without an Estimator, as it was written before there were any.
+"""The same training without an Estimator: with a MonitoredTrainingSession of its own.
 
 After TensorFlow 1's guide "Distributed TensorFlow": ClusterSpec, Server, replica_device_setter and
 MonitoredTrainingSession.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 
@@ -34,7 +32,7 @@ def train(config: TrainConfig, dataset: data.DataSet, task: Task, seed: int, mak
         v1.add_to_collection(v1.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
         features, labels = iterator.get_next()
         mode = tf.estimator.ModeKeys.TRAIN
-        spec: Any = estimator.model_fn(features, labels, mode, config, dataset, task, make_hooks)
+        spec = estimator.model_fn(features, labels, mode, config, dataset, task, make_hooks)
         with v1.train.MonitoredTrainingSession(
             master=target,
             is_chief=task.leads,

@@ -11,7 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import google_crc32c
@@ -224,7 +224,7 @@ class HdfsFiles:
             raise Temporary(f"{self.url(path)}: HDFS failed: {text}") from error
 
 
-def crc32c(chunks: Iterable[bytes], seen: Callable[[int], Any] = lambda count: None) -> str:
+def crc32c(chunks: Iterable[bytes], seen: Callable[[int], object] = lambda count: None) -> str:
     """Return the CRC-32C of bytes as 8 hex digits."""
     value = 0
     for chunk in chunks:

@@ -6,19 +6,25 @@ for "no checkpoint" and begin at step 0. Here a file is there, or is not there, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flotilla.job.errors import BadInput, Denied, ProgramError, Temporary
 
+if TYPE_CHECKING:
+    import hdfs_native
+
 T = TypeVar("T")
+BRIEFLY_SECS = 10
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +62,7 @@ def read(path: str) -> bytes | None:
         raise _failure(server, error) from error
 
 
-def read_json(path: str) -> dict[str, Any] | None:
+def read_json(path: str) -> dict[str, object] | None:
     """Return the JSON object in a file; None where there is no such file or it is no object."""
     content = read(path)
     try:
@@ -111,7 +117,7 @@ def names(path: str) -> set[str]:
         raise _failure(server, error) from error
 
 
-def insist(action: Callable[[], T], seconds: float) -> T:
+def retry(action: Callable[[], T], seconds: float) -> T:
     """Return what action returns, as soon as it raises nothing Temporary; after so many seconds raise that."""
     end = time.monotonic() + seconds
     said = False
@@ -127,12 +133,26 @@ def insist(action: Callable[[], T], seconds: float) -> T:
         time.sleep(1)
 
 
+def ask_briefly(ask: Callable[[], T]) -> T | None:
+    """Return what ask returns within some seconds; None where it raises a ProgramError or takes longer."""
+    answers: list[T] = []
+
+    def asking() -> None:
+        with contextlib.suppress(ProgramError):
+            answers.append(ask())
+
+    thread = threading.Thread(target=asking, daemon=True)
+    thread.start()
+    thread.join(BRIEFLY_SECS)
+    return answers[0] if answers else None
+
+
 def wait_until_readable(path: str, seconds: float) -> None:
     """Return as soon as the file, or that it isn't there, can be told; raise Unreachable after so many seconds.
 
     A NameNode that has just started answers before it knows where a file's blocks are.
     """
-    insist(lambda: read(path), seconds)
+    retry(lambda: read(path), seconds)
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -148,7 +168,7 @@ def root(path: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _client(server: str) -> Any:
+def _client(server: str) -> hdfs_native.Client:
     import hdfs_native
 
     # One attempt: by default it tries for minutes before it says that nobody listens.

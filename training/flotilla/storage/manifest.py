@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import Any
+from typing import TypedDict
 
 from flotilla.job.errors import BadInput
 
@@ -28,13 +28,21 @@ class Entry:
     crc32c: str
 
 
+class Feature(TypedDict, total=False):
+    """What the records hold under a name."""
+
+    dtype: str
+    shape: list[int]  # channels, height, width
+    classes: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """A data set. raw is the manifest's own bytes, so that a copy is the same file."""
 
     name: str
     files: tuple[Entry, ...]
-    features: dict[str, Any]
+    features: dict[str, Feature]  # image and label
     raw: bytes
 
     @property
@@ -77,7 +85,7 @@ def parse(raw: bytes, where: str) -> Manifest:
     return Manifest(name, entries, features if isinstance(features, dict) else {}, raw)
 
 
-def _entry(item: Any, number: int, where: str) -> Entry:
+def _entry(item: object, number: int, where: str) -> Entry:
     if not isinstance(item, dict):
         raise BadInput(f"{where}: file {number} isn't an object with path, split, size, records and checksums.")
     path = item.get("path")

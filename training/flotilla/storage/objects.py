@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypedDict
 
 import google_crc32c
 
@@ -16,6 +16,14 @@ from flotilla.storage.files import Files
 from flotilla.storage.s3 import Prefix
 
 _log = logging.getLogger(__name__)
+
+
+class Entry(TypedDict):
+    """What a manifest says of an object."""
+
+    path: str  # in the manifest's folder
+    size: int  # bytes
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Item:
     crc32c: str
     read: Callable[[], Iterator[bytes]]
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> Entry:
         """Return what the manifest says of it."""
         return {"path": self.path, "size": self.size, "sha256": self.sha256}
 

@@ -131,16 +131,16 @@ class Prefix:
 
     def read(self, path: str) -> bytes:
         """Return a small object whole."""
-        return self._insist(path, lambda client: bytes(client.get_object(**self._at(path))["Body"].read()))
+        return self._retry(path, lambda client: bytes(client.get_object(**self._at(path))["Body"].read()))
 
     def head(self, path: str) -> tuple[int, str | None]:
         """Return an object's size and the CRC-32C (hex) of the whole object, where S3 knows it."""
         at = self._at(path)
-        return _size_and_crc(self._insist(path, lambda client: client.head_object(**at, ChecksumMode="ENABLED")))
+        return _size_and_crc(self._retry(path, lambda client: client.head_object(**at, ChecksumMode="ENABLED")))
 
     def etag(self, path: str) -> str:
         """Return what tells an object's content from any other that it had."""
-        return str(self._insist(path, lambda client: client.head_object(**self._at(path)))["ETag"])
+        return str(self._retry(path, lambda client: client.head_object(**self._at(path)))["ETag"])
 
     def stream(self, path: str, etag: str | None = None) -> Iterator[bytes]:
         """Yield an object's bytes, those of an ETag or the newest.
@@ -173,7 +173,7 @@ class Prefix:
         more = {"IfNoneMatch": "*"} if if_absent else {}
         request = {**self._at(path), "Body": data, **_checksum(google_crc32c.value(data)), **more}
         try:
-            self._insist(path, lambda client: client.put_object(**request))
+            self._retry(path, lambda client: client.put_object(**request))
         except _Changed:
             # It may be this very object, put by a try whose answer was lost.
             if not if_absent or self.read(path) != data:
@@ -188,13 +188,13 @@ class Prefix:
         at = self._at(path)
         whole = {"ChecksumType": "FULL_OBJECT"}
         begin = {**at, **whole, "ChecksumAlgorithm": "CRC32C"}
-        upload = self._insist(path, lambda client: client.create_multipart_upload(**begin))["UploadId"]
+        upload = self._retry(path, lambda client: client.create_multipart_upload(**begin))["UploadId"]
         try:
             done = [self._put_part(path, upload, number, part) for number, part in enumerate(parts, 1)]
             end = {**at, **whole, "UploadId": upload, "MultipartUpload": {"Parts": done}}
             end["ChecksumCRC32C"] = _checksum(int(crc32c, 16))["ChecksumCRC32C"]
             try:
-                self._insist(path, lambda client: client.complete_multipart_upload(**end))
+                self._retry(path, lambda client: client.complete_multipart_upload(**end))
             except _NoUpload:
                 # A try may have completed it whose answer was lost.
                 if self.head(path) != (size, crc32c):
@@ -207,17 +207,17 @@ class Prefix:
     def _put_part(self, path: str, upload: str, number: int, part: bytes) -> dict[str, Any]:
         checksum = _checksum(google_crc32c.value(part))
         request = {**self._at(path), "UploadId": upload, "PartNumber": number, "Body": part, **checksum}
-        etag = self._insist(path, lambda client: client.upload_part(**request))["ETag"]
+        etag = self._retry(path, lambda client: client.upload_part(**request))["ETag"]
         return {"PartNumber": number, "ETag": etag, "ChecksumCRC32C": checksum["ChecksumCRC32C"]}
 
     def prove_writable(self, path: str) -> None:
         """Begin an upload and give it up: needs the permission to write and leaves nothing."""
         at = self._at(path)
-        upload = self._insist(path, lambda client: client.create_multipart_upload(**at))["UploadId"]
+        upload = self._retry(path, lambda client: client.create_multipart_upload(**at))["UploadId"]
         with contextlib.suppress(_NoUpload):
-            self._insist(path, lambda client: client.abort_multipart_upload(**at, UploadId=upload))
+            self._retry(path, lambda client: client.abort_multipart_upload(**at, UploadId=upload))
 
-    def _insist(self, path: str, ask: Callable[[Any], T]) -> T:
+    def _retry(self, path: str, ask: Callable[[Any], T]) -> T:
         """Return what ask says of the client, asked again while S3 is away."""
         patience = _Patience()
         while True:

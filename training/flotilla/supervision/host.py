@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 import urllib.request
-from typing import Any
+from typing import TypedDict
 
 STORE = "flotilla-store.service"
 NAMENODE = "hadoop-namenode.service"
@@ -15,12 +15,44 @@ NAMENODE_PAGES = "http://127.0.0.1:9870"  # on loopback, of the NameNode's host 
 PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,StateChangeTimestampMonotonic,MemoryCurrent"
 
 
-def units() -> dict[str, dict[str, Any]]:
-    """Return the tasks' units, the store's and the NameNode's by name; none on a machine without systemd.
+class UnitState(TypedDict):
+    """A unit, in systemd's words."""
 
-    Each has active, sub and result (systemd's words), restarts, since (when it came into this state, seconds since
-    the epoch) and memory (bytes or None).
-    """
+    active: str
+    sub: str
+    result: str
+    restarts: int
+    since: float  # when it came into this state, seconds since the epoch
+    memory: int | None  # bytes
+
+
+class HdfsHealth(TypedDict, total=False):
+    """What a NameNode says of HDFS."""
+
+    problem: str  # a sentence, empty where there is none; else nothing of the following
+    live: list[str]  # names of DataNodes
+    dead: list[str]
+    missing: int  # blocks
+    under_replicated: int  # blocks
+    used: int  # bytes
+    capacity: int  # bytes
+    safe_mode: bool
+
+
+class _Bean(TypedDict):
+    """Of NameNodeInfo and FSNamesystemState, what is read here; nodes are JSON objects by name."""
+
+    LiveNodes: str
+    DeadNodes: str
+    NumberOfMissingBlocks: int
+    UnderReplicatedBlocks: int
+    Used: int
+    Total: int
+    Safemode: str
+
+
+def units() -> dict[str, UnitState]:
+    """Return the tasks' units, the store's and the NameNode's by name; none on a machine without systemd."""
     command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", "training@*.service", STORE, NAMENODE]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -29,9 +61,9 @@ def units() -> dict[str, dict[str, Any]]:
     return parse_units(shown.stdout, time.time() - time.clock_gettime(time.CLOCK_MONOTONIC))
 
 
-def parse_units(text: str, booted: float) -> dict[str, dict[str, Any]]:
+def parse_units(text: str, booted: float) -> dict[str, UnitState]:
     """Read what `systemctl show` prints, on a host whose monotonic clock began at `booted`."""
-    found = {}
+    found: dict[str, UnitState] = {}
     for block in text.strip().split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if unit.get("LoadState") != "loaded":
@@ -55,11 +87,8 @@ def task_name(unit: str) -> str | None:
     return match[1] if match else None
 
 
-def hdfs_health(pages: str) -> dict[str, Any]:
-    """Ask the NameNode with these pages; return its sentence as `problem`, or
-
-    live and dead (names of DataNodes), missing and under_replicated (blocks), used and capacity (bytes), safe_mode.
-    """
+def hdfs_health(pages: str) -> HdfsHealth:
+    """Ask the NameNode that has these pages."""
     try:
         # Not name=FSNamesystem: these numbers are some seconds old.
         info, state = _bean(pages, "NameNodeInfo"), _bean(pages, "FSNamesystemState")
@@ -77,8 +106,8 @@ def hdfs_health(pages: str) -> dict[str, Any]:
         return {"problem": f"the NameNode doesn't answer, see journalctl -u {NAMENODE.removesuffix('.service')}"}
 
 
-def _bean(pages: str, name: str) -> dict[str, Any]:
+def _bean(pages: str, name: str) -> _Bean:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: this is loopback
     with opener.open(f"{pages}/jmx?qry=Hadoop:service=NameNode,name={name}", timeout=3) as answer:
-        found: dict[str, Any] = json.load(answer)["beans"][0]
+        found: _Bean = json.load(answer)["beans"][0]
     return found

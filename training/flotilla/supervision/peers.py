@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flotilla.job.cluster import Task
 from flotilla.supervision.progress import write_json
@@ -128,7 +128,7 @@ class Watch:
                 write_json(self._memory, content)
 
     def _remember(self) -> None:
-        content: Any = None
+        content = None
         if self._memory:
             with contextlib.suppress(OSError, ValueError):
                 content = json.loads(self._memory.read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ def beat(seconds: float | None = None) -> None:
 
 
 class Watchdog:
-    """Calls on_stall when nothing new was told for `seconds`, or for `start_seconds` before the first.
+    """Calls on_stall when nothing has moved for `seconds`, or for `start_seconds` before the first.
 
     Not while it is `excused`: then something else decides.
     """
@@ -79,7 +79,7 @@ class Watchdog:
     def start(self) -> None:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def tell(self, position: str) -> None:
+    def moved(self, position: str) -> None:
         """Say where the work is; another position than the last one is a sign of life."""
         if position != self._last:
             if self._last is not None:
@@ -91,7 +91,7 @@ class Watchdog:
         self._last, self._since, self._bound = None, time.monotonic(), self._start_seconds
 
     def pause(self) -> None:
-        """Allow any time until the next rest() or tell()."""
+        """Allow any time until the next rest() or moved()."""
         self._last, self._bound = None, math.inf
 
     def hurry(self, seconds: float) -> None:

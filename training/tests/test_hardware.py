@@ -13,7 +13,7 @@ import pytest
 from flotilla import train
 from flotilla.job.cluster import Task
 from flotilla.job.errors import BadInput
-from flotilla.supervision import progress, share
+from flotilla.supervision import hardware, progress
 
 CLUSTER = {
     "ps": ["a:2222"],
@@ -45,13 +45,13 @@ def test_a_process_on_its_own_has_everything() -> None:
 
 @pytest.mark.parametrize(("number", "slots"), [(8, 1), (8, 2), (8, 3), (7, 4), (4, 4)])
 def test_all_processors_are_used_once(number: int, slots: int, tmp_path: Path) -> None:
-    shares = [share.processors(range(number), slot, slots, str(tmp_path)) for slot in range(slots)]
+    shares = [hardware.processors(range(number), slot, slots, str(tmp_path)) for slot in range(slots)]
     assert sorted(one for share in shares for one in share) == list(range(number))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_more_tasks_than_processors_share_them(tmp_path: Path) -> None:
-    assert [share.processors({4, 6}, slot, 4, str(tmp_path)) for slot in range(4)] == [{4}, {4}, {6}, {6}]
+    assert [hardware.processors({4, 6}, slot, 4, str(tmp_path)) for slot in range(4)] == [{4}, {4}, {6}, {6}]
 
 
 def test_siblings_and_sockets_stay_together(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_siblings_and_sockets_stay_together(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "physical_package_id").write_text(f"{number % 8 // 4}\n")
         (folder / "core_id").write_text(f"{number % 4}\n")
-    shares = [share.processors(range(16), slot, 4, str(tmp_path)) for slot in range(4)]
+    shares = [hardware.processors(range(16), slot, 4, str(tmp_path)) for slot in range(4)]
     assert shares == [{0, 8, 1, 9}, {2, 10, 3, 11}, {4, 12, 5, 13}, {6, 14, 7, 15}]
 
 
@@ -71,8 +71,8 @@ def test_siblings_and_sockets_stay_together(tmp_path: Path) -> None:
 )
 def test_gpus_that_a_process_was_given(visible: str | None, given: int) -> None:
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert share.expected(4, environ) == given
-    assert share.expected(0, environ) == 0
+    assert hardware.expected(4, environ) == given
+    assert hardware.expected(0, environ) == 0
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Makes this a host with GPUs: so many when TensorFlow was installed, these that it sees now."""
     import tensorflow as tf
 
-    monkeypatch.setattr(share, "GPUS", tmp_path / "gpus")
+    monkeypatch.setattr(hardware, "GPUS", tmp_path / "gpus")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def become(gpus: int, *names: str) -> None:
-        share.GPUS.write_text(f"{gpus}\n")
+        hardware.GPUS.write_text(f"{gpus}\n")
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(names))
         monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda name: {"device_name": name})
 
@@ -92,19 +92,19 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def test_the_device_that_a_task_computes_on(host: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert share.device(Task()) == "CPU", "installed by somebody else"
+    assert hardware.device(Task()) == "CPU", "installed by somebody else"
     host(0)
-    assert share.device(Task()) == "CPU"
+    assert hardware.device(Task()) == "CPU"
     host(1, "Tesla T4")
-    assert share.device(Task()) == "GPU 0 T4"
+    assert hardware.device(Task()) == "GPU 0 T4"
     host(4, *["NVIDIA A100-SXM4-40GB"] * 4)
-    assert share.device(Task()) == "GPU 0 A100 (of 4)"
+    assert hardware.device(Task()) == "GPU 0 A100 (of 4)"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     host(4, "NVIDIA A10G")
-    assert share.device(Task("worker", 1, CLUSTER)) == "GPU 2 A10G"
+    assert hardware.device(Task("worker", 1, CLUSTER)) == "GPU 2 A10G"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     host(4)
-    assert share.device(Task()) == "CPU", "as somebody wants it"
+    assert hardware.device(Task()) == "CPU", "as somebody wants it"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_gpu_that_is_gone_is_not_replaced_by_the_cpu(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     host(gpus, *names)
     with pytest.raises(BadInput, match=f"^{words} .* sees {len(names)}: see nvidia-smi .* training@worker-0 .*cpu"):
-        share.device(Task("worker", 0, CLUSTER))
+        hardware.device(Task("worker", 0, CLUSTER))
 
 
 @pytest.mark.parametrize("program", [False, True])
@@ -135,8 +135,8 @@ def test_a_training_without_its_gpu_is_refused(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bool
 ) -> None:
     """Really: TensorFlow sees none here."""
-    monkeypatch.setattr(share, "GPUS", tmp_path / "gpus")
-    share.GPUS.write_text("1\n")
+    monkeypatch.setattr(hardware, "GPUS", tmp_path / "gpus")
+    hardware.GPUS.write_text("1\n")
     arguments = [*tiny, "--tasks-dir", str(tmp_path / "tasks")]
     if program:
         file = tmp_path / "own" / "main.py"
@@ -153,9 +153,9 @@ def test_a_training_without_its_gpu_is_refused(
 
 PROBE = """
 import os, sys
-from flotilla.supervision import share
+from flotilla.supervision import hardware
 from flotilla.job.cluster import Task
-share.take(Task(sys.argv[1], 0, {"ps": ["a:1"], "chief": ["a:2"], "worker": ["a:3"]}))
+hardware.claim(Task(sys.argv[1], 0, {"ps": ["a:1"], "chief": ["a:2"], "worker": ["a:3"]}))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), *sorted(os.sched_getaffinity(0)))
 """
 

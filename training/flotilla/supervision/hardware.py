@@ -24,7 +24,7 @@ STARVED = 0.8  # of the time: what else runs there has left it less than a fifth
 LOOK_SECS = 30.0
 
 
-def take(task: Task) -> None:
+def claim(task: Task) -> None:
     """Keep this process, and the threads that it starts from now on, to the task's share of the host.
 
     A ps and an evaluator share with whoever is there, and a trainer that is alone has everything. Where the
@@ -45,7 +45,7 @@ def processors(usable: Collection[int], slot: int, slots: int, system: str = "/s
     return set(ordered[first : max(end, first + 1)])
 
 
-class Starved:
+class StarvationWatch:
     """Tells when this process waits for processors most of the time, as beside other work on a small host.
 
     Weights and priorities make training yield: what they cost shows here, whichever of them the kernel heeds.
