@@ -29,6 +29,7 @@ LINTERS = {
     ],
 }  # fmt: skip
 AWS = ROOT / "docs/aws.md"
+GUIDES = (ROOT / "CONTRIBUTING.md", ROOT / "docs/architecture.md")
 ROLES = sorted(p.name for p in (ROOT / "roles").iterdir() if (p / "tasks").is_dir())
 
 
@@ -81,6 +82,35 @@ def test_what_docs_say_is_tested_is_there() -> None:
         elif name and not re.search(rf"^ *(def|class) {name}\b", where.read_text(), re.MULTILINE):
             missing.append(f"{file}::{name}")
     assert file and missing == []
+
+
+def test_files_that_docs_lead_to_are_there() -> None:
+    top = {name.split("/")[0] for name in user_runs("git", "ls-files").stdout.split() if "/" in name}
+    for page in GUIDES:
+        text = page.read_text()
+        found = [name for name in re.findall(r"`([^`\s]+/[^`\s]*)`", text) if name.split("/")[0] in top]
+        patterns = {name: re.sub(r"NAME|X|…", "*", name) for name in found}
+        # In a list of what a role has, paths are a role's.
+        missing = [
+            name
+            for name, pattern in patterns.items()
+            if not any([*ROOT.glob(pattern), *ROOT.glob(f"roles/*/{pattern}")])
+        ]
+        assert found and missing == [], page.name
+        for function, name in re.findall(r"`(\w+)\(\)` in\s`([^`]+)`", text):
+            assert re.search(rf"^ *def {function}\b", (ROOT / name).read_text(), re.MULTILINE), f"{name}: {function}"
+
+
+def test_pages_are_linked_to() -> None:
+    pages = [ROOT / name for name in user_runs("git", "ls-files", "*.md").stdout.split()]
+    linked = {
+        (page.parent / target.split("#")[0]).resolve()
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if "://" not in target
+    }
+    assert [str(page) for page in pages if page not in linked and page != ROOT / "README.md"] == []
+    assert [str(page) for page in linked if not page.exists()] == []
 
 
 def test_locks_carry_no_index_address() -> None:
