@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.flotilla.kit.plugins.module_utils.plan import whole
+from ansible_collections.flotilla.kit.plugins.module_utils.fleet_groups import GROUPS, whole
 
 TASK_TYPES = ("ps", "chief", "worker")
-GROUPS = (*TASK_TYPES, "evaluator")
 PORT = 2222
 
 

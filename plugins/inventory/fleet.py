@@ -41,7 +41,7 @@ from ansible.errors import AnsibleParserError
 from ansible.module_utils.basic import missing_required_lib
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups, naming, reconcile, regions
 
 EMPTY_NAME = "fleet_name is empty: leave it out for a fleet that is called after you, or give it a name."
 KEYS = {"fleet_region": "us-east-1", "fleet_profile": "", "fleet_ssh_key": "~/.ssh/flotilla_ed25519"}
@@ -64,15 +64,15 @@ class InventoryModule(BaseInventoryPlugin):
             raise AnsibleParserError(missing_required_lib("boto3"))
         settings = self.settings(path)
         given = settings.get("fleet_name")
-        if given is not None and plan.check_name(given):
-            raise AnsibleParserError(plan.check_name(given)[0] if given else EMPTY_NAME)
-        for problem in plan.check_region(settings["fleet_region"]):  # else a call would be gone over for minutes
+        if given is not None and naming.check_name(given):
+            raise AnsibleParserError(naming.check_name(given)[0] if given else EMPTY_NAME)
+        for problem in regions.check_region(settings["fleet_region"]):  # else a call would be gone over for minutes
             raise AnsibleParserError(problem)
         try:
             region = aws.Aws(settings["fleet_region"], settings["fleet_profile"], attempts=3)
             if given is None:
                 arn = region.call("ask who the caller is", "sts", "get_caller_identity")["Arn"]
-                settings["fleet_name"] = plan.default_name(arn)
+                settings["fleet_name"] = naming.default_name(arn)
                 # Above the roles' defaults in Ansible's order, and for localhost, too.
                 inventory.set_variable("all", "fleet_name", settings["fleet_name"])
             hosts = self.hosts(region, settings["fleet_name"])
@@ -80,7 +80,7 @@ class InventoryModule(BaseInventoryPlugin):
             raise AnsibleParserError(str(error)) from None  # Ansible would repeat it
 
         inventory.add_group("fleet")
-        for group in plan.GROUPS:
+        for group in fleet_groups.GROUPS:
             inventory.add_group(group)
             inventory.add_child("fleet", group)
         for name, one in hosts.items():
@@ -118,9 +118,9 @@ class InventoryModule(BaseInventoryPlugin):
                 {"Name": "instance-state-name", "Values": ["running"]},
             ],
         )
-        instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
+        instances = [reconcile.simplify(one) for reservation in found for one in reservation["Instances"]]
         hosts: dict[str, dict[str, Any]] = {}
-        order = {group: position for position, group in enumerate(plan.GROUPS)}
+        order = {group: position for position, group in enumerate(fleet_groups.GROUPS)}
         known = [one for one in instances if one["group"] in order and one["index"] is not None]
         for one in sorted(known, key=lambda one: (order[one["group"]], one["index"], one["launched"], one["id"])):
             hosts.setdefault(f"{one['group']}-{one['index']}", one)
@@ -151,6 +151,6 @@ class InventoryModule(BaseInventoryPlugin):
             "instance_state": one["state"],
             "launch_time": one["launched"].strftime("%Y-%m-%dT%H:%M:%SZ"),
             "fleet_expires": one["tags"].get("flotilla-expires", ""),
-            "fleet_tasks": plan.whole(one["tags"].get("flotilla-tasks")) or 1,
-            "fleet_gpus": plan.whole(one["tags"].get("flotilla-gpus")) or 0,
+            "fleet_tasks": fleet_groups.whole(one["tags"].get("flotilla-tasks")) or 1,
+            "fleet_gpus": fleet_groups.whole(one["tags"].get("flotilla-gpus")) or 0,
         }

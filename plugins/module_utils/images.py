@@ -1,9 +1,10 @@
 # Copyright: Flotilla contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The images that hosts start from with all that the roles install: what is there, what fits, what it costs.
+"""The images that hosts start from, bare ones and baked ones: what is there, what fits, what it costs.
 
-An image is known by its tag ``flotilla-image``, the digest of all that decides it (module_utils/recipe.py). It is the
-caller's account's own, belongs to no fleet, and its snapshots carry the same tags.
+A baked image holds all that the roles install. It is known by its tag ``flotilla-image``, the digest of all that
+decides it (module_utils/recipe.py). It is the caller's account's own, belongs to no fleet, and its snapshots carry the
+same tags.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, recipe
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, prices, recipe, reconcile
 
 Image = dict[str, Any]
 
@@ -31,10 +32,35 @@ ORPHANED = datetime.timedelta(hours=1)  # a snapshot that is older is none of an
 IN_USE = 60  # seconds for which AWS may not know yet that an image is gone whose snapshot is to be deleted
 TAGGED = [{"Name": "tag-key", "Values": [TAG]}]
 
+# The open kernel driver of AWS's deep-learning image wants Turing or newer.
+CLOSED_DRIVER_GPUS = {"M60", "V100"}
+
 
 def now() -> datetime.datetime:
     """Return the time, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
+
+
+def image_kind(gpu: str, accelerator: str) -> str:
+    """Say which of the images cpu, gpu or gpu_plain (no driver in it yet) a host gets."""
+    if not gpu or accelerator == "cpu":
+        return "cpu"
+    return "gpu_plain" if gpu in CLOSED_DRIVER_GPUS else "gpu"
+
+
+def judge_system(source: str, image: dict[str, Any]) -> tuple[str, str]:
+    """Return the user that an image's cloud-init makes, and a reason where the system isn't supported.
+
+    All there is to judge by are the names of the image and of its SSM parameter; both may say nothing.
+    """
+    words = f"{source} {image.get('Name', '')} {image.get('Description', '')}".lower()
+    if "ubuntu" in words or "canonical" in words:
+        version = re.search(r"\b[12]\d\.(04|10)\b", words)
+        return "ubuntu", "" if version is None or version[0] == "22.04" else f"is Ubuntu {version[0]}"
+    if "debian" in words:
+        version = re.search(r"debian[-/ ](?:release/)?(\d+)", words)
+        return "admin", "" if version is None or version[1] == "12" else f"is Debian {version[1]}"
+    return "", "is neither Debian nor Ubuntu by its name"
 
 
 def kit_version(root: Path) -> str:
@@ -189,7 +215,7 @@ def users(cloud: aws.Aws, images: list[Image]) -> dict[str, list[str]]:
         "Reservations",
         Filters=[
             {"Name": "image-id", "Values": [one["id"] for one in images]},
-            {"Name": "instance-state-name", "Values": list(plan.LIVE)},
+            {"Name": "instance-state-name", "Values": list(reconcile.LIVE)},
         ],
     )
     by: dict[str, set[str]] = {}

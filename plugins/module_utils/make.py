@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, naming
 
 # What was made a moment ago isn't known everywhere at once.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
@@ -79,7 +79,7 @@ def run(maker: type[Maker], options: dict[str, Any], **more: Any) -> None:
     """Run a module that makes something of a fleet; ``options`` are its own, beside name and tags."""
     common = {"name": {"type": "str", "required": True}, "tags": {"type": "dict", "required": True}}
     module = aws.Module(argument_spec={**common, **options}, **more)
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    problems = naming.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
     try:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.flotilla.kit.plugins.module_utils import plan
+from ansible_collections.flotilla.kit.plugins.module_utils import fleet_groups, lifetime, naming, regions, s3_urls
 
 # Names that begin so are the kit's. node_ isn't among them: others' inventories are full of such names.
 PREFIXES = ("dataset_", "fleet_", "hdfs_", "radl_", "store_", "tensorboard_", "tensorflow_", "training_")
@@ -69,7 +69,7 @@ def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
         what = "a list" if kind == "list" else "a mapping"
         return [f"{name} is '{value}', which is text: give {what}, on the command line as -e '{{\"{name}\": …}}'."]
     if kind in ("int", "float"):
-        if isinstance(value, bool) or (kind == "int" and plan.whole(value) is None):
+        if isinstance(value, bool) or (kind == "int" and fleet_groups.whole(value) is None):
             return [f"{name} is '{value}': give a whole number."]
         try:
             number = float(value)
@@ -110,7 +110,7 @@ def check_job(job: Any, written: str | None = None) -> list[str]:
 
 def check_whole(name: str, value: Any, what: str, most: int) -> list[str]:
     """A number of something, from 1 on."""
-    number = plan.whole(value)
+    number = fleet_groups.whole(value)
     if number is None or number < 1:
         return [f"{name} is '{value}': give a whole number of {what}, at least 1."]
     return [f"{name} is {value}: give at most {most}."] if number > most else []
@@ -137,8 +137,8 @@ def check_sync(sync: Any, groups: Any) -> list[str]:
     """Synchronous training takes more than one trainer."""
     if str(sync).lower() not in ("true", "yes", "on", "1") or not isinstance(groups, Mapping):
         return []
-    workers = plan.whole((groups.get("worker") or {}).get("count", 0)) or 0
-    if workers or (plan.whole((groups.get("chief") or {}).get("tasks")) or 1) > 1:
+    workers = fleet_groups.whole((groups.get("worker") or {}).get("count", 0)) or 0
+    if workers or (fleet_groups.whole((groups.get("chief") or {}).get("tasks")) or 1) > 1:
         return []
     return [
         "training_sync is true, but the chief trains alone: have a worker, or set fleet_groups.chief.tasks "
@@ -151,11 +151,11 @@ def check_values(
 ) -> list[str]:
     """Judge what is set, as far as it can be judged without AWS; ``written`` as in check_job."""
     checks: dict[str, Any] = {
-        "fleet_name": lambda name: plan.check_name(str(name)),
-        "fleet_region": lambda region: plan.check_region(str(region)),
-        "fleet_endpoint_url": lambda url: plan.check_endpoint(str(url)),
-        "fleet_expiry_hours": plan.check_expiry,
-        "fleet_groups": plan.check_groups,
+        "fleet_name": lambda name: naming.check_name(str(name)),
+        "fleet_region": lambda region: regions.check_region(str(region)),
+        "fleet_endpoint_url": lambda url: regions.check_endpoint(str(url)),
+        "fleet_expiry_hours": lifetime.check_expiry,
+        "fleet_groups": fleet_groups.check_groups,
         "job": lambda job: check_job(job, written),
         "fleet_ssh_key": check_ssh_key,
         "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
@@ -187,5 +187,5 @@ def check_needed(values: Mapping[str, Any], unknown: Iterable[str] = ()) -> list
         elif "CHANGE-ME" in url:
             problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")
         else:
-            problems += plan.check_s3(url, name)
-    return problems if problems or len(urls) < 2 else plan.check_apart(*urls.values())
+            problems += s3_urls.check_s3(url, name)
+    return problems if problems or len(urls) < 2 else s3_urls.check_apart(*urls.values())

@@ -190,7 +190,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, naming
 
 
 class Baker:
@@ -202,7 +202,7 @@ class Baker:
         self.dry = dry
         self.aws = aws.Aws(parameters["region"], parameters["profile"])
         me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
-        self.caller = plan.caller_name(me["Arn"])
+        self.caller = naming.caller_name(me["Arn"])
         self.owner = parameters["owner"] or self.caller
         self.owners = None if parameters["adopt"] else {self.owner, self.caller}
         self.removed: list[str] = []

@@ -160,7 +160,7 @@ import socket
 import time
 from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, plan, schedule
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups, make, naming, reconcile, schedule
 
 MORE_QUOTA = "ask AWS for a higher quota, or take fewer or smaller instances"
 HINTS = {
@@ -228,7 +228,7 @@ class Fleet:
             "Reservations",
             Filters=[*aws.tag_filter(self.p["name"]), *extra],
         )
-        return [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
+        return [reconcile.simplify(one) for reservation in found for one in reservation["Instances"]]
 
     def tags(self, group: str, index: int) -> dict[str, str]:
         """Return the tags of one slot's instance, volume and network interface."""
@@ -292,7 +292,7 @@ class Fleet:
         before = [one["id"] for one in known if (one["group"], one["index"]) == (group, index)]
         refused: float | None = None
         while True:
-            token = plan.client_token(self.p["name"], group, index, place, before)
+            token = reconcile.client_token(self.p["name"], group, index, place, before)
             try:
                 return str(self.ec2.run_instances(ClientToken=token, **request)["Instances"][0]["InstanceId"])
             except Exception as error:
@@ -308,7 +308,7 @@ class Fleet:
                     # An earlier run asked for it, with an older expiry: either AWS doesn't list it yet, or it has
                     # ended, or that request failed.
                     there = self.instances({"Name": "client-token", "Values": [token]})
-                    live = [one for one in there if one["state"] in plan.LIVE]
+                    live = [one for one in there if one["state"] in reconcile.LIVE]
                     if live:
                         return self.adopt(live[0])
                     another = bool(there) or waited > LISTED
@@ -331,7 +331,7 @@ class Fleet:
 
     def adopt(self, one: dict[str, Any]) -> str:
         """Take over an instance of an earlier run that was killed before anybody saw it; returns its id."""
-        problems = plan.check_swaps(self.groups, [one])
+        problems = reconcile.check_swaps(self.groups, [one])
         if problems:
             raise aws.FleetError(problems[0])
         self.retag([one], False)
@@ -468,7 +468,9 @@ class Fleet:
                 there = [one for one in self.instances() if one["id"] not in old]
                 unseen -= {one["id"] for one in there}
                 live = {
-                    one["id"] for one in there if one["state"] in plan.LIVE and (one["group"], one["index"]) in slots
+                    one["id"]
+                    for one in there
+                    if one["state"] in reconcile.LIVE and (one["group"], one["index"]) in slots
                 }
                 left = sorted(live | unseen)
                 if not left:
@@ -622,8 +624,8 @@ class Fleet:
 def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
     """Make the instances what the groups say, or in a dry run say what that would mean."""
     known = fleet.instances()
-    todo = plan.reconcile(fleet.groups, known)
-    problems = plan.check_swaps(fleet.groups, todo["keep"])
+    todo = reconcile.compare(fleet.groups, known)
+    problems = reconcile.check_swaps(fleet.groups, todo["keep"])
     if problems:
         raise aws.FleetError("\n".join(problems))
     result: dict[str, Any] = {
@@ -631,7 +633,7 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
         "started": [f"{one['group']}-{one['index']}" for one in todo["start"]],
         "terminated": [f"{one['group']}-{one['index']} ({one['id']})" for one in todo["terminate"]],
         "retagged": fleet.retag(todo["keep"], dry),
-        "scheduled": fleet.schedule([one["id"] for one in known if one["state"] in plan.LIVE], dry),
+        "scheduled": fleet.schedule([one["id"] for one in known if one["state"] in reconcile.LIVE], dry),
     }
     result["changed"] = any(result.values())
     running = todo["keep"]
@@ -651,7 +653,7 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
     result.update(zone=fleet.zone["name"], lacking=fleet.lacking)
     result["instances"] = [
         {"name": f"{one['group']}-{one['index']}", **{key: one[key] for key in ("id", "type", "public", "private")}}
-        for one in sorted(running, key=lambda one: (plan.GROUPS.index(one["group"]), one["index"]))
+        for one in sorted(running, key=lambda one: (fleet_groups.GROUPS.index(one["group"]), one["index"]))
     ]
     return result
 
@@ -676,7 +678,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 300},
         },
     )
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    problems = naming.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
     warnings: list[str] = []  # are said also where something else fails: hosts may run without a schedule

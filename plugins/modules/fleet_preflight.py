@@ -277,12 +277,21 @@ from typing import Any
 
 from ansible.module_utils.urls import open_url
 from ansible_collections.flotilla.kit.plugins.module_utils import (
+    access_policy,
     aws,
+    dataset_manifest,
+    fleet_groups,
     images,
     internet,
-    plan,
+    lifetime,
+    naming,
+    networking,
     prices,
     quotas,
+    reconcile,
+    regions,
+    s3_urls,
+    sizing,
     ssh,
 )
 
@@ -312,7 +321,7 @@ class Preflight:
         self.ended: set[str] = set()  # the ids of those that this run will end
         self.infos: dict[str, dict[str, Any]] = {}  # what AWS says of the instance types
         self.zones: dict[str, str] = {}  # the zones of the fleet's instances, by id
-        self.bound = ("", "")  # why there is only one zone to take (plan.BOUND), and which
+        self.bound = ("", "")  # why there is only one zone to take (networking.BOUND), and which
         self.subnets: dict[str, dict[str, Any]] = {}  # the fleet's own subnets of an earlier run, by zone
         self.baked: dict[str, dict[str, Any]] = {}  # by group, the baked image that its hosts start from
         self.own_vpc = False  # whether the fleet has its VPC already
@@ -325,25 +334,27 @@ class Preflight:
 
     def variables(self) -> None:
         """Judge what can be judged without AWS."""
-        self.check(plan.check_region(self.p["region"]))
-        self.check(plan.check_name(self.p["name"]))
-        self.check(plan.check_owner(self.p["owner"]))
-        if self.check(plan.check_groups(self.p["groups"], bool(self.p.get("builder")))):
-            self.groups = plan.wanted_groups(self.p["groups"])
-        self.check(plan.check_expiry(self.p["expiry_hours"]))
-        if self.check(plan.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"])):
-            self.check(plan.check_versions(self.p["ssh_sources"]))
+        self.check(regions.check_region(self.p["region"]))
+        self.check(naming.check_name(self.p["name"]))
+        self.check(naming.check_owner(self.p["owner"]))
+        if self.check(fleet_groups.check_groups(self.p["groups"], bool(self.p.get("builder")))):
+            self.groups = fleet_groups.wanted_groups(self.p["groups"])
+        self.check(lifetime.check_expiry(self.p["expiry_hours"]))
+        if self.check(networking.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"])):
+            self.check(networking.check_versions(self.p["ssh_sources"]))
         self.result["hosts"] = sum(group["count"] for group in self.groups.values())
-        self.check(plan.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"]))
-        self.check(plan.check_zone(self.p["zone"], self.p["region"]))
-        self.check(plan.check_caps(self.p["max_hosts"], self.p["max_cost"]))
-        self.check(plan.check_hosts(self.groups, self.p["max_hosts"]))
-        self.check(plan.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
-        self.check(plan.check_s3(self.p["dataset_source"], "dataset_source"))
-        self.check(plan.check_s3(self.p["model_target"], "store_target"))
+        self.check(
+            networking.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"])
+        )
+        self.check(networking.check_zone(self.p["zone"], self.p["region"]))
+        self.check(fleet_groups.check_caps(self.p["max_hosts"], self.p["max_cost"]))
+        self.check(fleet_groups.check_hosts(self.groups, self.p["max_hosts"]))
+        self.check(networking.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
+        self.check(s3_urls.check_s3(self.p["dataset_source"], "dataset_source"))
+        self.check(s3_urls.check_s3(self.p["model_target"], "store_target"))
         if not self.problems and self.p["dataset_source"] and self.p["model_target"]:
-            self.check(plan.check_apart(self.p["dataset_source"], self.p["model_target"]))
-        self.check(plan.check_program(self.p["program"]))
+            self.check(s3_urls.check_apart(self.p["dataset_source"], self.p["model_target"]))
+        self.check(s3_urls.check_program(self.p["program"]))
         self.ssh_key()
 
     def ssh_key(self) -> None:
@@ -391,27 +402,27 @@ class Preflight:
             "Reservations",
             Filters=[
                 *aws.tag_filter(self.p["name"]),
-                {"Name": "instance-state-name", "Values": list(plan.LIVE)},
+                {"Name": "instance-state-name", "Values": list(reconcile.LIVE)},
             ],
         )
-        instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
+        instances = [reconcile.simplify(one) for reservation in found for one in reservation["Instances"]]
         self.zones = {
             one["InstanceId"]: one.get("Placement", {}).get("AvailabilityZone", "")
             for reservation in found
             for one in reservation["Instances"]
         }
         self.owner([one["tags"] for one in instances])
-        self.check(plan.check_launcher(self.p["name"], self.p["launcher"], instances))
+        self.check(reconcile.check_launcher(self.p["name"], self.p["launcher"], instances))
         if self.p["launcher"] == "im":
             kept = instances
         else:
-            compared = plan.reconcile(self.groups, instances)
+            compared = reconcile.compare(self.groups, instances)
             kept = compared["keep"]
             self.ended = {one["id"] for one in compared["terminate"]}
-            self.check(plan.check_swaps(self.groups, kept))
-            self.check(plan.check_shrink(compared["terminate"]))
+            self.check(reconcile.check_swaps(self.groups, kept))
+            self.check(reconcile.check_shrink(compared["terminate"]))
         self.kept = kept
-        expires, problems = plan.expiry(
+        expires, problems = lifetime.expiry(
             float(self.p["expiry_hours"]),
             datetime.datetime.now(datetime.timezone.utc),
             [one["launched"] for one in kept],
@@ -439,10 +450,10 @@ class Preflight:
         except Exception as error:
             if aws.code(error) != "NoSuchEntity":
                 raise aws.FleetError(aws.explain(error, "look up the fleet's role", self.aws.profile)) from error
-        caller = plan.caller_name(self.result["arn"])
+        caller = naming.caller_name(self.result["arn"])
         owners = {one.get("flotilla-owner", "") for one in tags if one.get("flotilla-fleet") == self.p["name"]}
         theirs = sorted(owners - {"", caller})
-        problems = plan.check_theirs(self.p["name"], set(theirs), self.p["owner"] or caller, self.p["adopt"])
+        problems = naming.check_theirs(self.p["name"], set(theirs), self.p["owner"] or caller, self.p["adopt"])
         if problems:
             raise aws.FleetError(problems[0])
         # Without a name given, whoever raised the fleet stays its owner when somebody else goes on with it.
@@ -474,8 +485,8 @@ class Preflight:
             self.bound = ("zone", self.p["zone"])
         elif self.p["zone"] not in ("", zone):
             self.problems.append(
-                f"fleet_zone is {self.p['zone']}, but the fleet can only be in {zone}, {plan.BOUND[why][0]}: "
-                f"leave fleet_zone empty, or {plan.BOUND[why][1]} {self.p['zone']}."
+                f"fleet_zone is {self.p['zone']}, but the fleet can only be in {zone}, {networking.BOUND[why][0]}: "
+                f"leave fleet_zone empty, or {networking.BOUND[why][1]} {self.p['zone']}."
             )
 
     def own_network(self) -> None:
@@ -535,7 +546,7 @@ class Preflight:
         if way:
             return
         where = f"fleet_subnet_id {self.p['subnet_id']}"
-        plain = [name for name in bare if self.groups[name]["gpu"] in plan.CLOSED_DRIVER_GPUS]
+        plain = [name for name in bare if self.groups[name]["gpu"] in images.CLOSED_DRIVER_GPUS]
         self.check(internet.check(where, s3, bare, plain, self.p["program"], self.p["launcher"] == "im"))
 
     def types(self) -> None:
@@ -543,7 +554,7 @@ class Preflight:
         old = {
             name
             for name, group in self.groups.items()
-            if not self.check(plan.check_family(name, group["instance_type"]))
+            if not self.check(sizing.check_family(name, group["instance_type"]))
         }
         names = {group["instance_type"] for name, group in self.groups.items() if name not in old}
         if not names:
@@ -575,17 +586,17 @@ class Preflight:
             if wanted not in infos:
                 self.problems.append(
                     f"fleet_groups.{name}.instance_type {wanted} doesn't exist in {self.p['region']}: "
-                    + plan.near_types(wanted, known)
+                    + sizing.near_types(wanted, known)
                 )
                 continue
-            self.check(plan.check_type(name, wanted, infos[wanted]))
-            group["gpus"], group["gpu"] = plan.gpus_of(infos[wanted])
+            self.check(sizing.check_type(name, wanted, infos[wanted]))
+            group["gpus"], group["gpu"] = sizing.gpus_of(infos[wanted])
             group["local_disk"] = infos[wanted].get("InstanceStorageInfo", {}).get("TotalSizeInGB", 0)
-            group["tasks"], problems = plan.pick_tasks(
+            group["tasks"], problems = sizing.pick_tasks(
                 name, group["tasks"], wanted, infos[wanted], self.p["accelerator"]
             )
             self.check(problems)
-            if name in plan.TRAINERS and self.p["accelerator"] != "cpu" and group["tasks"] < group["gpus"]:
+            if name in fleet_groups.TRAINERS and self.p["accelerator"] != "cpu" and group["tasks"] < group["gpus"]:
                 self.warnings.append(
                     f"fleet_groups.{name}.instance_type {wanted} has {group['gpus']} GPUs, of which training uses "
                     f"{group['tasks']}: leave tasks out to use all."
@@ -600,7 +611,9 @@ class Preflight:
         if self.problems:
             return
         self.check(
-            plan.check_accelerator(self.p["accelerator"], {name: group["gpus"] for name, group in self.groups.items()})
+            sizing.check_accelerator(
+                self.p["accelerator"], {name: group["gpus"] for name, group in self.groups.items()}
+            )
         )
         offers = self.aws.pages(
             "list the zones that offer the instance types",
@@ -612,7 +625,7 @@ class Preflight:
         )
         # Local Zones (us-west-2-lax-1a) have not all that a fleet needs.
         offers = [offer for offer in offers if re.fullmatch(self.p["region"] + "[a-z]", offer["Location"])]
-        zones, problems = plan.pick_zones(names, offers, self.bound, tuple(self.subnets))
+        zones, problems = networking.pick_zones(names, offers, self.bound, tuple(self.subnets))
         if self.check(problems):
             self.place(zones)
 
@@ -622,7 +635,7 @@ class Preflight:
             placed = [{"name": zone, "cidr": ""} for zone in zones]
         else:
             there = {zone: str(subnet["CidrBlock"]) for zone, subnet in self.subnets.items()}
-            placed = plan.place_zones(zones, self.p["vpc_cidr"], there)
+            placed = networking.place_zones(zones, self.p["vpc_cidr"], there)
         if not placed:
             self.problems.append(
                 f"fleet_vpc_cidr {self.p['vpc_cidr']} has no room for a subnet in {' or '.join(zones)}"
@@ -635,7 +648,7 @@ class Preflight:
     def images(self) -> None:
         """Find the groups' images and the users that they make."""
         sources = {
-            name: group["image"] or self.p["images"][plan.image_kind(group["gpu"], self.p["accelerator"])]
+            name: group["image"] or self.p["images"][images.image_kind(group["gpu"], self.p["accelerator"])]
             for name, group in self.groups.items()
         }
         parameters = sorted({source for source in sources.values() if source.startswith("/")})
@@ -697,7 +710,7 @@ class Preflight:
                 for mapping in image.get("BlockDeviceMappings", [])
                 if mapping.get("DeviceName") == device and "Ebs" in mapping
             ]
-            user, reason = plan.judge_system(source, image)
+            user, reason = images.judge_system(source, image)
             if reason and not all(self.groups[name]["ssh_user"] for name in names):
                 self.problems.append(
                     f"{where} ('{image.get('Name', '')}') {reason}: {hint[:-1]}, or ssh_user too if you know better."
@@ -715,7 +728,9 @@ class Preflight:
         for name, group in self.groups.items():
             if group["image"]:  # chosen on purpose
                 continue
-            kinds.setdefault((plan.image_kind(group["gpu"], self.p["accelerator"]), group["image_id"]), []).append(name)
+            kinds.setdefault((images.image_kind(group["gpu"], self.p["accelerator"]), group["image_id"]), []).append(
+                name
+            )
         if wanted == "never":
             return
         there = images.own(self.aws)
@@ -787,7 +802,7 @@ class Preflight:
         self.result["dataset"] = {}
         if not url:
             return
-        bucket, prefix = plan.split_s3(url)
+        bucket, prefix = s3_urls.split_s3(url)
         if not self.bucket(bucket, "dataset_source"):
             return
         where = f"s3://{bucket}/{prefix}manifest.json"
@@ -802,7 +817,7 @@ class Preflight:
             else:
                 self.problems.append(aws.explain(error, f"read {where}", self.aws.profile))
             return
-        manifest, problems = plan.check_manifest(body.decode("utf-8", "replace"), where)
+        manifest, problems = dataset_manifest.check_manifest(body.decode("utf-8", "replace"), where)
         if not self.check(problems):
             return
         objects = self.aws.pages(
@@ -814,8 +829,8 @@ class Preflight:
             Prefix=prefix,
         )
         sizes = {item["Key"].removeprefix(prefix): item["Size"] for item in objects}
-        self.check(plan.check_objects(manifest, sizes, url))
-        self.check(plan.check_batch(self.p["batch_size"], manifest, url))
+        self.check(dataset_manifest.check_objects(manifest, sizes, url))
+        self.check(dataset_manifest.check_batch(self.p["batch_size"], manifest, url))
         self.result["dataset"] = {
             "name": manifest.get("name", ""),
             "files": len(manifest["files"]),
@@ -828,7 +843,7 @@ class Preflight:
         url = self.p["model_target"]
         if not url:
             return
-        bucket, prefix = plan.split_s3(url)
+        bucket, prefix = s3_urls.split_s3(url)
         if not self.bucket(bucket, "store_target"):
             return
         client = self.aws.client("s3")
@@ -844,7 +859,7 @@ class Preflight:
         url = self.p["program"]
         if not url.startswith("s3://"):
             return
-        bucket, key = plan.split_program(url)
+        bucket, key = s3_urls.split_program(url)
         try:
             size = self.aws.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"]
         except Exception as error:
@@ -862,9 +877,9 @@ class Preflight:
             else:
                 self.problems.append(aws.explain(error, f"look at {url} (training_program)", self.aws.profile))
             return
-        if size > plan.PROGRAM_LIMIT:
+        if size > s3_urls.PROGRAM_LIMIT:
             self.problems.append(
-                f"training_program {url} is larger than {plan.PROGRAM_LIMIT // 10**6} MB: "
+                f"training_program {url} is larger than {s3_urls.PROGRAM_LIMIT // 10**6} MB: "
                 "data belong into dataset_source."
             )
 
@@ -873,9 +888,9 @@ class Preflight:
         found: list[str] = []
         total = self.result.get("dataset", {}).get("bytes", 0)
         for name, group in self.groups.items():
-            gpu = plan.image_kind(group["gpu"], self.p["accelerator"]) != "cpu" or self.p.get("builder") == "gpu"
-            need = plan.disk_need(total, self.result["hosts"], gpu, group.pop("local_disk"))
-            size, problems = plan.pick_disk(
+            gpu = images.image_kind(group["gpu"], self.p["accelerator"]) != "cpu" or self.p.get("builder") == "gpu"
+            need = sizing.disk_need(total, self.result["hosts"], gpu, group.pop("local_disk"))
+            size, problems = sizing.pick_disk(
                 name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
             )
             group["volume_size"] = max(size, self.baked[name]["size"]) if size and name in self.baked else size
@@ -1051,7 +1066,7 @@ class Preflight:
     def costs(self) -> list[str]:
         """Say what the fleet is made of and costs, and hold it against the cap; what isn't known counts as more."""
         known: dict[str, float] = {}
-        public, cap = self.p["public_addresses"], plan.amount(self.p["max_cost"]) or 0.0
+        public, cap = self.p["public_addresses"], fleet_groups.amount(self.p["max_cost"]) or 0.0
         types = sorted({group["instance_type"] for group in self.groups.values()})
         why, remedy = f"AWS's price list has none for {self.p['region']}", "take types that have a price"
         try:
@@ -1078,12 +1093,12 @@ class Preflight:
     def sources(self) -> None:
         """Name the networks that may use SSH: the given ones, else the caller's address."""
         if self.p["ssh_sources"]:
-            self.result["ssh_sources"] = plan.networks(self.p["ssh_sources"])
+            self.result["ssh_sources"] = networking.networks(self.p["ssh_sources"])
             return
         url = self.p["checkip_url"]
         try:
             text = open_url(url, timeout=10).read(64).decode("ascii", "replace").strip()
-            self.result["ssh_sources"] = plan.networks([text])
+            self.result["ssh_sources"] = networking.networks([text])
         except Exception as error:  # Ansible has errors of its own for a bad certificate
             self.problems.append(
                 f"Your own address could not be looked up at {url} ({error}): "
@@ -1102,7 +1117,7 @@ class Preflight:
             self.boundary()
             self.fleet()
         except aws.FleetError:
-            if self.check(plan.unknown_region(self.p["region"], self.aws.regions())):
+            if self.check(regions.unknown_region(self.p["region"], self.aws.regions())):
                 raise
             return
         self.network()
@@ -1119,11 +1134,11 @@ class Preflight:
             self.allowed()
         self.sources()
         partition = self.result["arn"].split(":")[1]
-        self.result["policy"] = plan.policy(
+        self.result["policy"] = access_policy.policy(
             self.p["dataset_source"], self.p["model_target"], self.p["program"], partition
         )
         if self.most:
-            self.check(plan.check_boundary(self.result["boundary"], self.most, self.result["policy"]))
+            self.check(access_policy.check_boundary(self.result["boundary"], self.most, self.result["policy"]))
         self.result["groups"] = self.groups
 
 

@@ -102,7 +102,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, naming, reconcile
 from ansible_collections.flotilla.kit.plugins.module_utils import schedule as schedules
 
 Found = list[dict[str, Any]]
@@ -483,7 +483,7 @@ class Resources:
     def fleets(self) -> list[str]:
         """Name the fleets that have instances or a VPC in this region; none where that can't be listed."""
         tagged = {"Name": "tag-key", "Values": ["flotilla-fleet"]}
-        living = {"Name": "instance-state-name", "Values": list(plan.LIVE)}
+        living = {"Name": "instance-state-name", "Values": list(reconcile.LIVE)}
         try:
             found = self.aws.pages("list fleets", "ec2", "describe_vpcs", "Vpcs", Filters=[tagged])
             for reservation in self.aws.pages(
@@ -554,8 +554,8 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         new = {aws.tags_of(one["item"]).get("flotilla-owner", "") for one in found} - owners - {""}
         if new and not parameters["adopt"]:
             answer = fleet.aws.call("ask who the caller is", "sts", "get_caller_identity")
-            caller = plan.caller_name(str(answer["Arn"]))
-            problems = plan.check_theirs(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
+            caller = naming.caller_name(str(answer["Arn"]))
+            problems = naming.check_theirs(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
             if problems:
                 raise aws.FleetError(problems[0])
             owners.update(new)
@@ -601,7 +601,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 600},
         },
     )
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    problems = naming.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
     try:
