@@ -21,7 +21,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from typing import Any
 
 import google_crc32c
 from moto import settings as moto_settings
@@ -43,9 +42,22 @@ from .hosts import Host, LayerGone
 from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
 from .network import Port, Rule
-from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION, S3_PORT
+from .settings import (
+    ACCOUNT,
+    API_ADDRESS,
+    API_PORT,
+    CACHE,
+    CORE_NETNS,
+    ENDPOINT,
+    NODES,
+    READY,
+    REGION,
+    S3_PORT,
+    Facts,
+)  # fmt: skip
 from .shell import LabError
 from .snapshots import Snapshots
+from .untyped import Moto, Request
 
 log = logging.getLogger("lab")
 
@@ -201,14 +213,14 @@ class Region:
             s3_endpoint=endpoint,
         )
 
-    def tables(self, subnet_id: str) -> list[Any]:
+    def tables(self, subnet_id: str) -> list[Moto]:
         """A subnet's route table: its own, or its VPC's main one."""
         vpc_id = self.ec2.get_subnet(subnet_id).vpc_id
         tables = [t for t in self.ec2.route_tables.values() if t.vpc_id == vpc_id]
         own = [t for t in tables if subnet_id in t._associations.values()]
         return own or [t for t in tables if t.main_association_id]
 
-    def rule(self, rule: Any) -> Rule:
+    def rule(self, rule: Moto) -> Rule:
         """A permission of a security group's."""
         other = rule.source_group.get("GroupId") if rule.source_group else None
         listed = self.ec2.managed_prefix_lists.get(rule.prefix_list_id)
@@ -223,7 +235,7 @@ class Region:
 
     # ------------------------------------------------------------ metadata
 
-    def describe(self, vpc_id: str, address: str) -> tuple[Tree, bytes | None, dict[str, Any]] | None:
+    def describe(self, vpc_id: str, address: str) -> tuple[Tree, bytes | None, dict[str, object]] | None:
         """What the metadata service says to the host at an address."""
         found = [i for i in self.ec2.all_instances() if i.vpc_id == vpc_id and i.private_ip == address]
         # An address is handed out again as soon as its instance is told to end.
@@ -295,12 +307,12 @@ class Region:
         user_data = base64.b64decode(instance.user_data.as_bytes()) if instance.user_data else None
         return tree, user_data, document
 
-    def profile(self, instance_id: str) -> Any:
+    def profile(self, instance_id: str) -> Moto:
         """The instance profile of an instance, or None."""
         association = self.ec2.iam_instance_profile_associations.get(instance_id)
         return association.iam_instance_profile if association else None
 
-    def role_credentials(self, instance_id: str, role: Any) -> str:
+    def role_credentials(self, instance_id: str, role: Moto) -> str:
         """Temporary credentials of an instance's role, issued by the region's STS and renewed in time."""
         known = self.credentials.get(instance_id)
         if known and known[0] == role.arn and known[1] - time.time() > 600:
@@ -347,21 +359,21 @@ def attach(region: Region) -> None:
 def _attach_life(region: Region) -> None:
     start, stop, terminate = Instance.start, Instance.stop, Instance.terminate
 
-    def started(self: Instance) -> Any:
+    def started(self: Instance) -> Moto:
         if self.state != "stopped":
             return copy.copy(self._state)
         previous = start(self)
         region.launch(self)
         return previous
 
-    def stopped(self: Instance) -> Any:
+    def stopped(self: Instance) -> Moto:
         if self.state not in ("running", "pending"):
             return copy.copy(self._state)
         previous = stop(self)
         region.halt(self, "stopped", STOP_SECONDS)
         return previous
 
-    def terminated(self: Instance) -> Any:
+    def terminated(self: Instance) -> Moto:
         if self.state in ("terminated", "shutting-down"):
             return copy.copy(self._state)
         previous = terminate(self)
@@ -380,7 +392,7 @@ def _attach_life(region: Region) -> None:
 def _attach_launch(region: Region) -> None:
     run_instances = InstanceBackend.run_instances
 
-    def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
+    def launched(self: Moto, image_id: str, count: int, *args: Moto, **kwargs: Moto) -> Moto:
         # One at a time, RequestSpotInstances' too: moto takes addresses from a generator.
         with region.run_lock:
             reservation = run_instances(self, image_id, count, *args, **kwargs)
@@ -403,7 +415,7 @@ def _attach_launch(region: Region) -> None:
     # AWS takes the size of the root volume from the image where a mapping names none; moto refuses.
     validate = InstanceResponse._validate_block_device_mapping
 
-    def validated(mapping: dict[str, Any]) -> None:
+    def validated(mapping: Request) -> None:
         if "Ebs" in mapping and not mapping["Ebs"].get("VolumeSize") and not mapping["Ebs"].get("SnapshotId"):
             mapping["Ebs"]["VolumeSize"] = 8
         validate(mapping)
@@ -491,7 +503,7 @@ CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def wrong_checksum(environ: dict[str, Any]) -> str:
+def wrong_checksum(environ: wire.Environ) -> str:
     """The kind of checksum that a request's headers give and its body hasn't, or nothing; moto stores such an object.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
@@ -506,13 +518,13 @@ def wrong_checksum(environ: dict[str, Any]) -> str:
 def application(region: Region) -> wire.WSGI:
     """The region's API: moto's, in all weathers, with the network brought in line after each change to EC2."""
 
-    def create_app(name: Any) -> Any:
+    def create_app(name: Moto) -> Moto:
         return market.create_app() if name == "pricing" else create_backend_app(name)
 
     moto = DomainDispatcherApplication(create_app)
     moto.backend_url_patterns = [*moto.backend_url_patterns, ("pricing", re.compile(r"https?://pricing\."))]
 
-    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def answered(environ: wire.Environ, start_response: wire.Start) -> Iterable[bytes]:
         try:
             return moto(environ, start_response)  # type: ignore[no-any-return]
         except NotImplementedError as error:  # a call that moto hasn't; AWS's words for one that isn't there
@@ -522,7 +534,7 @@ def application(region: Region) -> wire.WSGI:
             log.exception("a request failed")
             return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
 
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def serve(environ: wire.Environ, start_response: wire.Start) -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith("/moto-api"):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"The lab has no such door.\n"]
@@ -555,7 +567,7 @@ def application(region: Region) -> wire.WSGI:
 def s3_alone(application: wire.WSGI) -> wire.WSGI:
     """The region as a gateway endpoint for S3 shows it: whoever asks another service gets no answer."""
 
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def serve(environ: wire.Environ, start_response: wire.Start) -> Iterable[bytes]:
         service = wire.scope(environ)[1]
         if service != "s3" and (service or environ.get("HTTP_X_AMZ_TARGET") or wire.action(environ, "")):
             time.sleep(SILENCE_SECONDS)
@@ -565,8 +577,9 @@ def s3_alone(application: wire.WSGI) -> wire.WSGI:
     return serve
 
 
-def _ignore(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+def _ignore(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Callable[[bytes], object]:
     """Take the beginning of an answer that nobody gets."""
+    return lambda _part: None
 
 
 def main() -> None:
@@ -590,8 +603,10 @@ def main() -> None:
     ready.touch(mode=0o600)
     ready.write_text(
         json.dumps(
-            {"pid": os.getpid(), "endpoint": ENDPOINT, "region": REGION, "access_key": key, "secret_key": secret,
-             "image": region.image.name, "slirp": slirp.pid, "id": secrets.token_hex(4)}
+            Facts(
+                pid=os.getpid(), id=secrets.token_hex(4), endpoint=ENDPOINT, region=REGION, access_key=key,
+                secret_key=secret, image=region.image.name, slirp=slirp.pid,
+            )
         )
     )  # fmt: skip
     ready.rename(READY)

@@ -38,12 +38,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TextIO
 
 from ansible import constants as C
 from ansible import context
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible_collections.flotilla.kit.plugins.callback.summary import minutes
+
+if TYPE_CHECKING:
+    from ansible.executor.stats import AggregateStats
+    from ansible.executor.task_result import TaskResult
+    from ansible.inventory.host import Host
+    from ansible.playbook import Playbook
+    from ansible.playbook.included_file import IncludedFile
+    from ansible.playbook.play import Play
+    from ansible.playbook.task import Task
+
+    Handler = Callable[[int, FrameType | None], object]
+
+P = ParamSpec("P")
 
 SILENCE = 30  # seconds after which something is said where there is no terminal
 CLEAR = "\r\033[K"
@@ -65,7 +79,7 @@ def phase(name: str) -> tuple[str, str]:
     return word.strip(), text.strip()
 
 
-def message(value: Any, dump: Callable[[Any], str]) -> str:
+def message(value: object, dump: Callable[[object], str]) -> str:
     """Return what a task says, as text."""
     if isinstance(value, str):
         return value
@@ -127,7 +141,7 @@ def last_words(
 class Line:
     """The last line of the output, which isn't finished yet; what others print goes above it."""
 
-    def __init__(self, lock: Any, stream: TextIO) -> None:
+    def __init__(self, lock: threading.RLock, stream: TextIO) -> None:
         self.lock, self.stream = lock, stream
         self.terminal = stream.isatty()
         self.here = ""  # what stands on the line
@@ -176,15 +190,16 @@ class Above:
             self._stream.flush()
             return written
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def __getattr__(self, name: str) -> object:
+        found: object = getattr(self._stream, name)
+        return found
 
 
-def brief(method: Callable[..., None]) -> Callable[..., None]:
+def brief(method: Callable[Concatenate[CallbackModule, P], None]) -> Callable[Concatenate[CallbackModule, P], None]:
     """A method that is Ansible's own where Ansible's own output is wanted."""
 
     @functools.wraps(method)
-    def chosen(self: CallbackModule, *args: Any, **kwargs: Any) -> None:
+    def chosen(self: CallbackModule, /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.line:
             method(self, *args, **kwargs)
         else:
@@ -214,12 +229,12 @@ class CallbackModule(Default):
         self.ticker: threading.Thread | None = None
         self.judged = self.making = self.baking = self.destroying = False
         self.follows, self.expires = "", ""
-        self.extra: dict[str, Any] = {}
+        self.extra: dict[str, object] = {}
         self.pid, self.handled = os.getpid(), False
 
     # The run
 
-    def v2_playbook_on_start(self, playbook: Any) -> None:
+    def v2_playbook_on_start(self, playbook: Playbook) -> None:
         """The playbook is read: which phases there will be."""
         super().v2_playbook_on_start(playbook)  # says something with -vv only
         names = [play.get_name() for play in playbook.get_plays()]
@@ -229,11 +244,12 @@ class CallbackModule(Default):
         if self.phases and not self.handled:
             self.handled = True
             for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, functools.partial(self._interrupted, signal.getsignal(signum)))
+                before = signal.getsignal(signum)
+                signal.signal(signum, functools.partial(self._interrupted, before))  # type: ignore[arg-type]
         if self.phases and self._display.verbosity == 0:
             self._begin()
 
-    def v2_playbook_on_play_start(self, play: Any) -> None:
+    def v2_playbook_on_play_start(self, play: Play) -> None:
         """A play begins, and with it perhaps a phase."""
         word = phase(play.get_name())[0]
         if self.phases and word != self.word:
@@ -255,19 +271,19 @@ class CallbackModule(Default):
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         """Every host has failed, each with its own message."""
 
-    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+    def v2_playbook_on_task_start(self, task: Task, is_conditional: bool) -> None:
         """A task begins."""
         self._task_began(task)
         if not self.line:
             super().v2_playbook_on_task_start(task, is_conditional)
 
-    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+    def v2_playbook_on_handler_task_start(self, task: Task) -> None:
         """A handler begins."""
         self._task_began(task)
         if not self.line:
             super().v2_playbook_on_handler_task_start(task)
 
-    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+    def v2_runner_on_start(self, host: Host, task: Task) -> None:
         """A task begins on a host."""
         self.working[host.get_name()] = None
         if expires := host.get_vars().get("fleet_expires"):
@@ -275,7 +291,7 @@ class CallbackModule(Default):
         if not self.line:
             super().v2_runner_on_start(host, task)
 
-    def v2_playbook_on_stats(self, stats: Any) -> None:
+    def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """The run is over."""
         self._finish(failed=any(stats.failures.values()) or any(stats.dark.values()))
         if self.line:
@@ -285,7 +301,7 @@ class CallbackModule(Default):
 
     # What tasks come to
 
-    def v2_runner_on_ok(self, result: Any) -> None:
+    def v2_runner_on_ok(self, result: TaskResult) -> None:
         """Messages are shown, and in check mode what would change."""
         self._ended(result)
         self.judged = self.judged or result._task.action == PREFLIGHT
@@ -299,18 +315,18 @@ class CallbackModule(Default):
             self.changes.setdefault(self.task, []).append(result._host.get_name())
 
     @brief
-    def v2_runner_item_on_ok(self, result: Any) -> None:
+    def v2_runner_item_on_ok(self, result: TaskResult) -> None:
         """As v2_runner_on_ok, for each of a loop."""
         self._handle_warnings(result._result)
         self._say(result)
 
-    def v2_runner_on_skipped(self, result: Any) -> None:
+    def v2_runner_on_skipped(self, result: TaskResult) -> None:
         """Nothing to show."""
         self._ended(result)
         if not self.line:
             super().v2_runner_on_skipped(result)
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+    def v2_runner_on_failed(self, result: TaskResult, ignore_errors: bool = False) -> None:
         """A failure is shown in full; one of a loop has been, each for itself."""
         self._ended(result)
         if not self.line:
@@ -319,11 +335,11 @@ class CallbackModule(Default):
             self._fail(result, "failed", ignore_errors)
 
     @brief
-    def v2_runner_item_on_failed(self, result: Any) -> None:
+    def v2_runner_item_on_failed(self, result: TaskResult) -> None:
         """As v2_runner_on_failed, for each of a loop."""
         self._fail(result, f"failed, at {self._get_item_label(result._result)}", bool(result._task.ignore_errors))
 
-    def v2_runner_on_unreachable(self, result: Any) -> None:
+    def v2_runner_on_unreachable(self, result: TaskResult) -> None:
         """A host that can't be reached."""
         self._ended(result)
         if self.line:
@@ -332,19 +348,19 @@ class CallbackModule(Default):
             super().v2_runner_on_unreachable(result)
 
     @brief
-    def v2_runner_item_on_skipped(self, result: Any) -> None:
+    def v2_runner_item_on_skipped(self, result: TaskResult) -> None:
         """Nothing to show."""
 
     @brief
-    def v2_runner_retry(self, result: Any) -> None:
+    def v2_runner_retry(self, result: TaskResult) -> None:
         """Waiting is what the task does; the terminal shows for how long."""
 
     @brief
-    def v2_playbook_on_include(self, included_file: Any) -> None:
+    def v2_playbook_on_include(self, included_file: IncludedFile) -> None:
         """Nothing to show."""
 
     @brief
-    def v2_on_file_diff(self, result: Any) -> None:
+    def v2_on_file_diff(self, result: TaskResult) -> None:
         """What --diff shows, with its task and host."""
         for one in result._result.get("results") or [result._result]:
             if one.get("diff") and one.get("changed") and (text := self._get_diff(one["diff"])):
@@ -373,7 +389,7 @@ class CallbackModule(Default):
                 hosts = f"  ({', '.join(self.working)})" if self.working else ""
                 self._display.display(f"{self.head()}  {spent}  {self.task}{hosts}")
 
-    def _task_began(self, task: Any) -> None:
+    def _task_began(self, task: Task) -> None:
         self._show_changes()
         self.task, self.action, self.working = task.get_name().split(" : ")[-1].strip(), str(task.action), {}
         # The unit is a template here, the title isn't. What trains has been started before the data set is followed.
@@ -387,10 +403,10 @@ class CallbackModule(Default):
             self.shown = True
             self.line.draw(f"{self.head()}  {self.phases[self.number - 1][1]} …")
 
-    def _ended(self, result: Any) -> None:
+    def _ended(self, result: TaskResult) -> None:
         self.working.pop(result._host.get_name(), None)
 
-    def _say(self, result: Any) -> None:
+    def _say(self, result: TaskResult) -> None:
         """Show what a debug task says."""
         if result._task.action not in DEBUG:
             return
@@ -402,7 +418,7 @@ class CallbackModule(Default):
             text = f"{name}:\n{textwrap.indent(text, '  ')}"
         self._display.display(text)
 
-    def _fail(self, result: Any, how: str, ignored: bool) -> None:
+    def _fail(self, result: TaskResult, how: str, ignored: bool) -> None:
         """Show a failure: where, what it says, and all else that it gives."""
         said, task = result._result, result._task
         self._handle_warnings(said)
@@ -472,7 +488,7 @@ class CallbackModule(Default):
 
     # The end that wasn't planned
 
-    def _interrupted(self, before: Any, signum: int, frame: Any) -> None:
+    def _interrupted(self, before: Handler, signum: int, frame: FrameType | None) -> None:
         """Ctrl-C or SIGTERM: say what goes on, then do as Ansible does."""
         if os.getpid() == self.pid and self.number:
             self.over.set()

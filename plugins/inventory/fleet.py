@@ -35,13 +35,17 @@ import inspect
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ansible.errors import AnsibleParserError
 from ansible.module_utils.basic import missing_required_lib
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups, naming, reconcile, regions
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups, naming, reconcile, regions, untyped
+
+if TYPE_CHECKING:
+    from ansible.inventory.data import InventoryData
+    from ansible.parsing.dataloader import DataLoader
 
 EMPTY_NAME = "fleet_name is empty: leave it out for a fleet that is called after you, or give it a name."
 KEYS = {"fleet_region": "us-east-1", "fleet_profile": "", "fleet_ssh_key": "~/.ssh/flotilla_ed25519"}
@@ -56,7 +60,7 @@ class InventoryModule(BaseInventoryPlugin):
         """Take files called fleet.yml or fleet.yaml."""
         return bool(super().verify_file(path)) and Path(path).name in ("fleet.yml", "fleet.yaml")
 
-    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+    def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
         """Ask AWS, and add groups and hosts."""
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
@@ -90,7 +94,7 @@ class InventoryModule(BaseInventoryPlugin):
 
     def settings(self, path: str) -> dict[str, str]:
         """Read the variables beside the inventory file, overlaid by extra variables; fleet_name only where given."""
-        variables: dict[str, Any] = {}
+        variables: untyped.Variables = {}
         folder = Path(path).parent / "group_vars"
         files = [folder / "all.yml", folder / "all.yaml", *sorted((folder / "all").glob("*.y*ml"))]
         load = self.loader.load_from_file
@@ -106,7 +110,7 @@ class InventoryModule(BaseInventoryPlugin):
             found["fleet_name"] = variables["fleet_name"]
         return {key: str(self.templar.template(value) or "") for key, value in found.items()}
 
-    def hosts(self, region: aws.Aws, fleet: str) -> dict[str, dict[str, Any]]:
+    def hosts(self, region: aws.Aws, fleet: str) -> dict[str, reconcile.Instance]:
         """List the running instances by host name; of two with one name the older one counts."""
         found = region.pages(
             "list the fleet's instances",
@@ -119,14 +123,14 @@ class InventoryModule(BaseInventoryPlugin):
             ],
         )
         instances = [reconcile.simplify(one) for reservation in found for one in reservation["Instances"]]
-        hosts: dict[str, dict[str, Any]] = {}
+        hosts: dict[str, reconcile.Instance] = {}
         order = {group: position for position, group in enumerate(fleet_groups.GROUPS)}
         known = [one for one in instances if one["group"] in order and one["index"] is not None]
         for one in sorted(known, key=lambda one: (order[one["group"]], one["index"], one["launched"], one["id"])):
             hosts.setdefault(f"{one['group']}-{one['index']}", one)
         return hosts
 
-    def variables(self, one: dict[str, Any], settings: dict[str, str]) -> dict[str, Any]:
+    def variables(self, one: reconcile.Instance, settings: dict[str, str]) -> untyped.Variables:
         """Return a host's variables.
 
         Host keys and connections belong to the instance, not to its address, which AWS hands out again.

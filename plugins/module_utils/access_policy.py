@@ -5,17 +5,37 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Any
+from typing import TypedDict
 
-from ansible_collections.flotilla.kit.plugins.module_utils import s3_urls
+from ansible_collections.flotilla.kit.plugins.module_utils import s3_urls, untyped
 
 
-def policy(dataset: str, model: str, program: str = "", partition: str = "aws") -> dict[str, Any]:
+class _Statement(TypedDict):
+    Sid: str
+    Effect: str
+    Action: list[str]
+    Resource: list[str]
+
+
+class Statement(_Statement, total=False):
+    """A statement of an IAM policy, as far as hosts' policies have such."""
+
+    Condition: dict[str, dict[str, list[str]]]
+
+
+class Policy(TypedDict):
+    """A policy of IAM."""
+
+    Version: str
+    Statement: list[Statement]
+
+
+def policy(dataset: str, model: str, program: str = "", partition: str = "aws") -> Policy:
     """Return the access policy of the nodes, and no more than they need.
 
     They read the data set's folder, read and write the model's, and read the program's object, where it is in S3.
     """
-    statements: list[dict[str, Any]] = []
+    statements: list[Statement] = []
     for name, url, actions in (
         ("Dataset", dataset, ["s3:GetObject"]),
         ("Model", model, ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]),
@@ -46,7 +66,7 @@ def policy(dataset: str, model: str, program: str = "", partition: str = "aws") 
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def check_boundary(arn: str, most: dict[str, Any], policy: dict[str, Any]) -> list[str]:
+def check_boundary(arn: str, most: untyped.Answer, policy: Policy) -> list[str]:
     """Hold the nodes' access policy against the boundary's document: what that doesn't name they can't use."""
     statements = most["Statement"] if isinstance(most["Statement"], list) else [most["Statement"]]
     allowed: list[str] = []

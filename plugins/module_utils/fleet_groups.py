@@ -7,7 +7,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 GROUPS = ("ps", "chief", "worker", "evaluator")
 TRAINERS = ("chief", "worker")
@@ -15,7 +16,41 @@ GROUP_KEYS = {"count", "image", "instance_type", "ssh_user", "volume_size"}
 MORE_KEYS = {"chief": {"tasks"}, "worker": {"tasks"}, "evaluator": {"enabled"}}
 
 
-def whole(value: Any) -> int | None:
+class GivenGroup(TypedDict, total=False):
+    """A group as a user writes it in ``fleet_groups``: anything may stand there, and is checked."""
+
+    count: object  # how many hosts, as number or text
+    instance_type: object  # such as t3.large
+    image: object  # an ami-… or the name of an SSM parameter, in place of the one that its GPU asks for
+    ssh_user: object  # who logs in, where the image's name doesn't tell
+    volume_size: object  # of the root volume, in GiB
+    tasks: object  # how many training tasks a host holds, of chief and worker
+    enabled: object  # whether there is an evaluator at all, of evaluator
+
+
+class WantedGroup(TypedDict):
+    """A group that has hosts, with whole numbers and plain text."""
+
+    count: int  # how many hosts, at least 1
+    instance_type: str
+    image: str  # empty: the one that the GPU asks for
+    ssh_user: str  # empty: the one that the image's cloud-init makes
+    volume_size: int  # GiB; 0: as large as is needed
+    tasks: int  # training tasks a host; 0: one a GPU, else one
+
+
+class Group(WantedGroup, total=False):
+    """A group as fleet_preflight hands it to fleet_instances: with all that AWS says of its type and image."""
+
+    gpus: int  # how many a host has
+    gpu: str  # their name, such as T4; empty without
+    local_disk: int  # GB of NVMe disks; until the volume's size is chosen
+    image_id: str  # ami-…
+    image_size: int  # GiB; until the volume's size is chosen
+    root_device: str  # such as /dev/xvda
+
+
+def whole(value: object) -> int | None:
     """Return a count that was given as number or text, or None when it isn't a whole number."""
     if isinstance(value, bool):
         return None
@@ -23,16 +58,16 @@ def whole(value: Any) -> int | None:
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else None
 
 
-def amount(value: Any) -> float | None:
+def amount(value: object) -> float | None:
     """Return a number above 0 that was given as number or text, or None when it isn't one."""
     try:
-        number = float(value)
+        number = float(str(value))
     except (TypeError, ValueError):
         return None
     return None if isinstance(value, bool) or not math.isfinite(number) or number <= 0 else number
 
 
-def check_groups(groups: Any, alone: bool = False) -> list[str]:
+def check_groups(groups: object, alone: bool = False) -> list[str]:
     """Counts, types and sizes of the groups, as far as they can be judged without AWS; ``alone`` takes a chief only."""
     if not isinstance(groups, dict):
         return ["fleet_groups must be a mapping of ps, chief and worker to a count and an instance_type each."]
@@ -73,7 +108,7 @@ def check_groups(groups: Any, alone: bool = False) -> list[str]:
     return problems
 
 
-def _check_group(name: str, group: dict[str, Any]) -> list[str]:
+def _check_group(name: str, group: Mapping[str, object]) -> list[str]:
     problems = []
     if not isinstance(group.get("enabled", True), bool):
         problems.append(f"fleet_groups.{name}.enabled is '{group['enabled']}': set it to true or false.")
@@ -115,13 +150,13 @@ def _check_group(name: str, group: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _count(groups: dict[str, Any], name: str) -> int:
+def _count(groups: Mapping[str, GivenGroup], name: str) -> int:
     return whole((groups.get(name) or {}).get("count", 0)) or 0
 
 
-def wanted_groups(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def wanted_groups(groups: Mapping[str, GivenGroup]) -> dict[str, Group]:
     """Return the groups that have hosts, in order, with whole numbers and plain text."""
-    wanted = {}
+    wanted: dict[str, Group] = {}
     for name in GROUPS:
         if _count(groups, name) > 0:
             group = groups[name]
@@ -136,7 +171,7 @@ def wanted_groups(groups: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return wanted
 
 
-def check_caps(max_hosts: Any, max_cost: Any) -> list[str]:
+def check_caps(max_hosts: object, max_cost: object) -> list[str]:
     """The caps are numbers; there is always one."""
     problems = []
     if (whole(max_hosts) or 0) < 1:
@@ -146,7 +181,7 @@ def check_caps(max_hosts: Any, max_cost: Any) -> list[str]:
     return problems
 
 
-def check_hosts(groups: dict[str, dict[str, Any]], max_hosts: Any) -> list[str]:
+def check_hosts(groups: Mapping[str, Group], max_hosts: object) -> list[str]:
     """One digit too many is found out here."""
     hosts, most = sum(group["count"] for group in groups.values()), whole(max_hosts)
     if most is None or most < 1 or hosts <= most:

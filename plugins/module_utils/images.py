@@ -15,11 +15,35 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, prices, recipe, reconcile
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, prices, recipe, reconcile, untyped
 
-Image = dict[str, Any]
+
+class _Image(TypedDict):
+    id: str  # ami-…
+    name: str
+    kind: str  # cpu or gpu
+    digest: str  # of all that decides what is in it
+    kit: str  # the version of the collection that made it
+    base: str  # the id of the bare image that it was made of
+    owner: str  # who made it, as a tag
+    builder: str  # the id of the instance that it was made of
+    state: str  # available, pending, or one of FAILED
+    reason: str  # of that state, in AWS's words; often empty
+    architecture: str  # x86_64
+    root_device: str  # such as /dev/xvda
+    size: int  # of all its disks, in GiB
+    snapshots: list[str]  # their ids
+    created: datetime.datetime  # in UTC
+
+
+class Image(_Image, total=False):
+    """A baked image, as far as it matters here."""
+
+    users: list[str]  # the fleets, or instances without one, that were launched from it and are there
+    problem: str  # why no host can be launched from it; empty where one can
+
 
 TAG = "flotilla-image"
 KINDS = ("cpu", "gpu")
@@ -48,7 +72,7 @@ def image_kind(gpu: str, accelerator: str) -> str:
     return "gpu_plain" if gpu in CLOSED_DRIVER_GPUS else "gpu"
 
 
-def judge_system(source: str, image: dict[str, Any]) -> tuple[str, str]:
+def judge_system(source: str, image: untyped.Answer) -> tuple[str, str]:
     """Return the user that an image's cloud-init makes, and a reason where the system isn't supported.
 
     All there is to judge by are the names of the image and of its SSM parameter; both may say nothing.
@@ -75,7 +99,7 @@ def kit_version(root: Path) -> str:
     raise aws.FleetError(f"{root} isn't the collection's folder: it has no galaxy.yml and no MANIFEST.json.")
 
 
-def simplify(image: dict[str, Any]) -> Image:
+def simplify(image: untyped.Answer) -> Image:
     """Reduce what DescribeImages says to what is needed here; size in GiB, created as datetime in UTC."""
     tags = aws.tags_of(image)
     disks = [disk["Ebs"] for disk in image.get("BlockDeviceMappings", []) if "Ebs" in disk]
@@ -105,7 +129,7 @@ def own(cloud: aws.Aws) -> list[Image]:
     return sorted(map(simplify, found), key=lambda one: (one["created"], one["id"]), reverse=True)
 
 
-def snapshots_of(cloud: aws.Aws, images: list[Image]) -> dict[str, dict[str, Any]]:
+def snapshots_of(cloud: aws.Aws, images: list[Image]) -> dict[str, untyped.Answer]:
     """Return the snapshots of images that are there, by id."""
     ids = sorted({snapshot for image in images for snapshot in image["snapshots"]})
     named = [{"Name": "snapshot-id", "Values": ids}]  # a filter: asked by ids, AWS fails where one isn't there
@@ -115,7 +139,7 @@ def snapshots_of(cloud: aws.Aws, images: list[Image]) -> dict[str, dict[str, Any
     return {one["SnapshotId"]: one for one in found}
 
 
-def problem(image: Image, snapshots: dict[str, Any]) -> str:
+def problem(image: Image, snapshots: dict[str, untyped.Answer]) -> str:
     """Say why no host can be launched from an image; empty where one can."""
     if image["state"] != "available":
         return f"is {image['state']}"
@@ -130,7 +154,7 @@ def problem(image: Image, snapshots: dict[str, Any]) -> str:
 def digest(root: str, kind: str, base: str, distribution: str) -> str:
     """Return the digest that an image of a kind has which is made of a base image's id by the collection in root."""
     try:
-        return str(recipe.image_digest(Path(root), kind, base, distribution))
+        return recipe.image_digest(Path(root), kind, base, distribution)
     except OSError as error:
         raise aws.FleetError(f"The collection's files can't be read ({error}): restore its folder.") from error
 
@@ -228,10 +252,9 @@ def users(cloud: aws.Aws, images: list[Image]) -> dict[str, list[str]]:
 def monthly(cloud: aws.Aws) -> float | None:
     """Return the $ a month of a GB of a snapshot; None where that isn't known."""
     try:
-        found: float | None = prices.snapshot(cloud, cloud.region)
+        return prices.snapshot(cloud, cloud.region)
     except aws.FleetError:
         return None
-    return found
 
 
 def cost(images: list[Image], price: float | None) -> str:

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Any
 
 MAX_EXPIRY_HOURS = 168
 
 
-def check_expiry(hours: Any) -> list[str]:
+def check_expiry(hours: object) -> list[str]:
     """The expiry is in hours from the launch."""
     try:
         number = float(str(hours))  # not true, which Python takes for 1

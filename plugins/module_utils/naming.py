@@ -47,6 +47,21 @@ def default_name(arn: str) -> str:
     return text[:32].strip("-")
 
 
+def in_region(fleet: str) -> str:
+    """Return the name of a fleet's key pair, security group and group of schedules."""
+    return f"flotilla-{fleet}"
+
+
+def in_iam(fleet: str, region: str) -> str:
+    """Return the name of a fleet's role and instance profile: IAM is the same in all regions, so it has the region."""
+    return f"flotilla-{fleet}-{region}"
+
+
+def in_iam_for_expiry(fleet: str, region: str) -> str:
+    """Return the name of the role with which EventBridge Scheduler ends what outlives its expiry."""
+    return f"{in_iam(fleet, region)}-expiry"
+
+
 def check_theirs(name: str, owners: set[str], me: str, adopt: bool) -> list[str]:
     """A fleet of somebody else's stays as it is; ``owners`` are its resources' tags flotilla-owner."""
     theirs = sorted(owner for owner in owners if owner and owner != me)

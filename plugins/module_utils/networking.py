@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
+
+from ansible_collections.flotilla.kit.plugins.module_utils import untyped
 
 LAST_SPLIT = 24  # the smallest network that is split among the zones: an eighth of a /24 holds 27 hosts
 # The widest networks that may use SSH, by IP version: a /16 is a large university's, wider ones are providers'
@@ -21,7 +24,14 @@ BOUND = {
 }
 
 
-def check_sources(sources: list[Any], open_to_world: bool) -> list[str]:
+class Zone(TypedDict):
+    """An availability zone that the fleet may be in."""
+
+    name: str  # such as us-east-1a
+    cidr: str  # of its subnet in the fleet's own VPC; empty in an existing one
+
+
+def check_sources(sources: Sequence[object], open_to_world: bool) -> list[str]:
     """Addresses that may use SSH; what is wider than one organisation's network (WIDEST) is the world."""
     problems = []
     for source in sources:
@@ -39,7 +49,7 @@ def check_sources(sources: list[Any], open_to_world: bool) -> list[str]:
     return problems
 
 
-def check_versions(sources: list[Any]) -> list[str]:
+def check_versions(sources: Sequence[object]) -> list[str]:
     """Hosts are called by their IPv4 addresses, which nobody reaches from an IPv6 one."""
     if not sources or any(ipaddress.ip_network(one).version == 4 for one in networks(sources)):
         return []
@@ -49,7 +59,7 @@ def check_versions(sources: list[Any]) -> list[str]:
     ]
 
 
-def networks(sources: list[Any]) -> list[str]:
+def networks(sources: Sequence[object]) -> list[str]:
     """Return sources in CIDR form, without doubles."""
     return list(dict.fromkeys(str(ipaddress.ip_network(str(source).strip(), strict=False)) for source in sources))
 
@@ -96,7 +106,7 @@ def check_zone(zone: str, region: str) -> list[str]:
     return [f"fleet_zone '{zone}' isn't a zone of {region}: set it to one such as {region}a, or leave it empty."]
 
 
-def check_addresses(public: bool, vpc_id: str, sources: list[Any]) -> list[str]:
+def check_addresses(public: bool, vpc_id: str, sources: Sequence[object]) -> list[str]:
     """Hosts without public addresses need a network with other ways in and out, and a known way to them."""
     if public or (vpc_id and sources):
         return []
@@ -112,7 +122,7 @@ def check_addresses(public: bool, vpc_id: str, sources: list[Any]) -> list[str]:
 
 
 def pick_zones(
-    types: set[str], offers: list[dict[str, Any]], bound: tuple[str, str] = ("", ""), first: tuple[str, ...] = ()
+    types: set[str], offers: list[untyped.Answer], bound: tuple[str, str] = ("", ""), first: tuple[str, ...] = ()
 ) -> tuple[list[str], list[str]]:
     """Return the zones that offer all types, best first: those of ``first``, then in the order of their names.
 
@@ -136,12 +146,13 @@ def pick_zones(
     return [], [f"No availability zone offers {', '.join(sorted(types))} together: take types that one zone has."]
 
 
-def place_zones(zones: list[str], cidr: str, there: dict[str, str]) -> list[dict[str, str]]:
+def place_zones(zones: list[str], cidr: str, there: dict[str, str]) -> list[Zone]:
     """Return the zones that have room in the fleet's own network, each with its subnet's network.
 
     ``there`` has the fleet's subnets of an earlier run, zone and network, which are taken as they are.
     """
-    placed, taken = [], {zone: ipaddress.ip_network(network) for zone, network in there.items()}
+    placed: list[Zone] = []
+    taken = {zone: ipaddress.ip_network(network) for zone, network in there.items()}
     for zone in zones:
         part = there.get(zone) or zone_part(cidr, zone)
         network = ipaddress.ip_network(part) if part else None

@@ -4,15 +4,44 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
-from ansible_collections.flotilla.kit.plugins.module_utils import fleet_groups
+from ansible_collections.flotilla.kit.plugins.module_utils import fleet_groups, untyped
 
 LIVE = ("pending", "running", "stopping", "stopped")
 
+Slot = tuple[str, int]  # a group, and an index in it: the place of one host
 
-def check_launcher(name: str, launcher: str, instances: list[dict[str, Any]]) -> list[str]:
+
+class Instance(TypedDict):
+    """An instance of the fleet, as far as it matters here."""
+
+    id: str  # i-…
+    group: str  # its tag flotilla-group; empty where it has none
+    index: int | None  # its number in the group, from 0 on; the Infrastructure Manager's instances have none
+    state: str  # pending, running, shutting-down, terminated, stopping or stopped
+    launched: datetime.datetime  # for the first time: a stop and start doesn't change it
+    type: str  # such as t3.large
+    public: str  # its public IPv4 address; empty without
+    private: str  # its private one
+    reason: str  # of the last change of its state, in AWS's words; often empty
+    tags: dict[str, str]
+    attached: list[str]  # the ids of its volumes and network interfaces
+
+
+class Plan(TypedDict):
+    """What has to be done so that each index of a group exists exactly once."""
+
+    launch: list[Slot]
+    keep: list[Instance]
+    start: list[Instance]  # those of keep that are stopped, or are stopping
+    terminate: list[Instance]  # above the count, of no group, or there twice
+
+
+def check_launcher(name: str, launcher: str, instances: Sequence[Instance]) -> list[str]:
     """A fleet has one launcher: the Infrastructure Manager gives its instances no index."""
     ours = [one for one in instances if one["index"] is not None]
     if launcher == "im" and ours:
@@ -28,7 +57,7 @@ def check_launcher(name: str, launcher: str, instances: list[dict[str, Any]]) ->
     return []
 
 
-def check_shrink(terminated: list[dict[str, Any]]) -> list[str]:
+def check_shrink(terminated: Sequence[Instance]) -> list[str]:
     """HDFS keeps three copies: of the hosts that run, two may go without loss before it has made new ones."""
     going = [f"{one['group']}-{one['index']}" for one in terminated if one["state"] == "running"]
     if len(going) < 3:
@@ -39,21 +68,18 @@ def check_shrink(terminated: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def compare(groups: dict[str, dict[str, Any]], instances: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compare the wanted groups with the fleet's instances: each index of a group exists exactly once.
-
-    An instance is {id, group, index, state, launched, type, …}. Returns ``launch`` [(group, index)], ``keep``,
-    ``start`` (stopped ones) and ``terminate`` (instances above the count, of no group, or there twice).
-    """
+def compare(groups: Mapping[str, fleet_groups.Group], instances: Sequence[Instance]) -> Plan:
+    """Compare the wanted groups with the fleet's instances."""
     live = sorted((one for one in instances if one["state"] in LIVE), key=lambda one: (one["launched"], one["id"]))
-    slots: dict[tuple[str, int], dict[str, Any]] = {}
+    slots: dict[Slot, Instance] = {}
     terminate = []
     for one in live:
-        slot = (one["group"], one["index"])
-        wanted = one["index"] is not None and one["index"] < groups.get(one["group"], {"count": 0})["count"]
-        if not wanted:
+        group, index = groups.get(one["group"]), one["index"]
+        if group is None or index is None or index >= group["count"]:
             terminate.append(one)
-        elif slot not in slots:
+            continue
+        slot = (one["group"], index)
+        if slot not in slots:
             slots[slot] = one
         elif slots[slot]["state"] not in ("pending", "running") and one["state"] in ("pending", "running"):
             terminate.append(slots[slot])
@@ -69,7 +95,7 @@ def compare(groups: dict[str, dict[str, Any]], instances: list[dict[str, Any]]) 
     }
 
 
-def check_swaps(groups: dict[str, dict[str, Any]], kept: list[dict[str, Any]]) -> list[str]:
+def check_swaps(groups: Mapping[str, fleet_groups.Group], kept: Sequence[Instance]) -> list[str]:
     """A running host keeps its type: it holds data."""
     problems = []
     for one in kept:
@@ -91,7 +117,7 @@ def client_token(fleet: str, group: str, index: int, place: str, before: list[st
     return "flotilla-" + hashlib.sha256(text.encode()).hexdigest()[:48]
 
 
-def simplify(instance: dict[str, Any]) -> dict[str, Any]:
+def simplify(instance: untyped.Answer) -> Instance:
     """Reduce what DescribeInstances says to what is needed here.
 
     LaunchTime is the last start; since the first launch the root volume and the first network interface are attached.

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import fleet_groups
+from ansible_collections.flotilla.kit.plugins.module_utils import fleet_groups, untyped
 
 GIB = 2**30
 # The wheel of TensorFlow 2.15.1 carries code for compute capability 5.0 to 8.0 and PTX that runs up to 9.0.
@@ -45,7 +44,7 @@ def _unusable(group: str, name: str, gpu: str) -> str:
     )
 
 
-def check_type(group: str, name: str, info: dict[str, Any]) -> list[str]:
+def check_type(group: str, name: str, info: untyped.Answer) -> list[str]:
     """Whether TensorFlow 2.15.1 and tensorflow-io run on an instance type, from DescribeInstanceTypes."""
     architectures = info.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
     if "x86_64" not in architectures:
@@ -66,13 +65,13 @@ def check_type(group: str, name: str, info: dict[str, Any]) -> list[str]:
     return []
 
 
-def gpus_of(info: dict[str, Any]) -> tuple[int, str]:
+def gpus_of(info: untyped.Answer) -> tuple[int, str]:
     """Return number and name of an instance type's GPUs."""
     gpus = info.get("GpuInfo", {}).get("Gpus", [])
     return sum(gpu.get("Count", 0) for gpu in gpus), gpus[0].get("Name", "") if gpus else ""
 
 
-def pick_tasks(group: str, wanted: int, name: str, info: dict[str, Any], accelerator: str) -> tuple[int, list[str]]:
+def pick_tasks(group: str, wanted: int, name: str, info: untyped.Answer, accelerator: str) -> tuple[int, list[str]]:
     """Choose how many training tasks a host holds: as many as wanted, else one a GPU, else one.
 
     Each needs a GPU of its own, or where training doesn't use GPUs a vCPU.

@@ -20,15 +20,8 @@ description:
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.boto3
+  - flotilla.kit.fleet
 options:
-  region:
-    description: The AWS region.
-    type: str
-    required: true
-  name:
-    description: The fleet's name.
-    type: str
-    required: true
   owner:
     description: Who the fleet belongs to, as a tag; empty means the caller's name.
     type: str
@@ -273,7 +266,6 @@ import datetime
 import re
 import time
 from collections import Counter
-from typing import Any
 
 from ansible.module_utils.urls import open_url
 from ansible_collections.flotilla.kit.plugins.module_utils import (
@@ -283,6 +275,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     fleet_groups,
     images,
     internet,
+    launch,
     lifetime,
     naming,
     networking,
@@ -293,6 +286,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     s3_urls,
     sizing,
     ssh,
+    untyped,
 )
 
 # What AWS answers to a rehearsed launch that it would carry out, or where only the network isn't there yet.
@@ -309,23 +303,23 @@ REMEDIES = {
 class Preflight:
     """The look-ups, each of which adds to the problems or to the result."""
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
+    def __init__(self, parameters: untyped.Parameters) -> None:
         """Keep the module's parameters."""
         self.p = parameters
         self.problems: list[str] = []
-        self.most: dict[str, Any] = {}  # the document of the roles' boundary
+        self.most: untyped.Answer = {}  # the document of the roles' boundary
         self.warnings: list[str] = []
-        self.result: dict[str, Any] = {}
-        self.groups: dict[str, dict[str, Any]] = {}
-        self.kept: list[dict[str, Any]] = []  # the fleet's instances that stay
+        self.result: untyped.Result = {}
+        self.groups: dict[str, fleet_groups.Group] = {}
+        self.kept: list[reconcile.Instance] = []  # the fleet's instances that stay
         self.ended: set[str] = set()  # the ids of those that this run will end
-        self.infos: dict[str, dict[str, Any]] = {}  # what AWS says of the instance types
+        self.infos: dict[str, untyped.Answer] = {}  # what AWS says of the instance types
         self.zones: dict[str, str] = {}  # the zones of the fleet's instances, by id
         self.bound = ("", "")  # why there is only one zone to take (networking.BOUND), and which
-        self.subnets: dict[str, dict[str, Any]] = {}  # the fleet's own subnets of an earlier run, by zone
-        self.baked: dict[str, dict[str, Any]] = {}  # by group, the baked image that its hosts start from
+        self.subnets: dict[str, untyped.Answer] = {}  # the fleet's own subnets of an earlier run, by zone
+        self.baked: dict[str, images.Image] = {}  # by group, the baked image that its hosts start from
         self.own_vpc = False  # whether the fleet has its VPC already
-        self.aws: Any = None
+        self.aws: aws.Aws  # once the variables have been judged
 
     def check(self, problems: list[str]) -> bool:
         """Note problems; true when there was none."""
@@ -444,7 +438,7 @@ class Preflight:
             ("key pair", "describe_key_pairs", "KeyPairs"),
         ):
             tags += map(aws.tags_of, self.aws.call(f"list the fleet's {kind}", "ec2", method, Filters=mine)[key])
-        role = f"flotilla-{self.p['name']}-{self.p['region']}"
+        role = naming.in_iam(self.p["name"], self.p["region"])
         try:
             tags.append(aws.tags_of(self.aws.client("iam").get_role(RoleName=role)["Role"]))
         except Exception as error:
@@ -464,7 +458,7 @@ class Preflight:
         self.result["replace_key_pair"] = False
         if not self.p["ssh_key"]:
             return
-        name = {"Name": "key-name", "Values": [f"flotilla-{self.p['name']}"]}
+        name = {"Name": "key-name", "Values": [naming.in_region(self.p["name"])]}
         found = self.aws.call(
             "look up the fleet's key pair", "ec2", "describe_key_pairs", IncludePublicKey=True, Filters=[name]
         )
@@ -632,7 +626,7 @@ class Preflight:
     def place(self, zones: list[str]) -> None:
         """Say what network each zone's subnet gets."""
         if self.p["vpc_id"]:
-            placed = [{"name": zone, "cidr": ""} for zone in zones]
+            placed = [networking.Zone(name=zone, cidr="") for zone in zones]
         else:
             there = {zone: str(subnet["CidrBlock"]) for zone, subnet in self.subnets.items()}
             placed = networking.place_zones(zones, self.p["vpc_cidr"], there)
@@ -717,7 +711,7 @@ class Preflight:
                 )
             for name in names:
                 group = self.groups[name]
-                group.update(root_device=device, image_size=max(sizes, default=0))
+                group["root_device"], group["image_size"] = device, max(sizes, default=0)
                 group["ssh_user"] = group["ssh_user"] or user
 
     def bake(self) -> None:
@@ -755,9 +749,11 @@ class Preflight:
                     if image
                 ]
             )
-            for name in names if image else []:
-                self.baked[name] = image or {}
-                self.groups[name].update(image_id=self.baked[name]["id"], root_device=self.baked[name]["root_device"])
+            if image:
+                for name in names:
+                    self.baked[name] = image
+                    self.groups[name]["image_id"] = image["id"]
+                    self.groups[name]["root_device"] = image["root_device"]
             new = {name: self.groups[name]["instance_type"] for name in names if missing[name]}
             if not new:
                 continue
@@ -767,7 +763,7 @@ class Preflight:
                 self.problems.append(images.say_lacking(kind, new, ofkind, at))
             elif kind in images.KINDS:
                 self.result["starts"].append(images.say_bare(kind, new, ofkind, at))
-        self.result["baked"] = {name: {key: one[key] for key in ("id", "name")} for name, one in self.baked.items()}
+        self.result["baked"] = {name: {"id": one["id"], "name": one["name"]} for name, one in self.baked.items()}
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
@@ -818,7 +814,8 @@ class Preflight:
                 self.problems.append(aws.explain(error, f"read {where}", self.aws.profile))
             return
         manifest, problems = dataset_manifest.check_manifest(body.decode("utf-8", "replace"), where)
-        if not self.check(problems):
+        self.check(problems)
+        if manifest is None:
             return
         objects = self.aws.pages(
             f"list s3://{bucket}/{prefix}",
@@ -832,10 +829,10 @@ class Preflight:
         self.check(dataset_manifest.check_objects(manifest, sizes, url))
         self.check(dataset_manifest.check_batch(self.p["batch_size"], manifest, url))
         self.result["dataset"] = {
-            "name": manifest.get("name", ""),
+            "name": manifest["name"],
             "files": len(manifest["files"]),
             "bytes": sum(entry["size"] for entry in manifest["files"]),
-            "records": sum(entry.get("records", 0) for entry in manifest["files"]),
+            "records": sum(entry["records"] for entry in manifest["files"]),
         }
 
     def model(self) -> None:
@@ -986,55 +983,23 @@ class Preflight:
         )
         return {quotas.VPCS: len(vpcs), quotas.GATEWAYS: len(gateways)}
 
-    def request(self, name: str) -> dict[str, Any]:
+    def request(self, name: str) -> untyped.Request:
         """Return RunInstances' request for a host of a group, as far as it's known before anything is made."""
         group = self.groups[name]
-        tags = {
+        common = {
             "flotilla-fleet": self.p["name"],
             "flotilla-owner": self.result["owner"],
             "flotilla-expires": self.result["expires"],
-            "Name": f"{self.p['name']}-{name}-0",
-            "flotilla-group": name,
-            "flotilla-index": "0",
-            "flotilla-ssh-user": group["ssh_user"],
-            "flotilla-tasks": str(group["tasks"]),
-            "flotilla-gpus": str(group.get("gpus", 0)),
         }
-        kinds: tuple[str, ...] = ("instance", "volume", "network-interface")
+        tags, tagged = launch.host_tags(self.p["name"], (name, 0), group, common), launch.TAGGED
         if self.p["launcher"] == "im":
             # The Infrastructure Manager gives these, and only to instances.
             tags = {key: tags[key] for key in ("flotilla-fleet", "flotilla-group", "flotilla-expires")}
-            kinds = ("instance",)
-        request: dict[str, Any] = {
-            "MinCount": 1,
-            "MaxCount": 1,
-            "ImageId": group["image_id"],
-            "InstanceType": group["instance_type"],
-            "InstanceInitiatedShutdownBehavior": "terminate",
-            "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
-            "BlockDeviceMappings": [
-                {
-                    "DeviceName": group["root_device"],
-                    "Ebs": {
-                        "VolumeSize": group["volume_size"],
-                        "VolumeType": "gp3",
-                        "Encrypted": True,
-                        "DeleteOnTermination": True,
-                    },
-                }
-            ],
-            "TagSpecifications": [{"ResourceType": kind, "Tags": aws.tag_list(tags)} for kind in kinds],
-        }
+            tagged = ("instance",)
+        request = launch.request(group, tags, tagged)
         subnet = self.p["subnet_id"] or self.subnets.get(self.result["zone"], {}).get("SubnetId")
         if subnet:
-            request["NetworkInterfaces"] = [
-                {
-                    "DeviceIndex": 0,
-                    "SubnetId": subnet,
-                    "AssociatePublicIpAddress": self.p["public_addresses"],
-                    "DeleteOnTermination": True,
-                }
-            ]
+            request["NetworkInterfaces"] = [launch.interface(subnet, self.p["public_addresses"])]
         return request
 
     def rehearse(self, name: str) -> list[str]:

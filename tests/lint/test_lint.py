@@ -25,7 +25,7 @@ LINTERS = {
     ],
     "mypy-plugins": [
         "mypy", "--cache-dir", ".mypy_cache/plugins", "--strict", "--explicit-package-bases",
-        "--ignore-missing-imports", "--allow-subclassing-any", "plugins",
+        "--ignore-missing-imports", "--allow-subclassing-any", "collections/ansible_collections/flotilla/kit/plugins",
     ],
 }  # fmt: skip
 AWS = ROOT / "docs/aws.md"
