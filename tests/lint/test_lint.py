@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import ROOT, user_runs
+
+from tests.support.commands import ROOT, user_runs
 
 # Each call of mypy has a cache of its own: with other options it would throw away what the one before has found.
 LINTERS = {

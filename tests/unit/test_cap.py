@@ -13,11 +13,11 @@ from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_gro
 from ansible_collections.flotilla.kit.plugins.modules import fleet_preflight
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from botocore.exceptions import ClientError
-from harness import ROOT
 from test_fleet_aws import problems
 from test_plan import one
 
 from lab import market
+from tests.support.commands import ROOT
 
 cloud, image, variables = test_fleet_aws.cloud, test_fleet_aws.image, test_fleet_aws.variables
 raised = test_fleet_aws.raised

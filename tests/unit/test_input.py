@@ -23,7 +23,8 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     variables,
 )
 from botocore.exceptions import ClientError, EndpointConnectionError
-from harness import ROOT, user_environment, user_runs
+
+from tests.support.commands import ROOT, user_environment, user_runs
 
 GOOD = {
     "fleet_name": "demo",

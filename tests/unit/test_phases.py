@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.flotilla.kit.plugins.callback import phases
-from harness import ROOT, kill_family, user_environment, wait_until
+
+from tests.support.commands import ROOT, kill_family, user_environment, wait_until
 
 LIFE = """
 - name: Provision | Network, access and instances

@@ -25,7 +25,8 @@ from ansible_collections.flotilla.kit.plugins.modules.fleet_image import Baker
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet
 from ansible_collections.flotilla.kit.plugins.modules.fleet_network import Network
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 ROLE = ROOT / "roles/fleet"
 SESSION = botocore.session.get_session()
