@@ -1,6 +1,6 @@
 # Copyright: Flotilla contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Callback plugin phases: what whoever waits sees, a line a phase; and the last words of an interrupted run."""
+"""Callback plugin phases: a line for each phase of a run; when interrupted, what goes on and what to type next."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def message(value: object, dump: Callable[[object], str]) -> str:
     return dump(value) if isinstance(value, dict) else str(value)
 
 
-def last_words(
+def describe_interruption(
     *,
     check: bool,
     making: bool,
@@ -493,13 +493,13 @@ class CallbackModule(Default):
         if os.getpid() == self.pid and self.number:
             self.over.set()
             self._finish("interrupted after ")
-            self._say_last_words()
+            self._describe_interruption()
             sys.stdout.flush()
         before(signum, frame)
 
-    def _say_last_words(self) -> None:
+    def _describe_interruption(self) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
-        said, following = last_words(
+        said, following = describe_interruption(
             check=bool(context.CLIARGS.get("check")),
             making=self.making,
             baking=self.baking,

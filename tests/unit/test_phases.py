@@ -319,7 +319,7 @@ AGAIN = "the same command again"
 def words(**state: Any) -> tuple[str, list[str]]:
     """The last words in one line, and the commands."""
     calm = {"check": False, "making": False, "baking": False, "destroying": False, "follows": "", "expires": ""}
-    said, following = phases.last_words(**(calm | state), now=NOW, command=lambda what: what)
+    said, following = phases.describe_interruption(**(calm | state), now=NOW, command=lambda what: what)
     return " ".join(said), [command for command, _why in following]
 
 
