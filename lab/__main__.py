@@ -280,7 +280,9 @@ def cores(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="scripts/lab", description="An AWS region on this machine, with real hosts.")
+    top = argparse.ArgumentParser(
+        prog="scripts/lab", description="An AWS region on this machine, whose hosts are systemd-nspawn containers."
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     verbs.add_parser("up", help="start it (twice is one lab)")
     verbs.add_parser("im", help="start the Infrastructure Manager against it (installed the first time)")

@@ -1,60 +1,49 @@
-"""The region's daemon: moto's AWS API, in step with real hosts.
+"""The region's daemon: moto's AWS API, with a host for each instance.
 
-moto keeps the books (EC2, S3, IAM, STS, SSM); this module boots and halts a host for each instance, enforces the
-security groups, and mends moto where it differs from AWS's documented behaviour.
+moto has the state of EC2, S3, IAM, STS and SSM. This module boots and halts a host, a systemd-nspawn container, for
+each instance, enforces the security groups, and mends moto where it differs from AWS's documented behaviour.
 """
 
 from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import ipaddress
 import itertools
 import json
 import logging
 import os
-import re
 import secrets
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
 
-import google_crc32c
-from moto import settings as moto_settings
 from moto.ec2.models import ec2_backends
 from moto.ec2.models import elastic_ip_addresses as moto_addresses
 from moto.ec2.models import elastic_network_interfaces as moto_interfaces
-from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
 from moto.ec2.responses.instances import InstanceResponse
-from moto.iam.models import iam_backends
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from moto.ssm.models import Parameter, ssm_backends
+from moto.moto_server.werkzeug_app import MotoRequestHandler
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, image, judge, judge_iam, judge_images, judge_launch, market, network, schedules, weather, wire
+from . import (
+    access,
+    api,
+    image,
+    judge,
+    judge_iam,
+    judge_images,
+    judge_launch,
+    market,
+    network,
+    schedules,
+    seed,
+)
 from .hosts import Host, LayerGone
-from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
 from .network import Port, Rule
-from .settings import (
-    ACCOUNT,
-    API_ADDRESS,
-    API_PORT,
-    CACHE,
-    CORE_NETNS,
-    ENDPOINT,
-    NODES,
-    READY,
-    REGION,
-    S3_PORT,
-    Facts,
-)  # fmt: skip
+from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION, S3_PORT, Facts
 from .shell import LabError
 from .snapshots import Snapshots
 from .untyped import Moto, Request
@@ -65,7 +54,6 @@ STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "s
 STOP_SECONDS = 90.0  # AWS waits for minutes; a user of the lab would not
 TERMINATE_SECONDS = 4.0
 CREDENTIAL_SECONDS = 6 * 3600
-SILENCE_SECONDS = 120.0  # longer than clients wait
 LATE_SECONDS = 2.0  # until a new instance profile or role is known everywhere; AWS's take up to some ten
 
 
@@ -232,6 +220,15 @@ class Region:
             groups=(other,) if other else (),
             s3=listed is not None and str(listed.prefix_list_name).endswith(".s3"),
         )
+
+    def settle(self, action: str) -> None:
+        """Bring hosts' network and the disks behind images in line with EC2, after a call that changes it."""
+        try:
+            self.apply_rules()
+        except LabError:
+            log.exception("the network rules could not be applied after %s", action)
+        if action in ("DeleteSnapshot", "DeregisterImage"):
+            self.snapshots.collect()
 
     # ------------------------------------------------------------ metadata
 
@@ -440,148 +437,6 @@ def _attach_addresses(region: Region) -> None:
     moto_addresses.random_ip = next_public_address  # type: ignore[attr-defined]
 
 
-def stock() -> tuple[str, str]:
-    """Put the images, their parameters, a gateway of the default VPC and an administrator into the empty region.
-
-    Returns:
-        The administrator's access key id and secret.
-    """
-    ec2, ssm = ec2_backends[ACCOUNT][REGION], ssm_backends[ACCOUNT][REGION]
-    for entry in CATALOGUE:
-        ec2.amis[entry.ami] = Ami(
-            ec2,
-            entry.ami,
-            name=entry.name,
-            description=entry.name,
-            owner_id=entry.owner,
-            owner_alias="amazon",
-            public=True,
-            virtualization_type="hvm",
-            architecture="x86_64",
-            root_device_type="ebs",
-            root_device_name=entry.root_device,
-            hypervisor="xen",
-            region_name=f"{REGION}a",
-        )
-        for name in entry.parameters:
-            ssm._parameters[name].append(
-                Parameter(  # type: ignore[abstract]
-                    account_id=ACCOUNT,
-                    name=name,
-                    value=entry.ami,
-                    parameter_type="String",
-                    description="",
-                    allowed_pattern=None,
-                    keyid=None,
-                    last_modified_date=datetime.now(timezone.utc),
-                    version=1,
-                    data_type="aws:ec2:image",
-                )
-            )
-    # A region's default VPC leads to the internet; moto's has no gateway.
-    # https://docs.aws.amazon.com/vpc/latest/userguide/default-vpc-components.html
-    default = next(vpc for vpc in ec2.vpcs.values() if vpc.is_default)
-    table = next(t for t in ec2.route_tables.values() if t.vpc_id == default.id)
-    gateway = ec2.create_internet_gateway()
-    ec2.attach_internet_gateway(gateway.id, default.id)
-    ec2.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
-    iam = iam_backends[ACCOUNT]["aws"]
-    iam.create_user(REGION, "lab-admin")
-    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-    iam.put_user_policy("lab-admin", "administrator", json.dumps(everything))
-    key = iam.create_access_key("lab-admin")
-    # From here on every request must be signed by a key that the region's IAM knows, and be allowed by a policy.
-    moto_settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
-    return key.access_key_id, key.secret_access_key
-
-
-CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
-    "CRC32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
-    "CRC32C": lambda body: int(google_crc32c.value(body)).to_bytes(4, "big"),
-    "SHA1": lambda body: hashlib.sha1(body).digest(),
-    "SHA256": lambda body: hashlib.sha256(body).digest(),
-}
-
-
-def wrong_checksum(environ: wire.Environ) -> str:
-    """The kind of checksum that a request's headers give and its body hasn't, or nothing; moto stores such an object.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
-    """
-    for kind, calculate in CHECKSUMS.items():
-        given = environ.get(f"HTTP_X_AMZ_CHECKSUM_{kind}")
-        if given and base64.b64encode(calculate(wire.body(environ))).decode() != given:
-            return kind
-    return ""
-
-
-def application(region: Region) -> wire.WSGI:
-    """The region's API: moto's, in all weathers, with the network brought in line after each change to EC2."""
-
-    def create_app(name: Moto) -> Moto:
-        return market.create_app() if name == "pricing" else create_backend_app(name)
-
-    moto = DomainDispatcherApplication(create_app)
-    moto.backend_url_patterns = [*moto.backend_url_patterns, ("pricing", re.compile(r"https?://pricing\."))]
-
-    def answered(environ: wire.Environ, start_response: wire.Start) -> Iterable[bytes]:
-        try:
-            return moto(environ, start_response)  # type: ignore[no-any-return]
-        except NotImplementedError as error:  # a call that moto hasn't; AWS's words for one that isn't there
-            log.warning("%s", error)
-            return wire.error(environ, start_response, 400, "InvalidAction", f"The lab hasn't this call: {error}")
-        except Exception:
-            log.exception("a request failed")
-            return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
-
-    def serve(environ: wire.Environ, start_response: wire.Start) -> Iterable[bytes]:
-        if environ["PATH_INFO"].startswith("/moto-api"):
-            start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [b"The lab has no such door.\n"]
-        signed_for, service = wire.scope(environ)
-        if weather.away(service or "s3"):
-            return wire.unavailable(environ, start_response)
-        if signed_for not in ("", REGION):
-            return wire.wrong_region(environ, start_response, signed_for, REGION)
-        if wrong := environ["REQUEST_METHOD"] == "PUT" and wrong_checksum(environ):
-            text = f"The {wrong} you specified did not match the calculated checksum."
-            return wire.error(environ, start_response, 400, "BadDigest", text)
-        action = wire.action(environ, service or "s3")
-        lost = weather.loses(action)
-        answer = answered(environ, _ignore if lost else start_response)
-        if service == "ec2" and action and not action.startswith(("Describe", "Get")):
-            try:
-                region.apply_rules()
-            except LabError:
-                log.exception("the network rules could not be applied after %s", action)
-            if action in ("DeleteSnapshot", "DeregisterImage"):
-                region.snapshots.collect()
-        if lost:
-            b"".join(answer)
-            return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
-        return answer
-
-    return serve
-
-
-def s3_alone(application: wire.WSGI) -> wire.WSGI:
-    """The region as a gateway endpoint for S3 shows it: whoever asks another service gets no answer."""
-
-    def serve(environ: wire.Environ, start_response: wire.Start) -> Iterable[bytes]:
-        service = wire.scope(environ)[1]
-        if service != "s3" and (service or environ.get("HTTP_X_AMZ_TARGET") or wire.action(environ, "")):
-            time.sleep(SILENCE_SECONDS)
-            raise ConnectionResetError  # the server closes the connection
-        return application(environ, start_response)
-
-    return serve
-
-
-def _ignore(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Callable[[bytes], object]:
-    """Take the beginning of an answer that nobody gets."""
-    return lambda _part: None
-
-
 def main() -> None:
     """Run the region until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -590,13 +445,13 @@ def main() -> None:
     slirp = network.core_up()
     region = Region()
     attach(region)
-    key, secret = stock()
+    key, secret = seed.seed()
     schedules.start()
     with network.inside(CORE_NETNS):
-        api = application(region)
+        application = api.application(region.settle)
         server, gateway = (
             make_server(API_ADDRESS, port, app, threaded=True, request_handler=MotoRequestHandler)
-            for port, app in ((API_PORT, api), (S3_PORT, s3_alone(api)))
+            for port, app in ((API_PORT, application), (S3_PORT, api.s3_alone(application)))
         )
     threading.Thread(target=gateway.serve_forever, name="S3's gateway endpoint", daemon=True).start()
     ready = READY.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""EventBridge Scheduler's other half: moto keeps the books of schedules, and here those that are due are run.
+"""EventBridge Scheduler's other half: moto keeps the schedules, and this runs those that are due.
 
 Only `at(…)` expressions, and the targets that end or stop instances, with the rights of the schedule's role.
 https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
