@@ -30,7 +30,6 @@ import datetime
 import functools
 import itertools
 import os
-import shutil
 import signal
 import sys
 import textwrap
@@ -45,6 +44,7 @@ from ansible import constants as C
 from ansible import context
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible_collections.flotilla.kit.plugins.callback.summary import minutes
+from ansible_collections.flotilla.kit.plugins.plugin_utils import interruption, terminal
 
 if TYPE_CHECKING:
     from ansible.executor.stats import AggregateStats
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 SILENCE = 30  # seconds after which something is said where there is no terminal
-CLEAR = "\r\033[K"
 DEBUG = ("debug", "ansible.builtin.debug")
 FOLLOW = "flotilla.kit.follow"
 IMAGE = "flotilla.kit.fleet_image"
@@ -86,113 +85,6 @@ def message(value: object, dump: Callable[[object], str]) -> str:
     if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
         return "\n".join(value)
     return dump(value) if isinstance(value, dict) else str(value)
-
-
-def describe_interruption(
-    *,
-    check: bool,
-    making: bool,
-    baking: bool,
-    destroying: bool,
-    follows: str,
-    expires: str,
-    now: datetime.datetime,
-    command: Callable[[str], str],
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return what is, and goes on, after an interruption; and what to type, each with its purpose.
-
-    making, baking, destroying: whether something may have been made by this run, for an image, and whether it was
-    deleting; follows: train, store, or what else of the hosts was followed; expires: when the last of the fleet's hosts
-    ends by itself, empty where none has been seen; command: makes the command of a playbook or script.
-    """
-    if check or not (making or destroying or expires):
-        return ["Nothing was made or changed."], []
-    said: list[str] = []
-    following: list[tuple[str, str]] = []
-    if baking:
-        said.append("The host that was to become the image powers itself off when its time is over.")
-        return said, [("the same command again", "begins anew, or waits for the image that AWS makes already")]
-    if destroying:
-        said.append("What isn't deleted yet is still there, and costs what it did.")
-        return said, [("the same command again", "deletes the rest")]
-    if follows == "train":
-        said.append("The training goes on by itself on the hosts, and the chief stores the model when it is done.")
-        following = [(command("watch"), "what each task does, live")]
-        following += [(command("stop"), "ends the training, with a checkpoint")]
-    elif follows == "store":
-        said.append("The chief goes on storing the model, by itself.")
-        following = [(command("watch"), "shows when it is stored")]
-    elif follows:
-        said.append(f"What was followed goes on by itself on the hosts: {follows}.")
-    elif expires:
-        said.append("The fleet stays as it is now; units that were started on its hosts go on.")
-    else:
-        said.append("What was made so far stays.")
-    if expires:
-        left = (datetime.datetime.fromisoformat(expires.replace("Z", "+00:00")) - now).total_seconds() / 60
-        hours = f"{int(left) // 60}:{int(left) % 60:02d} h"
-        said += [f"Every host powers itself off, and is gone, in {hours} at the latest ({expires})."] * (left > 0)
-    else:
-        said.append("Hosts that were launched power themselves off when their time is over.")
-    following.append(("the same command again", "goes on where this one stopped"))
-    return said, [*following, (command("destroy"), "ends all of it, now")]
-
-
-class Line:
-    """The last line of the output, which isn't finished yet; what others print goes above it."""
-
-    def __init__(self, lock: threading.RLock, stream: TextIO) -> None:
-        self.lock, self.stream = lock, stream
-        self.terminal = stream.isatty()
-        self.here = ""  # what stands on the line
-        self.spoken = time.monotonic()
-
-    def draw(self, text: str) -> None:
-        """Write the line; on a terminal in the place of what it was, elsewhere what is new of it."""
-        with self.lock:
-            if self.terminal:
-                text = text[: shutil.get_terminal_size().columns - 1]
-                self.stream.write(CLEAR + text)
-            elif text.startswith(self.here):
-                self.stream.write(text[len(self.here) :])
-            else:
-                self.stream.write(f"\n{text}")
-            self.stream.flush()
-            self.here = text
-
-    def end(self) -> None:
-        """The line is finished."""
-        with self.lock:
-            if self.here:
-                self.stream.write("\n")
-                self.stream.flush()
-            self.here, self.spoken = "", time.monotonic()
-
-    def away(self) -> None:
-        """Make room for something else."""
-        with self.lock:
-            if self.here:
-                self.stream.write(CLEAR if self.terminal else "\n")
-                self.stream.flush()
-            self.here, self.spoken = "", time.monotonic()
-
-
-class Above:
-    """A stream whose text goes above the line, at once: in a pipe Ansible itself flushes at its end only."""
-
-    def __init__(self, stream: TextIO, line: Line) -> None:
-        self._stream, self._line = stream, line
-
-    def write(self, text: str) -> int:
-        with self._line.lock:
-            self._line.away()
-            written = self._stream.write(text)
-            self._stream.flush()
-            return written
-
-    def __getattr__(self, name: str) -> object:
-        found: object = getattr(self._stream, name)
-        return found
 
 
 def brief(method: Callable[Concatenate[CallbackModule, P], None]) -> Callable[Concatenate[CallbackModule, P], None]:
@@ -223,7 +115,7 @@ class CallbackModule(Default):
         self.task, self.action = "", ""
         self.working: dict[str, None] = {}  # the hosts that the present task isn't over on, in order
         self.changes: dict[str, list[str]] = {}
-        self.line: Line | None = None
+        self.line: terminal.Line | None = None
         self.streams: tuple[TextIO, TextIO] | None = None
         self.over = threading.Event()
         self.ticker: threading.Thread | None = None
@@ -462,8 +354,8 @@ class CallbackModule(Default):
 
     def _begin(self) -> None:
         """Take over the terminal, or the pipe."""
-        self.line, self.streams = Line(self._display._lock, sys.stdout), (sys.stdout, sys.stderr)
-        sys.stdout, sys.stderr = Above(sys.stdout, self.line), Above(sys.stderr, self.line)
+        self.line, self.streams = terminal.Line(self._display._lock, sys.stdout), (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = terminal.Above(sys.stdout, self.line), terminal.Above(sys.stderr, self.line)
         self.over = threading.Event()
         self.ticker = threading.Thread(target=self._tick, args=(self.over,), daemon=True)
         self.ticker.start()
@@ -499,7 +391,7 @@ class CallbackModule(Default):
 
     def _describe_interruption(self) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
-        said, following = describe_interruption(
+        said, following = interruption.describe(
             check=bool(context.CLIARGS.get("check")),
             making=self.making,
             baking=self.baking,
