@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Strikes a training fleet in the lab with every fault, and writes docs/faults.md: what happened, for how long.
 
-    .venv/bin/python benchmarks/faults.py                   (root; an hour and a half)
-    .venv/bin/python benchmarks/faults.py ps-1 "in step"    (only faults with one of these in their names)
-    .venv/bin/python benchmarks/faults.py --keep ps-1       (the fleet stays, and is there for the next run)
+    .venv/bin/python -m benchmarks.faults                   (root; an hour and a half)
+    .venv/bin/python -m benchmarks.faults ps-1 "in step"    (only faults with one of these in their names)
+    .venv/bin/python -m benchmarks.faults --keep ps-1       (the fleet stays, and is there for the next run)
 
 Each fault's row is written when it has happened; those of other faults stay.
 
@@ -30,12 +30,11 @@ from pathlib import Path
 
 import boto3
 
+from tests.support.commands import kill_family, user_environment, user_runs
+from tests.support.fleet import INVENTORY, address, host
+from tests.support.lab import upload
+
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/life")]
-
-from fleet import INVENTORY, address, host  # noqa: E402
-from harness import kill_family, upload, user_environment, user_runs  # noqa: E402
-
 TABLE = ROOT / "docs/faults.md"
 MARKS = ("<!-- made by benchmarks/faults.py -->\n", "<!-- end -->\n")
 HEAD = """

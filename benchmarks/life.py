@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measures a fleet's life in the lab, in turn with an earlier build on this machine, and writes benchmarks/life.md.
 
-    .venv/bin/python benchmarks/life.py                      (root; an evening; no lab may run, and nothing else)
-    .venv/bin/python benchmarks/life.py --row second-site    (only this row, and the scenario that it needs)
-    .venv/bin/python benchmarks/life.py --page               (only the page, of what has been measured)
+    .venv/bin/python -m benchmarks.life                      (root; an evening; no lab may run, and nothing else)
+    .venv/bin/python -m benchmarks.life --row second-site    (only this row, and the scenario that it needs)
+    .venv/bin/python -m benchmarks.life --page               (only the page, of what has been measured)
 
 Each figure is kept in benchmarks/life.jsonl as soon as it is there; a run that was cut off goes on where it was. Delete
 that file to begin anew. The earlier build is a clone of its commit with a Python environment of its own. Downloads are
@@ -35,11 +35,10 @@ from typing import Any
 
 import boto3
 
+from tests.support.commands import kill_family, user_runs, wait_until
+from tests.support.lab import make_network
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from harness import kill_family, make_network, user_runs, wait_until  # noqa: E402
-
 PAGE = ROOT / "benchmarks/life.md"
 RESULTS = PAGE.with_suffix(".jsonl")
 OLD = "6e4f695"  # what the ratios are to

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures one training process that has all of this machine's cores, and writes its part of docs/benchmarks.md.
 
-    .venv/bin/python benchmarks/process.py          (root; 50 minutes; no lab may run, and nothing else)
-    .venv/bin/python benchmarks/process.py speed    (or accuracy, or memory: only that)
+    .venv/bin/python -m benchmarks.process          (root; 50 minutes; no lab may run, and nothing else)
+    .venv/bin/python -m benchmarks.process speed    (or accuracy, or memory: only that)
 
 What is compared runs in turns, in rounds, and the ratios are those within a round.
 """
@@ -19,15 +19,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults import on, put, reported
+from benchmarks.training import KIT, PAGE, REPEATS, measure, prepare, spread, start, stop
+from tests.support.commands import user_runs, wait_until
+from tests.support.fleet import INVENTORY, host
+from tests.support.lab import upload
+
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
-
-from fleet import INVENTORY, host  # noqa: E402
-from harness import upload, user_runs, wait_until  # noqa: E402
-
-from benchmarks.faults import on, put, reported  # noqa: E402
-from benchmarks.training import KIT, PAGE, REPEATS, measure, prepare, spread, start, stop  # noqa: E402
-
 CHIEF = "chief-0"
 LOCAL = "/var/tmp/data"
 BARE = "/var/tmp/bare.py"

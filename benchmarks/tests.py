@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures how long the tests take, and which of them, and writes benchmarks/tests.md.
 
-    .venv/bin/python benchmarks/tests.py             (root; half an hour; no lab may run, and nothing else)
-    .venv/bin/python benchmarks/tests.py --earlier   (in turn with the build that life.py compares with; an hour more)
+    .venv/bin/python -m benchmarks.tests             (root; half an hour; no lab may run, and nothing else)
+    .venv/bin/python -m benchmarks.tests --earlier   (in turn with the build that life.py compares with; an hour more)
 
 They run in clean clones, as by .ci/run, with Debian's packages and the downloads of this machine. Figures are kept, and
 gone on with, as by benchmarks/life.py.
@@ -19,11 +19,9 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
+from benchmarks.life import OLD, Build, Failed, Figures, Results, Row, measure, table
+
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from benchmarks.life import OLD, Build, Failed, Figures, Results, Row, measure, table  # noqa: E402
-
 PAGE = ROOT / "benchmarks/tests.md"
 RESULTS = PAGE.with_suffix(".jsonl")
 LEAST_SECS = 60  # of a file with a row of its own

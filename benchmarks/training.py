@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures training on lab hosts with equal shares of the processors, and writes docs/benchmarks.md with its plots.
 
-    .venv/bin/python benchmarks/training.py           (root; an hour; no lab may run, and nothing else)
-    .venv/bin/python benchmarks/training.py MNIST     (or ResNet-44: only this part)
+    .venv/bin/python -m benchmarks.training           (root; an hour; no lab may run, and nothing else)
+    .venv/bin/python -m benchmarks.training MNIST     (or ResNet-44: only this part)
 
 The set-ups are those of the tables 3.3, 3.4 and 3.5 of the thesis that this kit follows, and of the speed-up that
 "Distributed systems for neural networks" gives for its MNIST program.
@@ -26,17 +26,15 @@ from typing import Any
 
 import matplotlib
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/life")]
-
-from fleet import INVENTORY  # noqa: E402
-from harness import upload, user_runs  # noqa: E402
-
-from benchmarks.faults import on, put, raise_fleet, reported  # noqa: E402
+from benchmarks.faults import on, put, raise_fleet, reported
+from tests.support.commands import user_runs
+from tests.support.fleet import INVENTORY
+from tests.support.lab import upload
 
 matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
+ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/benchmarks.md"
 PLOTS = ROOT / "docs/images"
 JOB = "/etc/flotilla/job.json"

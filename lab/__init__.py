@@ -1,1 +1,1 @@
-"""The lab: an AWS region on one Linux machine, whose instances are real hosts."""
+"""The lab: an AWS region on one Linux machine, whose instances are systemd-nspawn containers."""

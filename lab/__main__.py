@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from . import cgroups, hosts, im, image, network, weather
 from .settings import (
@@ -30,8 +29,10 @@ from .settings import (
     RUN,
     SNAPSHOTS,
     STATE,
+    Facts,
 )  # fmt: skip
 from .shell import LabError, run, said
+from .untyped import Answer
 
 TOOLS = {
     "mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "nft": "nftables",
@@ -46,9 +47,10 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def ready() -> dict[str, Any] | None:
+def ready() -> Facts | None:
     """What the running region said of itself, or None where none runs."""
-    return said(READY, "lab.region")
+    facts: Facts | None = said(READY, "lab.region")
+    return facts
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def up() -> None:
     say("  next      scripts/lab status | ansible-playbook site.yml | scripts/lab down")
 
 
-def start() -> dict[str, Any]:
+def start() -> Facts:
     """Start the daemon and wait until it answers.
 
     Raises:
@@ -154,7 +156,7 @@ def sweep() -> None:
     weather.FILE.unlink(missing_ok=True)
 
 
-def write_profile(facts: dict[str, Any] | None) -> None:
+def write_profile(facts: Facts | None) -> None:
     """Put the lab's profile into the user's ~/.aws/config, or take it out (`facts` None).
 
     Raises:
@@ -192,7 +194,7 @@ def owner(path: Path) -> tuple[int, int]:
     return status.st_uid, status.st_gid
 
 
-def instances() -> list[dict[str, Any]]:
+def instances() -> list[Answer]:
     """The region's instances that aren't gone, as DescribeInstances gives them."""
     facts = ready()
     if not facts:
@@ -210,12 +212,12 @@ def instances() -> list[dict[str, Any]]:
     return [dict(i) for i in found if i["State"]["Name"] != "terminated"]
 
 
-def name_of(instance: dict[str, Any]) -> str:
+def name_of(instance: Answer) -> str:
     """An instance's Name tag."""
     return next((t["Value"] for t in instance.get("Tags", []) if t["Key"] == "Name"), "-")
 
 
-def find(name: str) -> dict[str, Any]:
+def find(name: str) -> Answer:
     """The instance with an id, a Name tag, or an end of a Name tag: `ps-0`; `ps`, as the Infrastructure Manager names.
 
     Raises:
@@ -278,7 +280,9 @@ def cores(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="scripts/lab", description="An AWS region on this machine, with real hosts.")
+    top = argparse.ArgumentParser(
+        prog="scripts/lab", description="An AWS region on this machine, whose hosts are systemd-nspawn containers."
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     verbs.add_parser("up", help="start it (twice is one lab)")
     verbs.add_parser("im", help="start the Infrastructure Manager against it (installed the first time)")

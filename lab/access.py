@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from botocore.session import get_session
 from flask import has_request_context, request
@@ -32,7 +31,8 @@ from moto.s3.exceptions import S3ClientError
 from moto.sts.models import sts_backends
 
 from .judge import patch
-from .needs import Need, flat, needs
+from .needs import Need, Values, flat, needs
+from .untyped import Moto
 
 log = logging.getLogger("lab")
 
@@ -77,7 +77,7 @@ def services() -> frozenset[str]:
     return frozenset(get_session().get_available_services())
 
 
-def holds(conditions: dict[str, dict[str, Any]], values: dict[str, Any]) -> bool:
+def holds(conditions: dict[str, dict[str, object]], values: Values) -> bool:
     """Whether all conditions of a statement hold: any of the values that a key names will do.
 
     Args:
@@ -94,7 +94,7 @@ def holds(conditions: dict[str, dict[str, Any]], values: dict[str, Any]) -> bool
     return True
 
 
-def _met(quantity: str, operator: str, alternatives: list[str], value: Any) -> bool:
+def _met(quantity: str, operator: str, alternatives: list[str], value: str | list[str] | None) -> bool:
     name = operator.removesuffix("IfExists")
     if name == "Null":
         return (value is None) == (alternatives[0].lower() == "true")
@@ -175,9 +175,9 @@ def refusal(service: str, code: str, message: str) -> _RESTError:
     return error
 
 
-def permits(key: Any, need: Need) -> bool:
+def permits(key: Moto, need: Need) -> bool:
     """Whether an access key's policies allow a need, and its owner's boundary, where there is one, does too."""
-    owner: Any
+    owner: Moto
     if hasattr(key, "_owner_role_name"):
         owner = key.backend.get_role(key._owner_role_name)
     else:
@@ -185,23 +185,24 @@ def permits(key: Any, need: Need) -> bool:
     return allows(key.backend, key.collect_policies(), getattr(owner, "permissions_boundary_arn", None), need)
 
 
-def role_permits(backend: IAMBackend, role: Any, need: Need) -> bool:
+def role_permits(backend: IAMBackend, role: Moto, need: Need) -> bool:
     """Whether a role may do something, as a service that has taken it."""
     policies = [*role.policies.values(), *role.managed_policies.values()]
     return allows(backend, policies, role.permissions_boundary_arn, need)
 
 
-def allows(backend: IAMBackend, policies: list[Any], boundary: str | None, need: Need) -> bool:
+def allows(backend: IAMBackend, policies: list[Moto], boundary: str | None, need: Need) -> bool:
     """Whether policies, and a boundary where there is one, allow a need: one must, and none may deny it."""
 
-    def one_does(some: list[Any]) -> bool:
-        found = [IAMPolicy(one).is_action_permitted(need.action, need.resource, None, need.values) for one in some]
+    def one_does(some: list[Moto]) -> bool:
+        values: Moto = need.values  # it says that a key has one value, and takes lists
+        found = [IAMPolicy(one).is_action_permitted(need.action, need.resource, None, values) for one in some]
         return PermissionResult.DENIED not in found and PermissionResult.PERMITTED in found
 
     return one_does(policies) and (not boundary or one_does([backend.get_policy(boundary)]))
 
 
-def trusts(document: str, service: str, values: dict[str, Any]) -> bool:
+def trusts(document: str, service: str, values: Values) -> bool:
     """Whether a role's trust policy lets a service take the role."""
     statements = json.loads(document)["Statement"]
     for one in statements if isinstance(statements, list) else [statements]:
@@ -221,7 +222,7 @@ def _attach_expiry() -> None:
     )
     check_signature, refuse_signature = IAMRequestBase.check_signature, IAMRequest._raise_signature_does_not_match
 
-    def found(self: Any, account_id: str, partition: str, access_key_id: str, headers: dict[str, str]) -> None:
+    def found(self: Moto, account_id: str, partition: str, access_key_id: str, headers: dict[str, str]) -> None:
         find(self, account_id, partition, access_key_id, headers)
         for session in sts_backends[account_id][partition].assumed_roles:
             if session.access_key_id == access_key_id and session.expiration < utcnow():

@@ -33,7 +33,7 @@ class Host:
         default_user: login name that cloud-init makes (`admin`, `ubuntu`).
         cpus: vCPUs of the instance's type, which its share of the machine's processors is in proportion to.
         cached: it shares the lab's caches of packages.
-        ended: called from a thread of its own when the host went down without having been told to from here.
+        ended: called from a thread of its own when the host went down by itself.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Host:
         self.busy = threading.Lock()  # held by who stops it and isn't through yet
         self._ended = ended
         self._process: subprocess.Popen[bytes] | None = None
-        self._told = False
+        self._stopping = False
         self._gone = threading.Event()
         self._gone.set()
 
@@ -85,7 +85,7 @@ class Host:
         options = f"lowerdir={below},upperdir={upper},workdir={work},volatile"
         # mount(2): with the newer calls an option has no more than 255 letters.
         run("env", "LIBMOUNT_FORCE_MOUNT2=always", "mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
-        self._told = False
+        self._stopping = False
         self._gone.clear()
         self._boot()
         threading.Thread(target=self._watch, name=f"watch {self.instance_id}", daemon=True).start()
@@ -131,13 +131,13 @@ class Host:
             cgroups.kill(self.group)
             self._boot()
         cgroups.kill(self.group)
-        if status and not self._told:
+        if status and not self._stopping:
             last = (self.folder / "console.log").read_text(errors="replace").splitlines()[-5:]
             log.error("systemd-nspawn of %s ended with %s: %s", self.instance_id, status, " | ".join(last))
         run("umount", str(self.root), check=False)
-        told = self._told
+        stopping = self._stopping
         self._gone.set()
-        if not told and self._ended:
+        if not stopping and self._ended:
             self._ended(self.instance_id)
 
     def leader(self) -> int | None:
@@ -154,7 +154,7 @@ class Host:
 
     def stop(self, seconds: float) -> None:
         """Power the host off: orderly within `seconds`, then by force."""
-        self._told = True
+        self._stopping = True
         if self._gone.is_set():
             return
         deadline = time.monotonic() + seconds

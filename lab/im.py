@@ -14,12 +14,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import boto3
 
 from . import cgroups
-from .settings import API_ADDRESS, CORE_NETNS, RUN, STATE
+from .settings import API_ADDRESS, CORE_NETNS, RUN, STATE, Facts
 from .shell import LabError, said
 
 CHECKOUT = Path(__file__).parent.parent
@@ -67,7 +67,14 @@ requests.get = get
 """
 
 
-def up(region: dict[str, Any], say: Callable[[str], None]) -> None:
+class Server(TypedDict):
+    """What is known of the running server, in READY."""
+
+    pid: int
+    password: str  # of its user lab
+
+
+def up(region: Facts, say: Callable[[str], None]) -> None:
     """Start the server, and write what its client needs into the checkout.
 
     Args:
@@ -79,7 +86,7 @@ def up(region: dict[str, Any], say: Callable[[str], None]) -> None:
     """
     if not (ENVIRONMENT / "bin/python").exists():
         raise LabError("the Infrastructure Manager isn't installed: run 'scripts/lab im', which installs it")
-    facts = said(READY, "im_service")
+    facts: Server | None = said(READY, "im_service")
     if facts:
         say("the Infrastructure Manager is up already")
     else:
@@ -92,7 +99,7 @@ def up(region: dict[str, Any], say: Callable[[str], None]) -> None:
     say(f"  next     ansible-playbook playbooks/radl.yml -e radl_collection={COLLECTION},HEAD")
 
 
-def _start(region: dict[str, Any]) -> dict[str, Any]:
+def _start(region: Facts) -> Server:
     (FOLDER / "python").mkdir(mode=0o700, parents=True, exist_ok=True)
     (FOLDER / "instances.json").write_text(json.dumps(_types(region)))
     (FOLDER / "python/sitecustomize.py").write_text(SITE.format(types=str(FOLDER / "instances.json")))
@@ -126,7 +133,7 @@ def _start(region: dict[str, Any]) -> dict[str, Any]:
     if not secret.exists():
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_urlsafe(18))
-    facts = {"pid": server.pid, "password": secret.read_text()}
+    facts = Server(pid=server.pid, password=secret.read_text())
     READY.touch(mode=0o600)
     READY.write_text(json.dumps(facts))
     return facts
@@ -151,13 +158,13 @@ def _serve_git() -> None:
     )  # fmt: skip
 
 
-def _types(region: dict[str, Any]) -> list[dict[str, Any]]:
+def _types(region: Facts) -> list[dict[str, object]]:
     """The region's instance types, in the words of the server's own list."""
     ec2 = boto3.client(
         "ec2", region_name=region["region"], endpoint_url=region["endpoint"],
         aws_access_key_id=region["access_key"], aws_secret_access_key=region["secret_key"],
     )  # fmt: skip
-    found = []
+    found: list[dict[str, object]] = []
     for page in ec2.get_paginator("describe_instance_types").paginate():
         for kind in page["InstanceTypes"]:
             gpus = kind.get("GpuInfo", {}).get("Gpus", [])
@@ -172,7 +179,7 @@ def _types(region: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _write_client(region: dict[str, Any], facts: dict[str, Any]) -> None:
+def _write_client(region: Facts, facts: Server) -> None:
     """Write im_client.cfg and im.auth into the checkout, for its owner only."""
     lines = {
         "im_client.cfg": f"[im_client]\nrestapi_url={ADDRESS}\nauth_file=im.auth\n",

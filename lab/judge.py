@@ -13,9 +13,9 @@ import html
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from botocore.model import Shape
+from botocore.model import ServiceModel, Shape
 from botocore.session import get_session
 from moto.core.exceptions import ServiceException
 from moto.core.responses import BaseResponse
@@ -25,10 +25,11 @@ from moto.ec2.utils import filter_dict_attribute_mapping
 from moto.s3.exceptions import InvalidBucketName
 from moto.s3.models import S3Backend
 
+from .untyped import Json, Moto, Request
+
 log = logging.getLogger("lab")
 
-Parameters = dict[str, Any]
-Rule = Callable[[Any, Parameters], None]  # of moto's response object, which knows account and region, and the request
+Rule = Callable[[Moto, Request], None]  # of moto's response object, which knows account and region, and the request
 
 # Errors that aren't the client's, or have a status of their own; all others of EC2 are 400.
 STATUS = {
@@ -53,7 +54,7 @@ IDS = {
 }  # fmt: skip
 
 _rules: dict[str, list[Rule]] = {}
-_patches: list[tuple[Any, str, Any]] = []
+_patches: list[tuple[Moto, str, Moto]] = []
 _MISSING = object()
 
 
@@ -77,7 +78,7 @@ def rule(*operations: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def patch(owner: Any, name: str, value: Any) -> None:
+def patch(owner: Moto, name: str, value: Moto) -> None:
     """Replace an attribute of moto's until `detach`."""
     _patches.append((owner, name, owner.__dict__.get(name, _MISSING)))
     setattr(owner, name, value)
@@ -91,7 +92,7 @@ def attach() -> None:
 
     serialized = BaseResponse.serialized
 
-    def with_status(self: BaseResponse, action_result: Any) -> Any:
+    def with_status(self: BaseResponse, action_result: Moto) -> Moto:
         status, headers, body = serialized(self, action_result)
         if isinstance(action_result.result, ServiceException):
             status = STATUS.get(action_result.result.code, status)
@@ -110,7 +111,7 @@ def attach() -> None:
 def _attach_buckets() -> None:
     create = S3Backend.create_bucket
 
-    def created(self: S3Backend, bucket_name: str, *arguments: Any, **options: Any) -> Any:
+    def created(self: S3Backend, bucket_name: str, *arguments: Moto, **options: Moto) -> Moto:
         # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
         bad = not re.fullmatch(r"[a-z0-9]([a-z0-9-]|\.(?!\.))*[a-z0-9]", bucket_name) or re.fullmatch(
             r"(\d+\.){3}\d+|(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-s3|\.mrap)", bucket_name
@@ -133,7 +134,7 @@ def detach() -> None:
 
 
 @functools.cache
-def model(service: str) -> Any:
+def model(service: str) -> ServiceModel:
     """botocore's description of a service."""
     return get_session().get_service_model(service)
 
@@ -143,7 +144,7 @@ def snake(operation: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", operation).lower()
 
 
-def watch(owner: Any, service: str, parameters: Callable[[Any], Parameters]) -> None:
+def watch(owner: Moto, service: str, parameters: Callable[[Moto], Request]) -> None:
     """Have every call of a service judged before moto carries it out.
 
     Args:
@@ -156,11 +157,11 @@ def watch(owner: Any, service: str, parameters: Callable[[Any], Parameters]) -> 
             _watch(owner, service, operation, parameters)
 
 
-def _watch(owner: Any, service: str, operation: str, parameters: Callable[[Any], Parameters]) -> None:
+def _watch(owner: Moto, service: str, operation: str, parameters: Callable[[Moto], Request]) -> None:
     name = snake(operation)
     own = owner.__dict__.get(name)
 
-    def judged(self: Any) -> Any:
+    def judged(self: Moto) -> Moto:
         request = parameters(self)
         check_model(service, operation, request)
         if service == "ec2":
@@ -185,7 +186,7 @@ def _watch(owner: Any, service: str, operation: str, parameters: Callable[[Any],
 # ---------------------------------------------------------------- what holds for all calls
 
 
-def check_model(service: str, operation: str, request: Parameters) -> None:
+def check_model(service: str, operation: str, request: Request) -> None:
     """Refuse what botocore's model rules out and its client lets pass: lengths, patterns, words.
 
     EC2's model has words only; its client checks nothing of it.
@@ -204,7 +205,7 @@ def check_model(service: str, operation: str, request: Parameters) -> None:
         refuse("ValidationException" if service == "scheduler" else "ValidationError", text)
 
 
-def _leaves(shape: Shape, value: Any, path: str = "") -> list[tuple[str, Any, Shape]]:
+def _leaves(shape: Shape, value: Json, path: str = "") -> list[tuple[str, Json, Shape]]:
     """Each value of a request, with its name and its shape."""
     found = [(path, value, shape)] if path else []
     if shape.type_name == "structure" and isinstance(value, dict):
@@ -217,7 +218,7 @@ def _leaves(shape: Shape, value: Any, path: str = "") -> list[tuple[str, Any, Sh
     return found
 
 
-def _problem(shape: Shape, value: Any) -> str:
+def _problem(shape: Shape, value: Json) -> str:
     """The constraint of a shape that a value doesn't satisfy, in AWS's words, or nothing."""
     limits = shape.metadata
     if shape.type_name in ("string", "list"):
@@ -244,7 +245,7 @@ def _python(pattern: str) -> str:
     return pattern
 
 
-def check_ids(request: Parameters) -> None:
+def check_ids(request: Request) -> None:
     """Refuse ids that aren't of the form which all ids have; what isn't there is moto's to say."""
     for name, (prefix, code) in IDS.items():
         given = request.get(f"{name}s") or request.get(name) or []
@@ -269,7 +270,7 @@ def all_filters() -> frozenset[str]:
     return frozenset().union(*(filters_of(operation) for operation in model("ec2").operation_names))
 
 
-def check_filters(operation: str, request: Parameters) -> None:
+def check_filters(operation: str, request: Request) -> None:
     """Refuse filters that no call knows."""
     for one in request.get("Filters") or []:
         name, values = str(one.get("Name")), one.get("Values") or []
@@ -279,7 +280,7 @@ def check_filters(operation: str, request: Parameters) -> None:
             refuse("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
 
 
-def check_tags(operation: str, request: Parameters) -> None:
+def check_tags(operation: str, request: Request) -> None:
     """Refuse tags that EC2 doesn't take.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions

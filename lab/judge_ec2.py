@@ -11,12 +11,12 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from moto.ec2.models.instances import Instance
 
 from . import quotas
-from .judge import Parameters, refuse, rule
+from .judge import refuse, rule
+from .untyped import Moto, Request
 
 CHARACTERS = r"a-zA-Z0-9. _\-:/()#,@[\]+=;{}!$*"
 
@@ -35,7 +35,7 @@ def describes(text: str, what: str, ampersand: bool = True) -> None:
 
 
 @rule("ec2:CreateSecurityGroup")
-def _group(call: Any, request: Parameters) -> None:
+def _group(call: Moto, request: Request) -> None:
     name, vpc = request.get("GroupName", ""), request.get("VpcId")
     describes(request.get("Description", ""), "security group")
     if name.startswith("sg-"):
@@ -56,7 +56,7 @@ def _group(call: Any, request: Parameters) -> None:
             refuse("InvalidGroup.Duplicate", f"The security group '{name}' already exists for VPC '{vpc}'")
 
 
-def permissions(request: Parameters) -> list[Parameters]:
+def permissions(request: Request) -> list[Request]:
     """A request's rules; a single one may be spread over the request itself."""
     if "IpProtocol" in request:
         ranges = [{"CidrIp": request["CidrIp"]}] if request.get("CidrIp") else []
@@ -71,7 +71,7 @@ def permissions(request: Parameters) -> list[Parameters]:
     "ec2:RevokeSecurityGroupEgress", "ec2:UpdateSecurityGroupRuleDescriptionsIngress",
     "ec2:UpdateSecurityGroupRuleDescriptionsEgress",
 )  # fmt: skip
-def _rules(call: Any, request: Parameters) -> None:
+def _rules(call: Moto, request: Request) -> None:
     if request.get("CidrIp"):
         request["CidrIp"] = call.params["CidrIp"] = network(request["CidrIp"])
     for one in permissions(request):
@@ -89,7 +89,7 @@ def _rules(call: Any, request: Parameters) -> None:
             refuse("MissingParameter", "Source group or IP range must be specified.")
 
 
-def _ports(first: Any, last: Any) -> None:
+def _ports(first: Moto, last: Moto) -> None:
     if first is None or last is None:
         refuse(
             "InvalidParameterValue", "Invalid value 'Must specify both from and to ports with TCP/UDP.' for portRange."
@@ -115,7 +115,7 @@ def network(cidr: str) -> str:
 
 
 @rule("ec2:CreateVpc", "ec2:CreateSubnet")
-def _block(call: Any, request: Parameters) -> None:
+def _block(call: Moto, request: Request) -> None:
     if request.get("CidrBlock"):
         try:
             block = ipaddress.IPv4Network(request["CidrBlock"], strict=False)
@@ -127,19 +127,19 @@ def _block(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:CreateVpc")
-def _vpc_quota(call: Any, request: Parameters) -> None:
+def _vpc_quota(call: Moto, request: Request) -> None:
     if len(call.ec2_backend.vpcs) >= quotas.VPCS.value:
         refuse("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
 
 
 @rule("ec2:CreateInternetGateway")
-def _gateway_quota(call: Any, request: Parameters) -> None:
+def _gateway_quota(call: Moto, request: Request) -> None:
     if len(call.ec2_backend.internet_gateways) >= quotas.GATEWAYS.value:
         refuse("InternetGatewayLimitExceeded", "The maximum number of internet gateways has been reached.")
 
 
 @rule("ec2:CreateSubnet")
-def _subnet(call: Any, request: Parameters) -> None:
+def _subnet(call: Moto, request: Request) -> None:
     try:
         block = ipaddress.IPv4Network(request.get("CidrBlock", ""))
     except ValueError:
@@ -154,7 +154,7 @@ def _subnet(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:AttachInternetGateway")
-def _attach_gateway(call: Any, request: Parameters) -> None:
+def _attach_gateway(call: Moto, request: Request) -> None:
     gateway, vpc = request.get("InternetGatewayId"), request.get("VpcId")
     for one in call.ec2_backend.internet_gateways.values():
         if one.vpc and one.vpc.id == vpc and one.id != gateway:
@@ -162,7 +162,7 @@ def _attach_gateway(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:CreateRoute")
-def _route(call: Any, request: Parameters) -> None:
+def _route(call: Moto, request: Request) -> None:
     table = call.ec2_backend.route_tables.get(request.get("RouteTableId"))
     gateway = call.ec2_backend.internet_gateways.get(request.get("GatewayId"))
     if request.get("DestinationCidrBlock") and "/" in request["DestinationCidrBlock"]:
@@ -177,7 +177,7 @@ def _route(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:AssociateRouteTable")
-def _associate(call: Any, request: Parameters) -> None:
+def _associate(call: Moto, request: Request) -> None:
     wanted, subnet = request.get("RouteTableId"), request.get("SubnetId")
     for table in call.ec2_backend.route_tables.values():
         if subnet and subnet in table._associations.values() and table.id != wanted:
@@ -188,7 +188,7 @@ def _associate(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:CreateVpcEndpoint")
-def _endpoint(call: Any, request: Parameters) -> None:
+def _endpoint(call: Moto, request: Request) -> None:
     service = request.get("ServiceName", "")
     call.params.setdefault("VpcEndpointType", "Gateway")  # moto can't delete one that was made without it
     if not re.fullmatch(rf"com\.amazonaws\.{call.region}\.[a-z0-9.\-]+", service):
@@ -210,7 +210,7 @@ def _endpoint(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:ModifySubnetAttribute", "ec2:ModifyVpcAttribute", "ec2:ModifyInstanceAttribute")
-def _one_at_a_time(call: Any, request: Parameters) -> None:
+def _one_at_a_time(call: Moto, request: Request) -> None:
     if len(set(request) - {"SubnetId", "VpcId", "InstanceId", "DryRun", "Attribute", "Value"}) > 1:
         refuse("InvalidParameterCombination", "Fields for multiple attribute types specified.")
 
@@ -218,12 +218,12 @@ def _one_at_a_time(call: Any, request: Parameters) -> None:
 # ---------------------------------------------------------------- what is in use
 
 
-def living(backend: Any) -> list[Instance]:
+def living(backend: Moto) -> list[Instance]:
     """The instances that aren't terminated yet: they have their interfaces, groups and addresses till then."""
     return [one for one in backend.all_instances() if one.state != "terminated"]
 
 
-def interfaces(backend: Any) -> Iterator[Any]:
+def interfaces(backend: Moto) -> Iterator[Moto]:
     """The network interfaces, which moto keeps, and those of instances that are about to end, which it doesn't."""
     seen = set()
     for one in living(backend):
@@ -236,7 +236,7 @@ def interfaces(backend: Any) -> Iterator[Any]:
 
 
 @rule("ec2:DeleteSecurityGroup")
-def _delete_group(call: Any, request: Parameters) -> None:
+def _delete_group(call: Moto, request: Request) -> None:
     backend, group = call.ec2_backend, request.get("GroupId")
     if not group and request.get("GroupName"):
         found = backend.get_security_group_from_name(request["GroupName"])
@@ -260,13 +260,13 @@ def _delete_group(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:DeleteSubnet")
-def _delete_subnet(call: Any, request: Parameters) -> None:
+def _delete_subnet(call: Moto, request: Request) -> None:
     if any(one.subnet.id == request.get("SubnetId") for one in interfaces(call.ec2_backend)):
         refuse("DependencyViolation", f"The subnet '{request['SubnetId']}' has dependencies and cannot be deleted.")
 
 
 @rule("ec2:DeleteVpc")
-def _delete_vpc(call: Any, request: Parameters) -> None:
+def _delete_vpc(call: Moto, request: Request) -> None:
     backend, vpc = call.ec2_backend, request.get("VpcId")
     if (
         any(group.name != "default" for group in backend.groups.get(vpc, {}).values())
@@ -279,7 +279,7 @@ def _delete_vpc(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:DetachInternetGateway")
-def _detach_gateway(call: Any, request: Parameters) -> None:
+def _detach_gateway(call: Moto, request: Request) -> None:
     vpc = request.get("VpcId")
     if any(one.subnet.vpc_id == vpc and one.public_ip for one in interfaces(call.ec2_backend)):
         refuse(
@@ -290,7 +290,7 @@ def _detach_gateway(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:DeleteNetworkInterface")
-def _delete_interface(call: Any, request: Parameters) -> None:
+def _delete_interface(call: Moto, request: Request) -> None:
     interface = request.get("NetworkInterfaceId")
     if any(one.id == interface and one.instance for one in interfaces(call.ec2_backend)):
         refuse("InvalidNetworkInterface.InUse", f"Network interface '{interface}' is currently in use.")
@@ -300,7 +300,7 @@ def _delete_interface(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:CreateTags")
-def _tags_of_nothing(call: Any, request: Parameters) -> None:
+def _tags_of_nothing(call: Moto, request: Request) -> None:
     for one in request.get("Resources") or []:
         if one.startswith("i-"):
             call.ec2_backend.get_multi_instances_by_id([one])
@@ -311,7 +311,7 @@ def _tags_of_nothing(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:ImportKeyPair", "ec2:CreateKeyPair")
-def _key(call: Any, request: Parameters) -> None:
+def _key(call: Moto, request: Request) -> None:
     if not 0 < len(request.get("KeyName", "")) <= 255:
         refuse("InvalidParameterValue", "Value for parameter KeyName is invalid. Length exceeds maximum of 255.")
     material = request.get("PublicKeyMaterial")

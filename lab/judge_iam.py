@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timezone
-from typing import Any, NoReturn
+from typing import NoReturn
 from zoneinfo import ZoneInfo
 
 from moto.core.exceptions import AccessDeniedError, JsonRESTError
@@ -23,8 +23,9 @@ from moto.scheduler.responses import EventBridgeSchedulerResponse
 from moto.sts.responses import TokenResponse
 
 from . import access
-from .judge import Parameters, model, patch, refuse, rule, watch
+from .judge import model, patch, refuse, rule, watch
 from .settings import ACCOUNT, REGION
+from .untyped import Moto, Request
 
 SCHEDULER = "scheduler.amazonaws.com"
 # For seconds after its creation Scheduler can't take a role; the lab's region sets it.
@@ -59,7 +60,7 @@ def size(document: str) -> int:
 
 @rule("iam:PutUserPolicy", "iam:PutRolePolicy", "iam:CreatePolicy", "iam:CreatePolicyVersion", "iam:CreateRole",
       "iam:UpdateAssumeRolePolicy")  # fmt: skip
-def _policy(call: Any, request: Parameters) -> None:
+def _policy(call: Moto, request: Request) -> None:
     trust = request.get("AssumeRolePolicyDocument")
     trust = trust or (request.get("PolicyDocument") if call._get_action() == "UpdateAssumeRolePolicy" else None)
     document = trust or request.get("PolicyDocument") or ""
@@ -81,7 +82,7 @@ def _policy(call: Any, request: Parameters) -> None:
             _trust(call.backend, statement)
 
 
-def _trust(backend: IAMBackend, statement: Parameters) -> None:
+def _trust(backend: IAMBackend, statement: Request) -> None:
     principal = statement.get("Principal")
     if not principal:
         refuse("MalformedPolicyDocument", "Missing required field Principal")
@@ -121,19 +122,19 @@ def _known(backend: IAMBackend, kind: str, name: str) -> bool:
 
 
 @rule("iam:CreateRole", "iam:UpdateAssumeRolePolicy")
-def _trust_size(call: Any, request: Parameters) -> None:
+def _trust_size(call: Moto, request: Request) -> None:
     if size(request.get("AssumeRolePolicyDocument") or request.get("PolicyDocument") or "") > 2048:
         refuse("LimitExceeded", "Cannot exceed quota for ACLSizePerRole: 2048")
 
 
 @rule("iam:CreatePolicy", "iam:CreatePolicyVersion")
-def _managed_size(call: Any, request: Parameters) -> None:
+def _managed_size(call: Moto, request: Request) -> None:
     if size(request.get("PolicyDocument", "")) > 6144:
         refuse("LimitExceeded", "Cannot exceed quota for PolicySize: 6144")
 
 
 @rule("iam:PutUserPolicy")
-def _user_size(call: Any, request: Parameters) -> None:
+def _user_size(call: Moto, request: Request) -> None:
     user = call.backend.get_user(request["UserName"])
     others = sum(size(text) for name, text in user.policies.items() if name != request["PolicyName"])
     if others + size(request["PolicyDocument"]) > 2048:
@@ -141,7 +142,7 @@ def _user_size(call: Any, request: Parameters) -> None:
 
 
 @rule("iam:PutRolePolicy")
-def _role_size(call: Any, request: Parameters) -> None:
+def _role_size(call: Moto, request: Request) -> None:
     role = call.backend.get_role(request["RoleName"])
     others = sum(size(text) for name, text in role.policies.items() if name != request["PolicyName"])
     if others + size(request["PolicyDocument"]) > 10240:
@@ -152,7 +153,7 @@ def _role_size(call: Any, request: Parameters) -> None:
 
 
 @rule("iam:CreateRole")
-def _role_name(call: Any, request: Parameters) -> None:
+def _role_name(call: Moto, request: Request) -> None:
     for role in call.backend.get_roles():
         if role.name.lower() == request["RoleName"].lower():
             raise EntityAlreadyExists(f"Role with name {request['RoleName']} already exists.")
@@ -160,7 +161,7 @@ def _role_name(call: Any, request: Parameters) -> None:
 
 @rule("iam:CreateRole", "iam:CreateInstanceProfile", "iam:CreatePolicy", "iam:CreateUser", "iam:TagRole",
       "iam:TagInstanceProfile", "iam:TagUser", "iam:TagPolicy")  # fmt: skip
-def _tags(call: Any, request: Parameters) -> None:
+def _tags(call: Moto, request: Request) -> None:
     keys = [tag["Key"].lower() for tag in request.get("Tags") or []]
     if any(key.startswith("aws:") for key in keys):
         refuse("InvalidInput", "Tag keys beginning with 'aws:' are reserved for system use.")
@@ -169,7 +170,7 @@ def _tags(call: Any, request: Parameters) -> None:
 
 
 @rule("sts:AssumeRole")
-def _assume(call: Any, request: Parameters) -> None:
+def _assume(call: Moto, request: Request) -> None:
     arn, seconds = request.get("RoleArn", ""), int(request.get("DurationSeconds") or 3600)
     backend = iam_backends[call.current_account][call.partition]
     try:
@@ -189,13 +190,13 @@ def _assume(call: Any, request: Parameters) -> None:
 # ---------------------------------------------------------------- schedules
 
 
-def scheduler_parameters(call: Any) -> Parameters:
+def scheduler_parameters(call: Moto) -> Request:
     """A request to Scheduler: its body, and the name in its path."""
     try:
         body = json.loads(call.body or "{}")
     except ValueError:
         body = {}
-    found: Parameters = body if isinstance(body, dict) else {}
+    found: Request = body if isinstance(body, dict) else {}
     if named := re.search(r"/(?:schedules|schedule-groups)/([^/?]+)", call.uri):
         found["Name"] = named[1]
     return found
@@ -223,7 +224,7 @@ def group_arn(name: str) -> str:
 
 
 @rule("scheduler:DeleteScheduleGroup", "scheduler:CreateScheduleGroup")
-def _schedule_group(call: Any, request: Parameters) -> None:
+def _schedule_group(call: Moto, request: Request) -> None:
     name, creates = request["Name"], call._get_action() == "CreateScheduleGroup"
     there = name in call.scheduler_backend.schedule_groups
     if creates and there:
@@ -235,7 +236,7 @@ def _schedule_group(call: Any, request: Parameters) -> None:
 
 
 @rule("scheduler:CreateSchedule", "scheduler:UpdateSchedule")
-def _schedule(call: Any, request: Parameters) -> None:
+def _schedule(call: Moto, request: Request) -> None:
     expression, target = request.get("ScheduleExpression", ""), request.get("Target") or {}
     due = moment(expression, request.get("ScheduleExpressionTimezone") or "UTC")
     repeated = r"rate\((1 (minute|hour|day)|\d+ (minutes|hours|days))\)|cron\(\S+( \S+){5}\)"
@@ -264,7 +265,7 @@ def _schedule(call: Any, request: Parameters) -> None:
         invalid(UNTRUSTED)
 
 
-def _role(call: Any, arn: str) -> Any:
+def _role(call: Moto, arn: str) -> Moto:
     try:
         role = iam_backends[call.current_account][call.partition].get_role_by_arn(arn)
     except NotFoundException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any, Protocol
+from typing import Protocol
 
 from moto.core.responses import ActionResult
 from moto.ec2.models.amis import Ami
@@ -17,7 +17,8 @@ from moto.ec2.responses.amis import AmisResponse
 from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 from moto.ec2.utils import random_ami_id
 
-from .judge import Parameters, patch, refuse, rule
+from .judge import patch, refuse, rule
+from .untyped import Answer, Moto, Request
 
 BASE_GIB = 8  # of Debian's and the deep-learning images' root volumes, as far as the lab goes
 NAME = r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}"
@@ -40,7 +41,7 @@ keeper: Keeper | None = None  # the lab's; without one, as in unit tests, images
 
 
 @rule("ec2:CreateImage", "ec2:RegisterImage", "ec2:CopyImage")
-def _name(call: Any, request: Parameters) -> None:
+def _name(call: Moto, request: Request) -> None:
     name = request.get("Name") or ""
     if not re.fullmatch(NAME, name):
         refuse(
@@ -54,7 +55,7 @@ def _name(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:CreateImage")
-def _source(call: Any, request: Parameters) -> None:
+def _source(call: Moto, request: Request) -> None:
     instance = call.ec2_backend.get_instance(request.get("InstanceId"))
     if instance.state not in ("running", "stopping", "stopped"):
         refuse(
@@ -72,18 +73,18 @@ def _source(call: Any, request: Parameters) -> None:
             )
 
 
-def _want_image(call: Any, identity: Any) -> None:
+def _want_image(call: Moto, identity: Moto) -> None:
     if identity not in call.ec2_backend.amis:
         refuse("InvalidAMIID.NotFound", f"The image id '[{identity}]' does not exist")
 
 
-def _want_snapshot(call: Any, identity: str) -> None:
+def _want_snapshot(call: Moto, identity: str) -> None:
     if identity not in call.ec2_backend.snapshots:
         refuse("InvalidSnapshot.NotFound", f"The snapshot '{identity}' does not exist.")
 
 
 @rule("ec2:CopyImage")
-def _copied(call: Any, request: Parameters) -> None:
+def _copied(call: Moto, request: Request) -> None:
     source = request.get("SourceImageId")
     if source not in call.ec2_backend.amis or request.get("SourceRegion") != call.region:
         refuse("InvalidAMIID.NotFound", f"The image id '[{source}]' does not exist")
@@ -92,27 +93,27 @@ def _copied(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:DeregisterImage", "ec2:ModifyImageAttribute")
-def _own_image(call: Any, request: Parameters) -> None:
+def _own_image(call: Moto, request: Request) -> None:
     image = call.ec2_backend.amis.get(request.get("ImageId"))
     if image and image.owner_id != call.current_account:
         refuse("AuthFailure", f"Not authorized for image:{image.id}")
 
 
 @rule("ec2:DescribeSnapshots", "ec2:DeleteSnapshot", "ec2:CopySnapshot")
-def _snapshots(call: Any, request: Parameters) -> None:
+def _snapshots(call: Moto, request: Request) -> None:
     single = [request[name] for name in ("SnapshotId", "SourceSnapshotId") if request.get(name)]
     for one in request.get("SnapshotIds") or single:
         _want_snapshot(call, one)
 
 
 @rule("ec2:DeleteSnapshot")
-def _in_use(call: Any, request: Parameters) -> None:
+def _in_use(call: Moto, request: Request) -> None:
     for image in users(call.ec2_backend, str(request.get("SnapshotId"))):
         refuse("InvalidSnapshot.InUse", f"The snapshot {request['SnapshotId']} is currently in use by {image.id}")
 
 
 @rule("ec2:CreateTags")
-def _tags_of_nothing(call: Any, request: Parameters) -> None:
+def _tags_of_nothing(call: Moto, request: Request) -> None:
     for one in request.get("Resources") or []:
         if one.startswith("ami-"):
             _want_image(call, one)
@@ -121,7 +122,7 @@ def _tags_of_nothing(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _launched(call: Any, request: Parameters) -> None:
+def _launched(call: Moto, request: Request) -> None:
     image = call.ec2_backend.amis.get(request.get("ImageId"))
     if not image:
         return
@@ -145,7 +146,7 @@ def _launched(call: Any, request: Parameters) -> None:
             )
 
 
-def users(backend: Any, snapshot_id: str) -> list[Ami]:
+def users(backend: Moto, snapshot_id: str) -> list[Ami]:
     """The registered images whose root is a snapshot."""
     return [image for image in backend.amis.values() if image.ebs_snapshot.id == snapshot_id]
 
@@ -159,11 +160,11 @@ def attach() -> None:
     register, deregister = AmisResponse.register_image, AmisResponse.deregister_image
     describe = ElasticBlockStore.describe_snapshots
 
-    def made(self: Ami, *arguments: Any, **options: Any) -> None:
+    def made(self: Ami, *arguments: Moto, **options: Moto) -> None:
         make(self, *arguments, **options)
         self.ebs_snapshot.volume.size = BASE_GIB
 
-    def filtered(self: Ami, filter_name: str, method_name: str | None = None) -> Any:
+    def filtered(self: Ami, filter_name: str, method_name: str | None = None) -> Moto:
         if filter_name == "block-device-mapping.snapshot-id":
             return self.ebs_snapshot.id
         return filter_value(self, filter_name, method_name)
@@ -182,7 +183,7 @@ def attach() -> None:
         )
         self.ec2_backend.attach_volume(volume.id, self.id, image.root_device_name, True)
 
-    def registered(self: Any) -> ActionResult:
+    def registered(self: Moto) -> ActionResult:
         answer = register(self)
         image = self.ec2_backend.amis[_result(answer)["ImageId"]]
         image.architecture = self._get_param("Architecture") or image.architecture
@@ -196,7 +197,7 @@ def attach() -> None:
                 image.ebs_snapshot = snapshot
         return answer
 
-    def deregistered(self: Any) -> ActionResult:
+    def deregistered(self: Moto) -> ActionResult:
         backend, image = self.ec2_backend, self.ec2_backend.amis.get(self._get_param("ImageId"))
         answer = deregister(self)
         if not self._get_bool_param("DeleteAssociatedSnapshots", False):
@@ -208,7 +209,7 @@ def attach() -> None:
         results = [{"SnapshotId": snapshot, "ReturnCode": code}]
         return ActionResult({"Return": True, "DeleteSnapshotResults": results})
 
-    def described(self: Any) -> ActionResult:
+    def described(self: Moto) -> ActionResult:
         answer = describe(self)
         owners = {self.current_account if one == "self" else one for one in self._get_param("OwnerIds", [])}
         found = [one for one in _result(answer)["Snapshots"] if not owners or one.owner_id in owners]
@@ -225,33 +226,33 @@ def attach() -> None:
     patch(ElasticBlockStore, "describe_snapshots", described)
 
 
-def _mappings(self: Ami) -> list[dict[str, Any]]:
+def _mappings(self: Ami) -> list[Answer]:
     snapshot = self.ebs_snapshot
     disk = {"SnapshotId": snapshot.id, "VolumeSize": snapshot.volume_size, "DeleteOnTermination": True,
             "VolumeType": snapshot.volume.volume_type, "Encrypted": snapshot.encrypted}  # fmt: skip
     return [{"DeviceName": self.root_device_name, "Ebs": disk}]
 
 
-def _result(answer: ActionResult) -> dict[str, Any]:
+def _result(answer: ActionResult) -> Answer:
     found = answer.result
     assert isinstance(found, dict)
     return found
 
 
-def _tags(call: Any, kind: str) -> dict[str, str]:
+def _tags(call: Moto, kind: str) -> dict[str, str]:
     """The tags that a request gives to a kind of what it makes."""
     found = [one for one in call._get_param("TagSpecifications", []) if one.get("ResourceType") == kind]
     return {tag["Key"]: tag.get("Value", "") for one in found for tag in one.get("Tags") or []}
 
 
-def _root(instance: Instance) -> Any:
+def _root(instance: Instance) -> Moto:
     """An instance's root volume."""
     devices = instance.block_device_mapping
     device = devices.get(instance.root_device_name) or next(iter(devices.values()))
     return instance.ec2_backend.volumes[device.volume_id]
 
 
-def _make(call: Any, volume: Any, source: str, description: str, **facts: Any) -> Ami:
+def _make(call: Moto, volume: Moto, source: str, description: str, **facts: Moto) -> Ami:
     """An image whose snapshot is of a volume, with the tags that the request gives to both."""
     identity, backend = random_ami_id(), call.ec2_backend
     image = Ami(
@@ -270,7 +271,7 @@ def _make(call: Any, volume: Any, source: str, description: str, **facts: Any) -
     return image
 
 
-def _create(self: Any) -> ActionResult:
+def _create(self: Moto) -> ActionResult:
     instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
     description = f"Created by CreateImage({instance.id}) for {{image}}"
     image = _make(
@@ -286,7 +287,7 @@ def _create(self: Any) -> ActionResult:
     return ActionResult({"ImageId": image.id})
 
 
-def _copy(self: Any) -> ActionResult:
+def _copy(self: Moto) -> ActionResult:
     source = self.ec2_backend.amis[self._get_param("SourceImageId")]
     volume = copy.copy(source.ebs_snapshot.volume)
     volume.encrypted = source.ebs_snapshot.encrypted

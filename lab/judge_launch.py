@@ -9,7 +9,6 @@ import base64
 import ipaddress
 import json
 import threading
-from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
@@ -19,7 +18,8 @@ from moto.ec2.responses import EC2Response
 from moto.iam.models import iam_backends
 
 from . import quotas, weather
-from .judge import Parameters, patch, refuse, rule
+from .judge import patch, refuse, rule
+from .untyped import Moto, Request
 
 # For seconds after its creation EC2 doesn't know an instance profile; the lab's region sets it.
 PROFILE_SECONDS = 0.0
@@ -28,7 +28,7 @@ _launching = threading.Lock()
 
 
 @rule("ec2:ModifyInstanceAttribute")
-def _modify(call: Any, request: Parameters) -> None:
+def _modify(call: Moto, request: Request) -> None:
     stopped = {"InstanceType", "UserData", "EbsOptimized", "SriovNetSupport", "EnaSupport", "Kernel", "Ramdisk"}
     if stopped & set(request) or request.get("Attribute") in ("instanceType", "userData"):
         for one in call.ec2_backend.get_multi_instances_by_id([request["InstanceId"]]):
@@ -37,7 +37,7 @@ def _modify(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:StartInstances", "ec2:StopInstances")
-def _start_stop(call: Any, request: Parameters) -> None:
+def _start_stop(call: Moto, request: Request) -> None:
     done = "started" if call._get_action() == "StartInstances" else "stopped"
     wrong = ("shutting-down", "terminated", *(("stopping",) if done == "started" else ()))
     for one in call.ec2_backend.get_multi_instances_by_id(request.get("InstanceIds") or []):
@@ -52,7 +52,7 @@ def zones_with(region: str, instance_type: str) -> list[str]:
 
 
 @rule("ec2:RunInstances")
-def _counts(call: Any, request: Parameters) -> None:
+def _counts(call: Moto, request: Request) -> None:
     least, most = int(request.get("MinCount", 1)), int(request.get("MaxCount", 1))
     if least < 1:
         refuse("InvalidParameterValue", f"Value ({least}) for parameter minCount is invalid. Minimum is 1.")
@@ -67,7 +67,7 @@ def _counts(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _image_and_type(call: Any, request: Parameters) -> None:
+def _image_and_type(call: Moto, request: Request) -> None:
     backend, kind, image = call.ec2_backend, request.get("InstanceType"), request.get("ImageId")
     if kind and kind not in INSTANCE_TYPES:
         refuse("InvalidParameterValue", f"Invalid value '{kind}' for InstanceType.")
@@ -90,7 +90,7 @@ def _image_and_type(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _user_data(call: Any, request: Parameters) -> None:
+def _user_data(call: Moto, request: Request) -> None:
     try:
         size = len(base64.b64decode(request.get("UserData") or ""))
     except ValueError:
@@ -100,7 +100,7 @@ def _user_data(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _profile(call: Any, request: Parameters) -> None:
+def _profile(call: Moto, request: Request) -> None:
     wanted = request.get("IamInstanceProfile") or {}
     if not wanted:
         return
@@ -120,7 +120,7 @@ def _profile(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _network(call: Any, request: Parameters) -> None:
+def _network(call: Moto, request: Request) -> None:
     backend, nics = call.ec2_backend, request.get("NetworkInterfaces") or []
     if nics and (request.get("SecurityGroupIds") or request.get("SecurityGroups")):
         refuse(
@@ -166,7 +166,7 @@ def _network(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _options(call: Any, request: Parameters) -> None:
+def _options(call: Moto, request: Request) -> None:
     hops = (request.get("MetadataOptions") or {}).get("HttpPutResponseHopLimit")
     if hops is not None and not 1 <= int(hops) <= 64:
         refuse("InvalidParameterValue", f"Invalid value '{hops}' for httpPutResponseHopLimit: from 1 to 64.")
@@ -184,7 +184,7 @@ def _options(call: Any, request: Parameters) -> None:
 
 
 @rule("ec2:RunInstances")
-def _capacity(call: Any, request: Parameters) -> None:
+def _capacity(call: Moto, request: Request) -> None:
     backend, kind = call.ec2_backend, request.get("InstanceType", "m1.small")
     nics = request.get("NetworkInterfaces") or [{}]
     subnet = nics[0].get("SubnetId") or request.get("SubnetId")
@@ -222,12 +222,12 @@ def attach() -> None:
     """Let a client token be a launch once, and a launch time be that of the last start."""
     run, start = EC2Response.run_instances, Instance.start
 
-    def run_once(self: Any) -> Any:
+    def run_once(self: Moto) -> Moto:
         # One at a time: moto takes addresses from a generator, and no token may be used twice at once.
         with _launching:
             return _run_once(self, run)
 
-    def started(self: Instance) -> Any:
+    def started(self: Instance) -> Moto:
         if self.state == "stopped":
             self.launch_time = utcnow()
         return start(self)
@@ -236,7 +236,7 @@ def attach() -> None:
     patch(Instance, "start", started)
 
 
-def _run_once(call: Any, run: Any) -> Any:
+def _run_once(call: Moto, run: Moto) -> Moto:
     """Launch, unless the request's token has launched already.
 
     https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timezone
-from typing import Any
 
 from flask import Flask
 from moto.core.responses import ActionResult, BaseResponse
@@ -22,6 +21,7 @@ from moto.ec2.utils import random_spot_request_id
 from moto.moto_server.werkzeug_app import BackendRequest
 
 from .settings import REGION
+from .untyped import Answer, Moto, Request
 
 # $/h of a family's `large`; its other sizes cost in proportion.
 LARGE = {
@@ -64,7 +64,7 @@ def spot(instance_type: str) -> float | None:
     return None if price is None else price * SPOT
 
 
-def products(service: str, filters: dict[str, str]) -> list[dict[str, Any]]:
+def products(service: str, filters: dict[str, str]) -> list[Answer]:
     """The products of a service that match all filters, as GetProducts describes them.
 
     https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-the-aws-price-list-api.html
@@ -96,7 +96,7 @@ def products(service: str, filters: dict[str, str]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _product(family: str, attributes: dict[str, str], unit: str, price: float) -> dict[str, Any]:
+def _product(family: str, attributes: dict[str, str], unit: str, price: float) -> Answer:
     sku = re.sub(r"[^A-Z0-9]", "", attributes.get("usagetype", attributes.get("volumeApiName", "")).upper())
     dimension = {"unit": unit, "beginRange": "0", "endRange": "Inf", "pricePerUnit": {"USD": f"{price:.10f}"}}
     term = {"offerTermCode": "JRTCKXETXF", "sku": sku, "priceDimensions": {f"{sku}.JRTCKXETXF.6YS6EN2CT7": dimension}}
@@ -130,7 +130,7 @@ def create_app() -> Flask:
 # ---------------------------------------------------------------- the spot market
 
 
-def check_options(options: dict[str, Any], instance_type: str) -> None:
+def check_options(options: Request, instance_type: str) -> None:
     """Judge RunInstances' InstanceMarketOptions, as AWS does and moto doesn't; raise EC2ClientError."""
     kind = options.get("MarketType", "spot" if options else "")
     if kind not in ("", "spot"):
@@ -170,7 +170,7 @@ def attach() -> None:
         check_options(options, self._get_param("InstanceType", "m1.small"))
         return run_instances(self)
 
-    def stop_checked(self: Any, instance_ids: list[str]) -> Any:
+    def stop_checked(self: Moto, instance_ids: list[str]) -> Moto:
         for one in self.get_multi_instances_by_id(instance_ids):
             if one.lifecycle == "spot":
                 raise EC2ClientError(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from . import network
 from .settings import METADATA_ADDRESS
@@ -33,7 +32,7 @@ class Metadata:
             document), or None where there is none.
     """
 
-    def __init__(self, describe: Callable[[str, str], tuple[Tree, bytes | None, dict[str, Any]] | None]) -> None:
+    def __init__(self, describe: Callable[[str, str], tuple[Tree, bytes | None, dict[str, object]] | None]) -> None:
         self.describe = describe
         self.tokens: dict[str, tuple[str, str, float]] = {}
         self.servers: dict[str, _Server] = {}
@@ -52,7 +51,7 @@ class Metadata:
             def do_GET(self) -> None:
                 service.get(self, vpc_id)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
         with network.inside(network.vpc_netns(vpc_id)):

@@ -10,7 +10,6 @@ import re
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from moto.ec2.models import ec2_backends
 from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE
@@ -19,7 +18,9 @@ from moto.scheduler.models import scheduler_backends
 
 from .judge import MAKES
 from .settings import ACCOUNT, REGION
+from .untyped import Moto
 
+Values = dict[str, str | list[str]]  # condition keys of IAM, with what they are for a request; a list for those of many
 Flat = dict[str, str]  # a request's parameters: {"TagSpecification.1.Tag.1.Key": …}
 
 
@@ -29,10 +30,10 @@ class Need:
 
     action: str
     resource: str = "*"
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
 
 
-def flat(data: Any, body: Any) -> Flat:
+def flat(data: Moto, body: Moto) -> Flat:
     """A request's parameters, be it a form or JSON."""
     try:
         parsed = json.loads(body)
@@ -40,7 +41,7 @@ def flat(data: Any, body: Any) -> Flat:
         return {key: str(value[0] if isinstance(value, list) else value) for key, value in dict(data or {}).items()}
     found: Flat = {}
 
-    def walk(value: Any, path: str) -> None:
+    def walk(value: object, path: str) -> None:
         if isinstance(value, dict):
             for name, one in value.items():
                 walk(one, f"{path}.{name}" if path else str(name))
@@ -76,15 +77,15 @@ def needs(service: str, action: str, given: Flat, resource: str = "*", path: str
     return [Need(one.action, one.resource, {**everywhere, **one.values}) for one in found]
 
 
-def resource_tags(service: str, tags: dict[str, str]) -> dict[str, Any]:
+def resource_tags(service: str, tags: dict[str, str]) -> Values:
     """Condition keys of what a resource's tags are."""
     keys = ("aws", service) if service in ("ec2", "iam") else ("aws",)
     return {f"{key}:ResourceTag/{name}": value for key in keys for name, value in tags.items()}
 
 
-def request_tags(tags: dict[str, str]) -> dict[str, Any]:
+def request_tags(tags: dict[str, str]) -> Values:
     """Condition keys of the tags that a request gives."""
-    found: dict[str, Any] = {f"aws:RequestTag/{name}": value for name, value in tags.items()}
+    found: Values = {f"aws:RequestTag/{name}": value for name, value in tags.items()}
     return {**found, "aws:TagKeys": list(tags)} if tags else found
 
 
@@ -94,7 +95,7 @@ def tags_at(given: Flat, prefix: str) -> dict[str, str]:
     return {given[f"{key[1]}.Key"]: given.get(f"{key[1]}.Value", "") for key in keys if key}
 
 
-def pass_role(role: Any, service: str) -> Need:
+def pass_role(role: Moto, service: str) -> Need:
     """The right to hand a role to a service."""
     values = {"iam:PassedToService": service, **_role_values(role)}
     return Need("iam:PassRole", role.arn, values)
@@ -114,7 +115,7 @@ def _arn(kind: str, name: str) -> str:
     return f"arn:aws:ec2:{REGION}:{'' if kind in ('image', 'snapshot') else ACCOUNT}:{kind}/{name}"
 
 
-def ec2_need(action: str, identity: str, values: dict[str, Any] | None = None) -> Need:
+def ec2_need(action: str, identity: str, values: Values | None = None) -> Need:
     """An action on a resource that is there, with its tags."""
     tags = dict(ec2_backends[ACCOUNT][REGION].tags.get(identity, {}))
     return Need(f"ec2:{action}", ec2_arn(identity), {**resource_tags("ec2", tags), **(values or {})})
@@ -176,7 +177,7 @@ def _ids(action: str, given: Flat) -> Iterator[str]:
             yield value
 
 
-def _profiles(given: Flat) -> Iterator[Any]:
+def _profiles(given: Flat) -> Iterator[Moto]:
     name, arn = given.get("IamInstanceProfile.Name"), given.get("IamInstanceProfile.Arn")
     for one in iam_backends[ACCOUNT]["aws"].get_instance_profiles() if name or arn else []:
         if one.name == name or one.arn == arn:
@@ -186,13 +187,13 @@ def _profiles(given: Flat) -> Iterator[Any]:
 # ---------------------------------------------------------------- IAM and Scheduler
 
 
-def _role_values(role: Any) -> dict[str, Any]:
+def _role_values(role: Moto) -> Values:
     tags = {tag["Key"]: tag["Value"] for tag in _tag_list(role.tags)}
     boundary = {"iam:PermissionsBoundary": role.permissions_boundary_arn} if role.permissions_boundary_arn else {}
     return {**resource_tags("iam", tags), **boundary}
 
 
-def _tag_list(tags: Any) -> list[dict[str, str]]:
+def _tag_list(tags: Moto) -> list[dict[str, str]]:
     return list(tags.values()) if isinstance(tags, dict) else list(tags or [])
 
 
@@ -228,7 +229,7 @@ def _scheduler(action: str, given: Flat, path: str) -> Iterator[Need]:
     asked = urllib.parse.parse_qs(url.query)
     found = re.search(r"/(schedules|schedule-groups)/([^/?]+)", url.path)
     arn = f"arn:aws:scheduler:{REGION}:{ACCOUNT}:"
-    values: dict[str, Any] = request_tags(tags_at(given, "Tags"))
+    values: Values = request_tags(tags_at(given, "Tags"))
     if not found:
         tagged = urllib.parse.unquote(url.path.partition("/tags/")[2])
         resource = tagged or ("*" if action == "ListScheduleGroups" else f"{arn}schedule/*/*")

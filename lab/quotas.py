@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.servicequotas.exceptions import NoSuchResource
@@ -17,6 +16,7 @@ from moto.servicequotas.responses import ServiceQuotasResponse
 from . import weather
 from .judge import patch, refuse
 from .settings import ACCOUNT, REGION
+from .untyped import Answer, Moto
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Quota:
     def value(self) -> float:
         return weather.quota(self.code, self.default)
 
-    def described(self, default: bool = False) -> dict[str, Any]:
+    def described(self, default: bool = False) -> Answer:
         """The quota as the API gives it."""
         return {
             "ServiceCode": self.service, "ServiceName": SERVICES[self.service], "QuotaCode": self.code,
@@ -77,7 +77,7 @@ def vcpus(instance_type: str) -> int:
     return int(INSTANCE_TYPES[instance_type]["VCpuInfo"]["DefaultVCpus"])
 
 
-def check_launch(backend: Any, instance_type: str, count: int, spot: bool) -> None:
+def check_launch(backend: Moto, instance_type: str, count: int, spot: bool) -> None:
     """Refuse a launch that takes more vCPUs than the quota of its bucket has left."""
     kind = bucket(instance_type)
     if not kind:
@@ -112,7 +112,7 @@ def attach() -> None:
             raise NoSuchResource
         return found, str(given.get("QuotaCode"))
 
-    def getting(default: bool) -> Any:
+    def getting(default: bool) -> Moto:
         def get(self: ServiceQuotasResponse) -> str:
             found, code = asked(self)
             one = next((one for one in found if one.code == code), None)
@@ -122,7 +122,7 @@ def attach() -> None:
 
         return get
 
-    def listing(default: bool) -> Any:
+    def listing(default: bool) -> Moto:
         def listed(self: ServiceQuotasResponse) -> str:
             return json.dumps({"Quotas": [one.described(default) for one in asked(self)[0]]})
 

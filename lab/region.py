@@ -1,51 +1,52 @@
-"""The region's daemon: moto's AWS API, in step with real hosts.
+"""The region's daemon: moto's AWS API, with a host for each instance.
 
-moto keeps the books (EC2, S3, IAM, STS, SSM); this module boots and halts a host for each instance, enforces the
-security groups, and mends moto where it differs from AWS's documented behaviour.
+moto has the state of EC2, S3, IAM, STS and SSM. This module boots and halts a host, a systemd-nspawn container, for
+each instance, enforces the security groups, and mends moto where it differs from AWS's documented behaviour.
 """
 
 from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import ipaddress
 import itertools
 import json
 import logging
 import os
-import re
 import secrets
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
-from typing import Any
 
-import google_crc32c
-from moto import settings as moto_settings
 from moto.ec2.models import ec2_backends
 from moto.ec2.models import elastic_ip_addresses as moto_addresses
 from moto.ec2.models import elastic_network_interfaces as moto_interfaces
-from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend, StateReason
 from moto.ec2.responses.instances import InstanceResponse
-from moto.iam.models import iam_backends
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from moto.ssm.models import Parameter, ssm_backends
+from moto.moto_server.werkzeug_app import MotoRequestHandler
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
-from . import access, image, judge, judge_iam, judge_images, judge_launch, market, network, schedules, weather, wire
+from . import (
+    access,
+    api,
+    image,
+    judge,
+    judge_iam,
+    judge_images,
+    judge_launch,
+    market,
+    network,
+    schedules,
+    seed,
+)
 from .hosts import Host, LayerGone
-from .images import CATALOGUE
 from .metadata import LABEL, Metadata, Tree, timestamp
 from .network import Port, Rule
-from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION, S3_PORT
+from .settings import ACCOUNT, API_ADDRESS, API_PORT, CACHE, CORE_NETNS, ENDPOINT, NODES, READY, REGION, S3_PORT, Facts
 from .shell import LabError
 from .snapshots import Snapshots
+from .untyped import Moto, Request
 
 log = logging.getLogger("lab")
 
@@ -53,7 +54,6 @@ STATES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "s
 STOP_SECONDS = 90.0  # AWS waits for minutes; a user of the lab would not
 TERMINATE_SECONDS = 4.0
 CREDENTIAL_SECONDS = 6 * 3600
-SILENCE_SECONDS = 120.0  # longer than clients wait
 LATE_SECONDS = 2.0  # until a new instance profile or role is known everywhere; AWS's take up to some ten
 
 
@@ -201,14 +201,14 @@ class Region:
             s3_endpoint=endpoint,
         )
 
-    def tables(self, subnet_id: str) -> list[Any]:
+    def tables(self, subnet_id: str) -> list[Moto]:
         """A subnet's route table: its own, or its VPC's main one."""
         vpc_id = self.ec2.get_subnet(subnet_id).vpc_id
         tables = [t for t in self.ec2.route_tables.values() if t.vpc_id == vpc_id]
         own = [t for t in tables if subnet_id in t._associations.values()]
         return own or [t for t in tables if t.main_association_id]
 
-    def rule(self, rule: Any) -> Rule:
+    def rule(self, rule: Moto) -> Rule:
         """A permission of a security group's."""
         other = rule.source_group.get("GroupId") if rule.source_group else None
         listed = self.ec2.managed_prefix_lists.get(rule.prefix_list_id)
@@ -221,9 +221,18 @@ class Region:
             s3=listed is not None and str(listed.prefix_list_name).endswith(".s3"),
         )
 
+    def settle(self, action: str) -> None:
+        """Bring hosts' network and the disks behind images in line with EC2, after a call that changes it."""
+        try:
+            self.apply_rules()
+        except LabError:
+            log.exception("the network rules could not be applied after %s", action)
+        if action in ("DeleteSnapshot", "DeregisterImage"):
+            self.snapshots.collect()
+
     # ------------------------------------------------------------ metadata
 
-    def describe(self, vpc_id: str, address: str) -> tuple[Tree, bytes | None, dict[str, Any]] | None:
+    def describe(self, vpc_id: str, address: str) -> tuple[Tree, bytes | None, dict[str, object]] | None:
         """What the metadata service says to the host at an address."""
         found = [i for i in self.ec2.all_instances() if i.vpc_id == vpc_id and i.private_ip == address]
         # An address is handed out again as soon as its instance is told to end.
@@ -295,12 +304,12 @@ class Region:
         user_data = base64.b64decode(instance.user_data.as_bytes()) if instance.user_data else None
         return tree, user_data, document
 
-    def profile(self, instance_id: str) -> Any:
+    def profile(self, instance_id: str) -> Moto:
         """The instance profile of an instance, or None."""
         association = self.ec2.iam_instance_profile_associations.get(instance_id)
         return association.iam_instance_profile if association else None
 
-    def role_credentials(self, instance_id: str, role: Any) -> str:
+    def role_credentials(self, instance_id: str, role: Moto) -> str:
         """Temporary credentials of an instance's role, issued by the region's STS and renewed in time."""
         known = self.credentials.get(instance_id)
         if known and known[0] == role.arn and known[1] - time.time() > 600:
@@ -347,21 +356,21 @@ def attach(region: Region) -> None:
 def _attach_life(region: Region) -> None:
     start, stop, terminate = Instance.start, Instance.stop, Instance.terminate
 
-    def started(self: Instance) -> Any:
+    def started(self: Instance) -> Moto:
         if self.state != "stopped":
             return copy.copy(self._state)
         previous = start(self)
         region.launch(self)
         return previous
 
-    def stopped(self: Instance) -> Any:
+    def stopped(self: Instance) -> Moto:
         if self.state not in ("running", "pending"):
             return copy.copy(self._state)
         previous = stop(self)
         region.halt(self, "stopped", STOP_SECONDS)
         return previous
 
-    def terminated(self: Instance) -> Any:
+    def terminated(self: Instance) -> Moto:
         if self.state in ("terminated", "shutting-down"):
             return copy.copy(self._state)
         previous = terminate(self)
@@ -380,7 +389,7 @@ def _attach_life(region: Region) -> None:
 def _attach_launch(region: Region) -> None:
     run_instances = InstanceBackend.run_instances
 
-    def launched(self: Any, image_id: str, count: int, *args: Any, **kwargs: Any) -> Any:
+    def launched(self: Moto, image_id: str, count: int, *args: Moto, **kwargs: Moto) -> Moto:
         # One at a time, RequestSpotInstances' too: moto takes addresses from a generator.
         with region.run_lock:
             reservation = run_instances(self, image_id, count, *args, **kwargs)
@@ -403,7 +412,7 @@ def _attach_launch(region: Region) -> None:
     # AWS takes the size of the root volume from the image where a mapping names none; moto refuses.
     validate = InstanceResponse._validate_block_device_mapping
 
-    def validated(mapping: dict[str, Any]) -> None:
+    def validated(mapping: Request) -> None:
         if "Ebs" in mapping and not mapping["Ebs"].get("VolumeSize") and not mapping["Ebs"].get("SnapshotId"):
             mapping["Ebs"]["VolumeSize"] = 8
         validate(mapping)
@@ -428,147 +437,6 @@ def _attach_addresses(region: Region) -> None:
     moto_addresses.random_ip = next_public_address  # type: ignore[attr-defined]
 
 
-def stock() -> tuple[str, str]:
-    """Put the images, their parameters, a gateway of the default VPC and an administrator into the empty region.
-
-    Returns:
-        The administrator's access key id and secret.
-    """
-    ec2, ssm = ec2_backends[ACCOUNT][REGION], ssm_backends[ACCOUNT][REGION]
-    for entry in CATALOGUE:
-        ec2.amis[entry.ami] = Ami(
-            ec2,
-            entry.ami,
-            name=entry.name,
-            description=entry.name,
-            owner_id=entry.owner,
-            owner_alias="amazon",
-            public=True,
-            virtualization_type="hvm",
-            architecture="x86_64",
-            root_device_type="ebs",
-            root_device_name=entry.root_device,
-            hypervisor="xen",
-            region_name=f"{REGION}a",
-        )
-        for name in entry.parameters:
-            ssm._parameters[name].append(
-                Parameter(  # type: ignore[abstract]
-                    account_id=ACCOUNT,
-                    name=name,
-                    value=entry.ami,
-                    parameter_type="String",
-                    description="",
-                    allowed_pattern=None,
-                    keyid=None,
-                    last_modified_date=datetime.now(timezone.utc),
-                    version=1,
-                    data_type="aws:ec2:image",
-                )
-            )
-    # A region's default VPC leads to the internet; moto's has no gateway.
-    # https://docs.aws.amazon.com/vpc/latest/userguide/default-vpc-components.html
-    default = next(vpc for vpc in ec2.vpcs.values() if vpc.is_default)
-    table = next(t for t in ec2.route_tables.values() if t.vpc_id == default.id)
-    gateway = ec2.create_internet_gateway()
-    ec2.attach_internet_gateway(gateway.id, default.id)
-    ec2.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
-    iam = iam_backends[ACCOUNT]["aws"]
-    iam.create_user(REGION, "lab-admin")
-    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-    iam.put_user_policy("lab-admin", "administrator", json.dumps(everything))
-    key = iam.create_access_key("lab-admin")
-    # From here on every request must be signed by a key that the region's IAM knows, and be allowed by a policy.
-    moto_settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
-    return key.access_key_id, key.secret_access_key
-
-
-CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
-    "CRC32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
-    "CRC32C": lambda body: int(google_crc32c.value(body)).to_bytes(4, "big"),
-    "SHA1": lambda body: hashlib.sha1(body).digest(),
-    "SHA256": lambda body: hashlib.sha256(body).digest(),
-}
-
-
-def wrong_checksum(environ: dict[str, Any]) -> str:
-    """The kind of checksum that a request's headers give and its body hasn't, or nothing; moto stores such an object.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
-    """
-    for kind, calculate in CHECKSUMS.items():
-        given = environ.get(f"HTTP_X_AMZ_CHECKSUM_{kind}")
-        if given and base64.b64encode(calculate(wire.body(environ))).decode() != given:
-            return kind
-    return ""
-
-
-def application(region: Region) -> wire.WSGI:
-    """The region's API: moto's, in all weathers, with the network brought in line after each change to EC2."""
-
-    def create_app(name: Any) -> Any:
-        return market.create_app() if name == "pricing" else create_backend_app(name)
-
-    moto = DomainDispatcherApplication(create_app)
-    moto.backend_url_patterns = [*moto.backend_url_patterns, ("pricing", re.compile(r"https?://pricing\."))]
-
-    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        try:
-            return moto(environ, start_response)  # type: ignore[no-any-return]
-        except NotImplementedError as error:  # a call that moto hasn't; AWS's words for one that isn't there
-            log.warning("%s", error)
-            return wire.error(environ, start_response, 400, "InvalidAction", f"The lab hasn't this call: {error}")
-        except Exception:
-            log.exception("a request failed")
-            return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
-
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"].startswith("/moto-api"):
-            start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [b"The lab has no such door.\n"]
-        signed_for, service = wire.scope(environ)
-        if weather.away(service or "s3"):
-            return wire.unavailable(environ, start_response)
-        if signed_for not in ("", REGION):
-            return wire.wrong_region(environ, start_response, signed_for, REGION)
-        if wrong := environ["REQUEST_METHOD"] == "PUT" and wrong_checksum(environ):
-            text = f"The {wrong} you specified did not match the calculated checksum."
-            return wire.error(environ, start_response, 400, "BadDigest", text)
-        action = wire.action(environ, service or "s3")
-        lost = weather.loses(action)
-        answer = answered(environ, _ignore if lost else start_response)
-        if service == "ec2" and action and not action.startswith(("Describe", "Get")):
-            try:
-                region.apply_rules()
-            except LabError:
-                log.exception("the network rules could not be applied after %s", action)
-            if action in ("DeleteSnapshot", "DeregisterImage"):
-                region.snapshots.collect()
-        if lost:
-            b"".join(answer)
-            return wire.error(environ, start_response, 500, "InternalError", "An internal error has occurred")
-        return answer
-
-    return serve
-
-
-def s3_alone(application: wire.WSGI) -> wire.WSGI:
-    """The region as a gateway endpoint for S3 shows it: whoever asks another service gets no answer."""
-
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        service = wire.scope(environ)[1]
-        if service != "s3" and (service or environ.get("HTTP_X_AMZ_TARGET") or wire.action(environ, "")):
-            time.sleep(SILENCE_SECONDS)
-            raise ConnectionResetError  # the server closes the connection
-        return application(environ, start_response)
-
-    return serve
-
-
-def _ignore(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-    """Take the beginning of an answer that nobody gets."""
-
-
 def main() -> None:
     """Run the region until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -577,21 +445,23 @@ def main() -> None:
     slirp = network.core_up()
     region = Region()
     attach(region)
-    key, secret = stock()
+    key, secret = seed.seed()
     schedules.start()
     with network.inside(CORE_NETNS):
-        api = application(region)
+        application = api.application(region.settle)
         server, gateway = (
             make_server(API_ADDRESS, port, app, threaded=True, request_handler=MotoRequestHandler)
-            for port, app in ((API_PORT, api), (S3_PORT, s3_alone(api)))
+            for port, app in ((API_PORT, application), (S3_PORT, api.s3_alone(application)))
         )
     threading.Thread(target=gateway.serve_forever, name="S3's gateway endpoint", daemon=True).start()
     ready = READY.with_suffix(".part")
     ready.touch(mode=0o600)
     ready.write_text(
         json.dumps(
-            {"pid": os.getpid(), "endpoint": ENDPOINT, "region": REGION, "access_key": key, "secret_key": secret,
-             "image": region.image.name, "slirp": slirp.pid, "id": secrets.token_hex(4)}
+            Facts(
+                pid=os.getpid(), id=secrets.token_hex(4), endpoint=ENDPOINT, region=REGION, access_key=key,
+                secret_key=secret, image=region.image.name, slirp=slirp.pid,
+            )
         )
     )  # fmt: skip
     ready.rename(READY)

@@ -1,4 +1,4 @@
-"""EventBridge Scheduler's other half: moto keeps the books of schedules, and here those that are due are run.
+"""EventBridge Scheduler's other half: moto keeps the schedules, and this runs those that are due.
 
 Only `at(…)` expressions, and the targets that end or stop instances, with the rights of the schedule's role.
 https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from moto.core.exceptions import ServiceException
 from moto.ec2.models import ec2_backends
@@ -20,8 +19,9 @@ from moto.scheduler.models import scheduler_backends
 
 from . import access, weather
 from .judge_iam import SCHEDULER, UNTRUSTED, group_arn, moment
-from .needs import ec2_need
+from .needs import Values, ec2_need
 from .settings import ACCOUNT, REGION
+from .untyped import Moto, Request
 
 log = logging.getLogger("lab")
 
@@ -55,7 +55,7 @@ def run_due(now: datetime) -> None:
                 _run(group, schedule, due, now)
 
 
-def _run(group: Any, schedule: Any, due: datetime, now: datetime) -> None:
+def _run(group: Moto, schedule: Moto, due: datetime, now: datetime) -> None:
     books: dict[datetime, tuple[int, datetime | None]] = schedule.__dict__.setdefault("lab_runs", {})
     failures, again = books.get(due, (0, due))
     if again is None or now < again:
@@ -75,7 +75,7 @@ def _run(group: Any, schedule: Any, due: datetime, now: datetime) -> None:
         group.schedules.pop(schedule.name, None)
 
 
-def invoke(group: str, target: dict[str, Any]) -> None:
+def invoke(group: str, target: Request) -> None:
     """Call a schedule's target as its role; all instances, or none where one is unknown.
 
     Raises:
@@ -87,7 +87,7 @@ def invoke(group: str, target: dict[str, Any]) -> None:
         raise Failed(f"the lab runs {' and '.join(TARGETS)} only, not {target['Arn']}")
     iam, ec2 = iam_backends[ACCOUNT]["aws"], ec2_backends[ACCOUNT][REGION]
     role = next((one for one in iam.get_roles() if one.arn == target["RoleArn"]), None)
-    values = {"aws:SourceAccount": ACCOUNT, "aws:SourceArn": group_arn(group)}
+    values: Values = {"aws:SourceAccount": ACCOUNT, "aws:SourceArn": group_arn(group)}
     if not role or not access.trusts(role.assume_role_policy_document, SCHEDULER, values):
         raise Failed(UNTRUSTED)
     if weather.away("ec2"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
@@ -32,3 +33,16 @@ CACHE = STATE / "cache"
 LOG = STATE / "region.log"
 READY = RUN / "ready.json"
 CGROUP = "flotilla-lab"
+
+
+class Facts(TypedDict):
+    """What the region's daemon says of itself in READY, once it answers."""
+
+    pid: int
+    id: str  # of this run of the region: 8 hex digits
+    endpoint: str  # its URL
+    region: str
+    access_key: str  # of its administrator
+    secret_key: str
+    image: str  # the name of the base image that hosts start from
+    slirp: int  # the process that is the way out to the internet

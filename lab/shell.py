@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+
+from .untyped import Json
 
 
 class LabError(Exception):
@@ -25,10 +26,10 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
-def said(file: Path, program: str) -> dict[str, Any] | None:
+def said(file: Path, program: str) -> Json:
     """What a daemon wrote of itself into a file, its `pid` among it; None where it doesn't run (any more)."""
     try:
-        facts: dict[str, Any] = json.loads(file.read_text())
+        facts = json.loads(file.read_text())
         alive = program.encode() in Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
     except (OSError, ValueError, KeyError):
         return None

@@ -13,7 +13,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import Instance
@@ -23,6 +22,7 @@ from .hosts import Host
 from .images import CATALOGUE
 from .settings import CACHE, SNAPSHOTS
 from .shell import LabError, run
+from .untyped import Moto
 
 log = logging.getLogger("lab")
 
@@ -47,7 +47,7 @@ class Snapshots:
         hosts: the hosts that there are, by their instances' ids.
     """
 
-    def __init__(self, backend: Any, hosts: dict[str, Host]) -> None:
+    def __init__(self, backend: Moto, hosts: dict[str, Host]) -> None:
         self.backend = backend
         self.hosts = hosts
         self.disks: dict[str, Disk] = {}

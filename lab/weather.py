@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from .settings import RUN
 from .shell import LabError
@@ -26,17 +26,33 @@ quota CODE VALUE         a quota: L-1216C47A vCPUs of usual types, L-DB2E81BA of
 clear                    fair weather again; without a word: what is set"""
 
 
-def read() -> dict[str, Any]:
-    """The weather that is set: `lacks`, `away`, `lose`, `quota`, as far as they are."""
+class Outage(TypedDict):
+    """Services that don't answer."""
+
+    until: float  # seconds since the epoch
+    services: list[str]  # empty: all
+
+
+class Weather(TypedDict, total=False):
+    """What is set, as far as it is."""
+
+    lacks: dict[str, list[str]]  # by zone, the instance types for which it has no capacity
+    away: Outage
+    lose: dict[str, int]  # by call, how many of its next answers are lost
+    quota: dict[str, float]  # by code
+
+
+def read() -> Weather:
+    """The weather that is set."""
     try:
-        found: dict[str, Any] = json.loads(FILE.read_text())
+        found: Weather = json.loads(FILE.read_text())
     except (OSError, ValueError):
         return {}
     return found
 
 
 @contextmanager
-def changing() -> Iterator[dict[str, Any]]:
+def changing() -> Iterator[Weather]:
     """The weather, which is written as it is left; one at a time."""
     FILE.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{FILE}.lock").open("w") as lock:

@@ -6,12 +6,13 @@ import io
 import json
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from xml.sax.saxutils import escape
 
-Environ = dict[str, Any]
-WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+Environ = WSGIEnvironment
+Start = StartResponse
+WSGI = WSGIApplication
 
 REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 500: "Internal Server Error",
            503: "Service Unavailable"}  # fmt: skip
@@ -50,7 +51,7 @@ def action(environ: Environ, service: str) -> str:
     return urllib.parse.parse_qs(body(environ).decode(errors="replace")).get("Action", [""])[0]
 
 
-def error(environ: Environ, start: Callable[..., Any], status: int, code: str, message: str) -> Iterable[bytes]:
+def error(environ: Environ, start: Start, status: int, code: str, message: str) -> Iterable[bytes]:
     """Answer a request by an error, in the form of its service."""
     service = scope(environ)[1] or "s3"
     headers = [("Content-Type", "text/xml")]
@@ -69,7 +70,7 @@ def error(environ: Environ, start: Callable[..., Any], status: int, code: str, m
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [text.encode()]
 
 
-def wrong_region(environ: Environ, start: Callable[..., Any], given: str, ours: str) -> Iterable[bytes]:
+def wrong_region(environ: Environ, start: Start, given: str, ours: str) -> Iterable[bytes]:
     """Answer a request that is signed for another region, as the endpoint of a region does."""
     service = scope(environ)[1]
     if service == "s3":
@@ -82,7 +83,7 @@ def wrong_region(environ: Environ, start: Callable[..., Any], given: str, ours: 
     return error(environ, start, 403, code, text)
 
 
-def unavailable(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
+def unavailable(environ: Environ, start: Start) -> Iterable[bytes]:
     """Answer as a service does that is away."""
     codes = {"ec2": "Unavailable", "s3": "ServiceUnavailable", "iam": "ServiceUnavailable", "sts": "ServiceUnavailable"}
     code = codes.get(scope(environ)[1] or "s3", "ServiceUnavailableException")

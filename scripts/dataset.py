@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 import boto3
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flotilla"
+FORMAT = "flotilla-dataset/1"
 MAX_PUT = 5 * 1024**3  # S3's limit of a single PutObject
 
 console = Console(stderr=True, highlight=False)
@@ -93,7 +94,7 @@ class DataSet:
         return self.npm_package.replace("@", "-") + ".tgz"
 
     @property
-    def features(self) -> dict[str, Any]:
+    def features(self) -> dict[str, dict[str, object]]:
         return {
             "image": {"shape": list(self.shape), "dtype": "uint8"},
             "label": {"dtype": "int64", "classes": self.classes},
@@ -364,21 +365,41 @@ def crc32c(path: Path) -> str:
     return f"{value:08x}"
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+class ManifestFile(TypedDict):
+    """A file of a data set: TFRecords of one split."""
+
+    path: str  # below the data set's folder
+    split: str  # train, validation or eval
+    size: int  # bytes
+    records: int
+    sha256: str  # hex digits
+    crc32c: str  # 8 hex digits
+
+
+class Manifest(TypedDict):
+    """A data set's manifest.json; roles/dataset/README.md has the format."""
+
+    format: str
+    name: str
+    files: list[ManifestFile]
+    features: dict[str, dict[str, object]]
+
+
+def read_manifest(directory: Path) -> Manifest:
     path = directory / "manifest.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest: Manifest = json.loads(path.read_text())
     except FileNotFoundError:
         message = f"{directory} has no manifest.json: run `prepare --output {directory}` first."
         raise UserError(message) from None
     except ValueError as error:
         raise UserError(f"{path} isn't JSON ({error}): prepare the data set again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "flotilla-dataset/1":
-        raise UserError(f"{path} isn't a manifest of format flotilla-dataset/1: prepare the data set again.")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path} isn't a manifest of format {FORMAT}: prepare the data set again.")
     return manifest
 
 
-def find_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
+def find_fault(directory: Path, manifest: Manifest) -> str | None:
     """Compare files with the manifest; return a sentence about the first that differs."""
     for entry in manifest["files"]:
         path = directory / entry["path"]
@@ -409,7 +430,7 @@ def is_prepared(directory: Path, data: DataSet, shards: int) -> bool:
         return False
 
 
-def write_shard(path: Path, split: str, rows: bytes, size: int) -> dict[str, Any]:
+def write_shard(path: Path, split: str, rows: bytes, size: int) -> ManifestFile:
     data = b"".join(tfrecords(rows, size))
     write_file(path, [data])
     return {
@@ -434,7 +455,7 @@ def prepare(data: DataSet, directory: Path, shards: int, source: str, cache: Pat
     (directory / "manifest.json").unlink(missing_ok=True)
     for stale in directory.glob("*-of-*.tfrecord"):
         stale.unlink()
-    files = []
+    files: list[ManifestFile] = []
     first = 0
     with console.status("Writing TFRecord shards"):
         for split, records in data.splits.items():
@@ -444,7 +465,7 @@ def prepare(data: DataSet, directory: Path, shards: int, source: str, cache: Pat
                 path = directory / f"{split}-{i:05d}-of-{count:05d}.tfrecord"
                 files.append(write_shard(path, split, rows[bounds[i] : bounds[i + 1]], size))
             first += records
-    manifest = {"format": "flotilla-dataset/1", "name": data.name, "files": files, "features": data.features}
+    manifest: Manifest = {"format": FORMAT, "name": data.name, "files": files, "features": data.features}
     write_file(directory / "manifest.json", [json.dumps(manifest, indent=2).encode() + b"\n"])
     seconds = time.monotonic() - started
     say(f"Prepared {first:,} images in {len(files)} files in {directory} ({seconds:.1f} s).")

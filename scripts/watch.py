@@ -10,26 +10,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
-import datetime
 import json
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from summary import HdfsHealth, Host, Summary, clock, seconds_until, summarize
 
 EVERY_SECS = 3
-SILENT_SECS = 20  # a trainer tells something every 5 s
 FIRST_SECS = 20  # for the first answers of all hosts
 STOPPED_SECS = 60  # a job that is off may be about to be started again
 PATIENCE_SECS = 300  # without an answer of any host
@@ -47,37 +45,25 @@ STYLES = {
 }
 
 
+class InventoryGroup(TypedDict, total=False):
+    """A group of what `ansible-inventory --list` prints."""
+
+    hosts: list[str]
+    children: list[str]
+    hostvars: dict[str, dict[str, object]]  # by host; of _meta alone, which is no group
+
+
+Inventory = Mapping[str, InventoryGroup]
+
+
 class NoInventory(Exception):
     """The inventory can't be read, in one sentence."""
-
-
-@dataclasses.dataclass
-class Host:
-    """A host, how it is reached, and what it said last, at which time (seconds since the epoch)."""
-
-    name: str
-    command: Sequence[str]
-    expires: str = ""
-    fleet: str = ""
-    look: dict[str, Any] | None = None
-    heard: float = 0.0
-    problem: str = ""
-
-    def answers(self, now: float) -> bool:
-        return self.look is not None and now - self.heard < SILENT_SECS
-
-    def hear(self, line: bytes) -> None:
-        """Take a line of flotilla-status; what isn't one is no answer."""
-        with contextlib.suppress(ValueError):
-            look = json.loads(line)
-            if isinstance(look, dict) and isinstance(look.get("tasks"), dict):
-                self.look, self.heard, self.problem = look, time.time(), ""
 
 
 # From the inventory to hosts
 
 
-def read_inventory(listed: Mapping[str, Any], once: bool = False) -> dict[str, Host]:
+def read_inventory(listed: Inventory, once: bool = False) -> dict[str, Host]:
     """Return the hosts of what `ansible-inventory --list` prints: those of the group fleet, or all without one."""
     variables = listed["_meta"]["hostvars"]
     hosts = {}
@@ -89,17 +75,17 @@ def read_inventory(listed: Mapping[str, Any], once: bool = False) -> dict[str, H
     return hosts
 
 
-def unmarked(found: dict[str, Any]) -> Any:
+def unmarked(found: dict[str, object]) -> object:
     """Return a text that `ansible-inventory --list` marks as one that isn't to be templated, and all else as it is."""
     return found.get("__ansible_unsafe", found)
 
 
-def _members(listed: Mapping[str, Any], group: str) -> list[str]:
-    entry = listed.get(group, {})
+def _members(listed: Inventory, group: str) -> list[str]:
+    entry: InventoryGroup = listed.get(group, {})
     return [*entry.get("hosts", []), *(name for child in entry.get("children", []) for name in _members(listed, child))]
 
 
-def ssh(name: str, variables: Mapping[str, Any], once: bool) -> list[str]:
+def ssh(name: str, variables: Mapping[str, object], once: bool) -> list[str]:
     """Return the command that asks a host, with the connection that Ansible would take."""
     options = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "LogLevel=ERROR"]
     command = ["ssh", "-T", "-S", "none", *(part for option in options for part in ("-o", option))]
@@ -115,193 +101,10 @@ def ssh(name: str, variables: Mapping[str, Any], once: bool) -> list[str]:
     return [*command, str(variables.get("ansible_host") or name), shlex.join(["flotilla-status", "--tasks", *every])]
 
 
-# From the hosts' answers to one object
-
-
-def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "") -> dict[str, Any]:
-    """Return all that is shown, as one JSON object; `gone` says why there is no fleet any more.
-
-    While another job than the wanted one is there, that is waited for.
-    """
-    hosts = list(hosts)
-    # systemd forgets a unit that has been stopped; what the chief told stays with its host.
-    asked = [(host, host.look) for host in hosts if host.look]
-    chief = next((host for host, look in asked if "chief-0" in look["tasks"]), None)
-    chief = chief or next((host for host, look in asked if "train" in look.get("phases", {})), None)
-    look: Mapping[str, Any] = chief.look if chief and chief.look else {}
-    train = _train(look)
-    state, message = ("gone", gone) if gone else judge(look)
-    if not gone and not (chief and chief.answers(now)):
-        # When the chief's host is gone, a parameter server's says how that ended.
-        told = [other.get("phases", {}).get("train", {}) for host, other in asked if host is not chief]
-        for one in told:
-            if one.get("state") == "failed" and one["updated"] > train.get("updated", 0):
-                state, message = "failed", one["message"]
-    job = look.get("job", {}).get("name")
-    if wanted and job != wanted and not gone:
-        state, message = "waiting", f"for {wanted}: {f'there is still {job}' if job else 'no host has a job yet'}"
-    steps = train.get("total") or look.get("job", {}).get("max_steps")
-    tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]
-    detail, told_before = train.get("detail", {}), now - chief.heard if chief else 0.0
-    eta = train.get("eta") if state == "training" and train.get("state") == "running" else None
-    if eta is not None:
-        eta = max(0.0, eta - told_before - (look["time"] - train["updated"]))
-    rates = {train.get("rate_unit"): train.get("rate")}
-    evaluations = [row["evaluation"] for row in tasks if row["evaluation"]]
-    expires = min((host.expires for host in hosts if host.expires), default=None)
-    hdfs = [host.look["hdfs"] for host in hosts if host.look and host.look.get("hdfs") and host.answers(now)]
-    return {
-        "time": round(now, 1),
-        "fleet": next((host.fleet for host in hosts if host.fleet), None),
-        "job": job,
-        "state": state,
-        "message": message,
-        "step": max([train.get("done") or 0, *(row["step"] or 0 for row in tasks if row["step_counts"])]),
-        "max_steps": steps,
-        "loss": detail.get("loss"),
-        "accuracy": detail.get("accuracy"),
-        "steps_per_second": detail.get("steps_per_second", rates.get("steps/s")),
-        "examples_per_second": rates.get("examples/s"),
-        "time_left": None if eta is None else round(eta),
-        "evaluation": max(evaluations, key=lambda one: float(one["step"]), default=None),
-        "expires": expires,
-        "expires_in": _seconds_until(expires, now),
-        "tasks": [{key: row[key] for key in row if key not in ("evaluation", "step_counts")} for row in tasks],
-        "hosts": [_host(host, now) for host in hosts],
-        "hdfs": hdfs[0] if hdfs else None,
-        "store": _store(look),
-        "mirror": _mirror(look),
-    }
-
-
-def _train(look: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chief's progress; none where its present process hasn't told any."""
-    train: dict[str, Any] = look.get("phases", {}).get("train") or {}
-    unit = look.get("tasks", {}).get("chief-0", {})
-    return {} if unit.get("active") == "active" and train.get("updated", 0) < unit["since"] else train
-
-
-def judge(look: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the job's state, and a sentence, from what the chief's host says.
-
-    waiting: it has no chief yet; training, storing; done: trained and stored; failed: for good; stopped: it is off.
-    """
-    if not look:
-        return "waiting", "no host has a chief yet"
-    chief, train = look["tasks"].get("chief-0", {"active": "inactive"}), _train(look)
-    store, storing = look.get("store"), look.get("phases", {}).get("store") or {}
-    if chief["active"] == "failed":
-        reason = train.get("message") if train.get("state") == "failed" else ""
-        ended = f"training@chief-0 ended with {chief['result']} after {chief['restarts']} restarts"
-        return "failed", reason or f"{ended}: see journalctl -u training@chief-0 on its host"
-    if chief["active"] != "inactive":
-        return "training", str(train.get("message") or "")
-    if train.get("state") != "done":
-        return "stopped", "training@chief-0 doesn't run, and its job isn't done: start it again by playbooks/train.yml"
-    if store is None:
-        return "done", str(train["message"])
-    # What was said of an earlier model doesn't count.
-    news = storing if storing.get("updated", 0) >= train["updated"] else {}
-    if news.get("state") == "done":
-        return "done", str(news["message"])
-    if store["active"] == "failed":
-        reason = news.get("message") or f"flotilla-store ended with {store['result']}"
-        return "failed", f"{reason} (journalctl -u flotilla-store on the chief's host)"
-    if store["active"] == "inactive":
-        return (
-            "stopped",
-            "flotilla-store doesn't run, and the model isn't stored: start it again by playbooks/train.yml",
-        )
-    return "storing", str(news.get("message") or train["message"])
-
-
-def _tasks(host: Host, job: str | None, steps: int | None, now: float) -> list[dict[str, Any]]:
-    look = host.look or {}
-    return [_task(host, name, task, job, steps, now) for name, task in look.get("tasks", {}).items()]
-
-
-def _task(
-    host: Host, name: str, task: Mapping[str, Any], job: str | None, steps: int | None, now: float
-) -> dict[str, Any]:
-    assert host.look
-    told = task.get("told") or {}
-    if told.get("job") != (job or told.get("job")):
-        told = {}
-    trains = name.startswith(("chief-", "worker-"))
-    own = bool(told) and told["updated"] >= task["since"]  # not by an earlier process
-    present = own and (not trains or "step" in told)
-    silence = now - host.heard + host.look["time"] - told["updated"] if told else 0.0
-    state = _state(task)
-    if not host.answers(now):
-        state = f"no answer for {clock(now - host.heard)}"
-    elif state == "running" and trains and (told.get("step") or 0) < (steps or 0):
-        state = "starting" if not present else f"silent for {clock(silence)}" if silence > SILENT_SECS else state
-    shown = told if present and (not trains or silence <= SILENT_SECS) and state == "running" else {}
-    return {
-        "task": name,
-        "host": host.name,
-        "state": state,
-        "device": told.get("device") if own else None,
-        "step": told.get("step"),
-        "steps_per_second": shown.get("steps_per_second"),
-        "examples_per_second": shown.get("examples_per_second"),
-        "staleness": shown.get("staleness"),
-        "restarts": task["restarts"],
-        "memory": task["memory"] if host.answers(now) else None,
-        "problem": _problem(told, state, own),
-        "evaluation": {key: told[key] for key in ("step", "accuracy", "loss")}
-        if {"accuracy", "loss"} <= told.keys()
-        else None,
-        "step_counts": trains and present,
-    }
-
-
-def _problem(told: Mapping[str, Any], state: str, own: bool) -> str:
-    """Return why a task has failed, or what its present process waits for."""
-    if state.startswith(("failed", "restarting")):
-        return str(told.get("problem") or "")
-    return str(told.get("warning") or "") if own and state.startswith(("running", "starting", "silent")) else ""
-
-
-def _state(task: Mapping[str, Any]) -> str:
-    if task["active"] == "activating":
-        return "restarting" if task["sub"] == "auto-restart" else "starting"
-    if task["active"] == "failed":
-        return f"failed ({task['result']})"
-    return {"active": "running", "inactive": "ended", "deactivating": "ending"}.get(task["active"], str(task["active"]))
-
-
-def _host(host: Host, now: float) -> dict[str, Any]:
-    phases = [phase for phase in (host.look or {}).get("phases", {}).values() if phase["phase"] != "mirror"]
-    last = phases[-1] if phases else {}
-    doing = f"{last['phase']} {last['state']}" if last else ""
-    if last.get("state") == "running" and last.get("total"):
-        doing = f"{last['phase']} {100 * last['done'] / last['total']:.0f} %"
-    return {"host": host.name, "answers": host.answers(now), "problem": host.problem, "doing": doing}
-
-
-def _store(look: Mapping[str, Any]) -> dict[str, Any] | None:
-    phase = look.get("phases", {}).get("store")
-    if not look.get("store") or not phase or phase["updated"] < _train(look).get("updated", 0):
-        return None
-    return {key: phase[key] for key in ("state", "done", "total", "message")}
-
-
-def _mirror(look: Mapping[str, Any]) -> dict[str, Any] | None:
-    phase = look.get("phases", {}).get("mirror")
-    return {key: phase[key] for key in ("state", "done", "message")} if phase else None
-
-
-def _seconds_until(expires: str | None, now: float) -> int | None:
-    with contextlib.suppress(TypeError, ValueError):
-        return round(datetime.datetime.fromisoformat(expires).timestamp() - now)  # type: ignore[arg-type]
-    return None
-
-
 # From the object to a screen, or a line
 
 
-def screen(summary: Mapping[str, Any]) -> RenderableType:
+def screen(summary: Summary) -> RenderableType:
     """Return the screen."""
     title = Text.assemble(
         (summary["job"] or "no job yet", "bold"),
@@ -334,7 +137,7 @@ def screen(summary: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _problems(summary: Mapping[str, Any]) -> list[str]:
+def _problems(summary: Summary) -> list[str]:
     """Return what is wrong with hosts and tasks, but for what is said of the job already."""
     found = [f"{one['host']}: {one['problem']}" for one in summary["hosts"] if one["problem"]]
     tasks = [one for one in summary["tasks"] if one["problem"] and one["problem"] not in summary["message"]]
@@ -344,7 +147,7 @@ def _problems(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _numbers(summary: Mapping[str, Any]) -> list[str]:
+def _numbers(summary: Summary) -> list[str]:
     found = []
     if summary["examples_per_second"] is not None:
         found.append(f"{summary['examples_per_second']:.0f} examples/s")
@@ -359,7 +162,7 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _table(summary: Mapping[str, Any]) -> Table:
+def _table(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("task", "host", "state", "device"):
         table.add_column(name, no_wrap=True)
@@ -379,10 +182,10 @@ def _table(summary: Mapping[str, Any]) -> Table:
             "" if one["memory"] is None else f"{one['memory'] / 1e6:.0f} MB",
         )
     busy = {one["host"] for one in summary["tasks"]}
-    for one in summary["hosts"]:
-        if one["host"] not in busy:
-            state = one["doing"] or "no task" if one["answers"] else "no answer"
-            table.add_row("", one["host"], _coloured(state))
+    for host in summary["hosts"]:
+        if host["host"] not in busy:
+            state = host["doing"] or "no task" if host["answers"] else "no answer"
+            table.add_row("", host["host"], _coloured(state))
     return table
 
 
@@ -394,7 +197,7 @@ def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _hdfs(health: Mapping[str, Any]) -> Text:
+def _hdfs(health: HdfsHealth) -> Text:
     text = Text.assemble(("HDFS   ", "bold"))
     if health["problem"]:
         return text.append(health["problem"], "bold red")
@@ -409,7 +212,7 @@ def _hdfs(health: Mapping[str, Any]) -> Text:
     return text.append(f", {health['used'] / 1e9:.1f} of {health['capacity'] / 1e9:.0f} GB used")
 
 
-def line(summary: Mapping[str, Any]) -> str:
+def line(summary: Summary) -> str:
     """Say the same in one line, where there is no terminal."""
     parts = [f"{summary['job'] or 'no job yet'}: {summary['state']}"]
     if summary["max_steps"]:
@@ -422,13 +225,6 @@ def line(summary: Mapping[str, Any]) -> str:
     if summary["hdfs"] and summary["hdfs"]["problem"]:
         parts.append(f"HDFS: {summary['hdfs']['problem']}")
     return "  ".join([*parts, summary["message"]] if summary["message"] else parts)
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _hours(seconds: float) -> str:
@@ -504,7 +300,7 @@ class Fleet:
         if any(host.answers(now) for host in self.hosts.values()):
             return ""
         expires = min((host.expires for host in self.hosts.values() if host.expires), default=None)
-        left = _seconds_until(expires, now)
+        left = seconds_until(expires, now)
         if left is not None and left < 0:
             return f"its time was over at {expires}"
         last = max([self._began, *(host.heard for host in self.hosts.values())])

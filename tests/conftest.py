@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from harness import only_lab, upload, user_runs
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.support.commands import user_runs
+from tests.support.lab import only_lab, upload
 
 ON_THE_LAB = ("tests/lab/", "tests/roles/", "tests/life/")
 

@@ -6,22 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from ansible import constants, context
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 from ansible.vars.reserved import get_reserved_names
-from ansible_collections.flotilla.kit.plugins.module_utils import variables
+from ansible_collections.flotilla.kit.plugins.module_utils import untyped, variables
 
 KIT = Path(__file__).parent.parent.parent
 
 
-def known() -> dict[str, dict[str, Any]]:
+def known() -> dict[str, untyped.Option]:
     """Return the variables that the roles and the playbooks read, each with its argument specification."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, untyped.Option] = {}
     for file in sorted(KIT.glob("roles/*/meta/argument_specs.yml")):
         for entry in yaml.load(file.read_text(encoding="utf-8"), loader)["argument_specs"].values():
             found.update(entry.get("options") or {})
@@ -29,7 +28,7 @@ def known() -> dict[str, dict[str, Any]]:
     return found
 
 
-def texts(value: Any) -> Mapping[str, Any]:
+def texts(value: str) -> Mapping[str, object]:
     """Read a YAML mapping with all scalars as they are written; what is none is empty."""
     try:
         found = yaml.load(value, yaml.BaseLoader)  # makes text and nothing else
@@ -72,9 +71,9 @@ class ActionModule(ActionBase):
     _requires_connection = False
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: untyped.Variables | None = None) -> untyped.Result:
         """Collect the variables, judge them, and say what is wrong."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
+        result: untyped.Result = super().run(tmp, task_vars)
         _dummy, options = self.validate_argument_spec(
             {"judge": {"type": "str", "choices": ["typed", "all", "training"], "default": "all"}}
         )
@@ -82,19 +81,19 @@ class ActionModule(ActionBase):
         result.update({"failed": True, "msg": "\n".join(problems)} if problems else {"changed": False})
         return result
 
-    def _problems(self, judge: str, task_vars: dict[str, Any]) -> list[str]:
+    def _problems(self, judge: str, task_vars: untyped.Variables) -> list[str]:
         specs = known()
         typed = set(load_extra_vars(self._loader))
         if "_raw_params" in typed:
             words = load_extra_vars(self._loader)["_raw_params"]
             return [f"-e '{words}' sets no variable: write it as -e name=value."]
         if judge == "typed":
-            return list(variables.check_names([], typed, specs))
+            return variables.check_names([], typed, specs)
         # Those of all hosts, without what plays and roles set for themselves
         every = {*task_vars["groups"]["all"], task_vars["inventory_hostname"]}
         names = {str(name) for host in every for name in task_vars["hostvars"][host]}
         names -= {*get_reserved_names(), *constants.INTERNAL_STATIC_VARS, "omit"}
-        problems: list[str] = variables.check_names(names, typed, specs)
+        problems = variables.check_names(names, typed, specs)
         values, open_names = {}, set()
         for name in sorted(names & set(specs)):
             try:

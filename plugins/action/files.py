@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
+from ansible_collections.flotilla.kit.plugins.module_utils import untyped
 
 
 class ActionModule(ActionBase):
@@ -21,9 +21,9 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     _supports_check_mode = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: untyped.Variables | None = None) -> untyped.Result:
         """Render what is rendered here, and run the module."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
+        result: untyped.Result = super().run(tmp, task_vars)
         files = self._task.args.get("files")
         if not isinstance(files, list) or not all(isinstance(entry, Mapping) for entry in files):
             return result | {"failed": True, "msg": "files must be a list of entries, each with a path"}
@@ -36,7 +36,7 @@ class ActionModule(ActionBase):
         result.pop("invocation", None)  # all the texts once more
         return result
 
-    def _filled(self, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _filled(self, entry: untyped.Parameters, task_vars: untyped.Variables) -> untyped.Parameters:
         """Return the entry with its text, where it is a file."""
         path, state = entry.get("path"), entry.get("state", "file")
         given = [key for key in ("content", "template", "src", "target") if entry.get(key) is not None]
@@ -59,7 +59,7 @@ class ActionModule(ActionBase):
             text = json.dumps(text, indent=4, sort_keys=True) + "\n"
         return {**entry, "content": text}
 
-    def _rendered(self, name: str, task_vars: dict[str, Any], own: Mapping[str, Any], path: str) -> str:
+    def _rendered(self, name: str, task_vars: untyped.Variables, own: Mapping[str, object], path: str) -> str:
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
         variables = {**task_vars, "ansible_search_path": self._task.get_search_path()}
         try:

@@ -8,11 +8,12 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.flotilla.kit.plugins.module_utils import untyped
 
 display = Display()
 
@@ -21,11 +22,36 @@ GRACE = 15  # seconds in which a unit that is off may still be about to start
 JOURNAL_LINES = 15
 
 
+class Progress(TypedDict, total=False):
+    """What a program on a host says of its work, in the file that training/flotilla/supervision/progress.py writes."""
+
+    phase: str  # stage, train, store or mirror
+    state: str  # running, done or failed
+    done: float  # how much of total
+    total: float
+    unit: str  # what is counted: bytes, steps, objects
+    rate: float
+    rate_unit: str  # such as bytes/s
+    eta: float  # seconds
+    message: str  # a sentence
+    detail: dict[str, object]  # such as loss and accuracy
+
+
+class Options(TypedDict):
+    """The action's options."""
+
+    unit: str
+    progress: str | None  # the path of its progress file
+    title: str | None
+    interval: float  # seconds between looks
+    timeout: float  # seconds
+
+
 class Look(NamedTuple):
     """One look at the host: the unit's properties, and the progress file's content where there is one."""
 
     unit: Mapping[str, str]
-    progress: Mapping[str, Any] | None
+    progress: Progress | None
 
     @property
     def restarts(self) -> int:
@@ -44,7 +70,7 @@ def parse(output: str) -> Look:
     head, _dummy, tail = output.replace("\r\n", "\n").partition("\n\n")
     unit = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
     try:
-        progress = json.loads(tail)
+        progress: Progress | None = json.loads(tail)
     except ValueError:
         progress = None
     return Look(unit, progress if isinstance(progress, dict) else None)
@@ -99,7 +125,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value)
@@ -109,7 +135,7 @@ def _megabytes(value: float) -> str:
     return f"{value / 1e6:.{0 if value >= 1e7 else 1}f}"
 
 
-def _amount(done: Any, total: Any, unit: str) -> str:
+def _amount(done: object, total: object, unit: str) -> str:
     if not isinstance(done, (int, float)) or not isinstance(total, (int, float)) or not total:
         return ""
     if unit == "bytes":
@@ -129,9 +155,9 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _requires_connection = True
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: untyped.Variables | None = None) -> untyped.Result:
         task_vars = task_vars or {}
-        result: dict[str, Any] = super().run(tmp, task_vars)
+        result: untyped.Result = super().run(tmp, task_vars)
         _dummy, options = self.validate_argument_spec(
             {
                 "unit": {"type": "str", "required": True},
@@ -148,7 +174,7 @@ class ActionModule(ActionBase):
         prefix = f"{host}: " if len(hosts) > 1 else ""
         return result | self._follow(options, host, prefix)
 
-    def _follow(self, options: Mapping[str, Any], host: str, prefix: str) -> dict[str, Any]:
+    def _follow(self, options: Options, host: str, prefix: str) -> untyped.Result:
         unit, title = options["unit"], options["title"]
         where = f"`journalctl -u {unit}` on {host}"
         started = reached = time.monotonic()
@@ -204,7 +230,7 @@ class ActionModule(ActionBase):
                 return self._end(look, started, message + "or run the same command again to go on following.")
             time.sleep(options["interval"])
 
-    def _look(self, options: Mapping[str, Any]) -> Look | None:
+    def _look(self, options: Options) -> Look | None:
         """Return what there is to see on the host, None where it can't be reached."""
         output = self._remote(command(options["unit"], options["progress"]))
         return None if output is None else parse(output)
@@ -231,8 +257,8 @@ class ActionModule(ActionBase):
         return done["stdout"] if done["rc"] == 0 else None
 
     @staticmethod
-    def _end(look: Look, started: float, failure: str | None = None) -> dict[str, Any]:
-        result: dict[str, Any] = {
+    def _end(look: Look, started: float, failure: str | None = None) -> untyped.Result:
+        result: untyped.Result = {
             "changed": False,
             "restarts": look.restarts,
             "seconds": round(time.monotonic() - started, 1),

@@ -1,6 +1,6 @@
 # Copyright: Flotilla contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Callback plugin phases: what whoever waits sees, a line a phase; and the last words of an interrupted run."""
+"""Callback plugin phases: a line for each phase of a run; when interrupted, what goes on and what to type next."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ import datetime
 import functools
 import itertools
 import os
-import shutil
 import signal
 import sys
 import textwrap
@@ -38,15 +37,29 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TextIO
 
 from ansible import constants as C
 from ansible import context
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible_collections.flotilla.kit.plugins.callback.summary import minutes
+from ansible_collections.flotilla.kit.plugins.plugin_utils import interruption, terminal
+
+if TYPE_CHECKING:
+    from ansible.executor.stats import AggregateStats
+    from ansible.executor.task_result import TaskResult
+    from ansible.inventory.host import Host
+    from ansible.playbook import Playbook
+    from ansible.playbook.included_file import IncludedFile
+    from ansible.playbook.play import Play
+    from ansible.playbook.task import Task
+
+    Handler = Callable[[int, FrameType | None], object]
+
+P = ParamSpec("P")
 
 SILENCE = 30  # seconds after which something is said where there is no terminal
-CLEAR = "\r\033[K"
 DEBUG = ("debug", "ansible.builtin.debug")
 FOLLOW = "flotilla.kit.follow"
 IMAGE = "flotilla.kit.fleet_image"
@@ -65,7 +78,7 @@ def phase(name: str) -> tuple[str, str]:
     return word.strip(), text.strip()
 
 
-def message(value: Any, dump: Callable[[Any], str]) -> str:
+def message(value: object, dump: Callable[[object], str]) -> str:
     """Return what a task says, as text."""
     if isinstance(value, str):
         return value
@@ -74,117 +87,11 @@ def message(value: Any, dump: Callable[[Any], str]) -> str:
     return dump(value) if isinstance(value, dict) else str(value)
 
 
-def last_words(
-    *,
-    check: bool,
-    making: bool,
-    baking: bool,
-    destroying: bool,
-    follows: str,
-    expires: str,
-    now: datetime.datetime,
-    command: Callable[[str], str],
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return what is, and goes on, after an interruption; and what to type, each with its purpose.
-
-    making, baking, destroying: whether something may have been made by this run, for an image, and whether it was
-    deleting; follows: train, store, or what else of the hosts was followed; expires: when the last of the fleet's hosts
-    ends by itself, empty where none has been seen; command: makes the command of a playbook or script.
-    """
-    if check or not (making or destroying or expires):
-        return ["Nothing was made or changed."], []
-    said: list[str] = []
-    following: list[tuple[str, str]] = []
-    if baking:
-        said.append("The host that was to become the image powers itself off when its time is over.")
-        return said, [("the same command again", "begins anew, or waits for the image that AWS makes already")]
-    if destroying:
-        said.append("What isn't deleted yet is still there, and costs what it did.")
-        return said, [("the same command again", "deletes the rest")]
-    if follows == "train":
-        said.append("The training goes on by itself on the hosts, and the chief stores the model when it is done.")
-        following = [(command("watch"), "what each task does, live")]
-        following += [(command("stop"), "ends the training, with a checkpoint")]
-    elif follows == "store":
-        said.append("The chief goes on storing the model, by itself.")
-        following = [(command("watch"), "shows when it is stored")]
-    elif follows:
-        said.append(f"What was followed goes on by itself on the hosts: {follows}.")
-    elif expires:
-        said.append("The fleet stays as it is now; units that were started on its hosts go on.")
-    else:
-        said.append("What was made so far stays.")
-    if expires:
-        left = (datetime.datetime.fromisoformat(expires.replace("Z", "+00:00")) - now).total_seconds() / 60
-        hours = f"{int(left) // 60}:{int(left) % 60:02d} h"
-        said += [f"Every host powers itself off, and is gone, in {hours} at the latest ({expires})."] * (left > 0)
-    else:
-        said.append("Hosts that were launched power themselves off when their time is over.")
-    following.append(("the same command again", "goes on where this one stopped"))
-    return said, [*following, (command("destroy"), "ends all of it, now")]
-
-
-class Line:
-    """The last line of the output, which isn't finished yet; what others print goes above it."""
-
-    def __init__(self, lock: Any, stream: TextIO) -> None:
-        self.lock, self.stream = lock, stream
-        self.terminal = stream.isatty()
-        self.here = ""  # what stands on the line
-        self.spoken = time.monotonic()
-
-    def draw(self, text: str) -> None:
-        """Write the line; on a terminal in the place of what it was, elsewhere what is new of it."""
-        with self.lock:
-            if self.terminal:
-                text = text[: shutil.get_terminal_size().columns - 1]
-                self.stream.write(CLEAR + text)
-            elif text.startswith(self.here):
-                self.stream.write(text[len(self.here) :])
-            else:
-                self.stream.write(f"\n{text}")
-            self.stream.flush()
-            self.here = text
-
-    def end(self) -> None:
-        """The line is finished."""
-        with self.lock:
-            if self.here:
-                self.stream.write("\n")
-                self.stream.flush()
-            self.here, self.spoken = "", time.monotonic()
-
-    def away(self) -> None:
-        """Make room for something else."""
-        with self.lock:
-            if self.here:
-                self.stream.write(CLEAR if self.terminal else "\n")
-                self.stream.flush()
-            self.here, self.spoken = "", time.monotonic()
-
-
-class Above:
-    """A stream whose text goes above the line, at once: in a pipe Ansible itself flushes at its end only."""
-
-    def __init__(self, stream: TextIO, line: Line) -> None:
-        self._stream, self._line = stream, line
-
-    def write(self, text: str) -> int:
-        with self._line.lock:
-            self._line.away()
-            written = self._stream.write(text)
-            self._stream.flush()
-            return written
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def brief(method: Callable[..., None]) -> Callable[..., None]:
+def brief(method: Callable[Concatenate[CallbackModule, P], None]) -> Callable[Concatenate[CallbackModule, P], None]:
     """A method that is Ansible's own where Ansible's own output is wanted."""
 
     @functools.wraps(method)
-    def chosen(self: CallbackModule, *args: Any, **kwargs: Any) -> None:
+    def chosen(self: CallbackModule, /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.line:
             method(self, *args, **kwargs)
         else:
@@ -208,18 +115,18 @@ class CallbackModule(Default):
         self.task, self.action = "", ""
         self.working: dict[str, None] = {}  # the hosts that the present task isn't over on, in order
         self.changes: dict[str, list[str]] = {}
-        self.line: Line | None = None
+        self.line: terminal.Line | None = None
         self.streams: tuple[TextIO, TextIO] | None = None
         self.over = threading.Event()
         self.ticker: threading.Thread | None = None
         self.judged = self.making = self.baking = self.destroying = False
         self.follows, self.expires = "", ""
-        self.extra: dict[str, Any] = {}
+        self.extra: dict[str, object] = {}
         self.pid, self.handled = os.getpid(), False
 
     # The run
 
-    def v2_playbook_on_start(self, playbook: Any) -> None:
+    def v2_playbook_on_start(self, playbook: Playbook) -> None:
         """The playbook is read: which phases there will be."""
         super().v2_playbook_on_start(playbook)  # says something with -vv only
         names = [play.get_name() for play in playbook.get_plays()]
@@ -229,11 +136,12 @@ class CallbackModule(Default):
         if self.phases and not self.handled:
             self.handled = True
             for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, functools.partial(self._interrupted, signal.getsignal(signum)))
+                before = signal.getsignal(signum)
+                signal.signal(signum, functools.partial(self._interrupted, before))  # type: ignore[arg-type]
         if self.phases and self._display.verbosity == 0:
             self._begin()
 
-    def v2_playbook_on_play_start(self, play: Any) -> None:
+    def v2_playbook_on_play_start(self, play: Play) -> None:
         """A play begins, and with it perhaps a phase."""
         word = phase(play.get_name())[0]
         if self.phases and word != self.word:
@@ -255,19 +163,19 @@ class CallbackModule(Default):
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         """Every host has failed, each with its own message."""
 
-    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+    def v2_playbook_on_task_start(self, task: Task, is_conditional: bool) -> None:
         """A task begins."""
         self._task_began(task)
         if not self.line:
             super().v2_playbook_on_task_start(task, is_conditional)
 
-    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
+    def v2_playbook_on_handler_task_start(self, task: Task) -> None:
         """A handler begins."""
         self._task_began(task)
         if not self.line:
             super().v2_playbook_on_handler_task_start(task)
 
-    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+    def v2_runner_on_start(self, host: Host, task: Task) -> None:
         """A task begins on a host."""
         self.working[host.get_name()] = None
         if expires := host.get_vars().get("fleet_expires"):
@@ -275,7 +183,7 @@ class CallbackModule(Default):
         if not self.line:
             super().v2_runner_on_start(host, task)
 
-    def v2_playbook_on_stats(self, stats: Any) -> None:
+    def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """The run is over."""
         self._finish(failed=any(stats.failures.values()) or any(stats.dark.values()))
         if self.line:
@@ -285,7 +193,7 @@ class CallbackModule(Default):
 
     # What tasks come to
 
-    def v2_runner_on_ok(self, result: Any) -> None:
+    def v2_runner_on_ok(self, result: TaskResult) -> None:
         """Messages are shown, and in check mode what would change."""
         self._ended(result)
         self.judged = self.judged or result._task.action == PREFLIGHT
@@ -299,18 +207,18 @@ class CallbackModule(Default):
             self.changes.setdefault(self.task, []).append(result._host.get_name())
 
     @brief
-    def v2_runner_item_on_ok(self, result: Any) -> None:
+    def v2_runner_item_on_ok(self, result: TaskResult) -> None:
         """As v2_runner_on_ok, for each of a loop."""
         self._handle_warnings(result._result)
         self._say(result)
 
-    def v2_runner_on_skipped(self, result: Any) -> None:
+    def v2_runner_on_skipped(self, result: TaskResult) -> None:
         """Nothing to show."""
         self._ended(result)
         if not self.line:
             super().v2_runner_on_skipped(result)
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+    def v2_runner_on_failed(self, result: TaskResult, ignore_errors: bool = False) -> None:
         """A failure is shown in full; one of a loop has been, each for itself."""
         self._ended(result)
         if not self.line:
@@ -319,11 +227,11 @@ class CallbackModule(Default):
             self._fail(result, "failed", ignore_errors)
 
     @brief
-    def v2_runner_item_on_failed(self, result: Any) -> None:
+    def v2_runner_item_on_failed(self, result: TaskResult) -> None:
         """As v2_runner_on_failed, for each of a loop."""
         self._fail(result, f"failed, at {self._get_item_label(result._result)}", bool(result._task.ignore_errors))
 
-    def v2_runner_on_unreachable(self, result: Any) -> None:
+    def v2_runner_on_unreachable(self, result: TaskResult) -> None:
         """A host that can't be reached."""
         self._ended(result)
         if self.line:
@@ -332,19 +240,19 @@ class CallbackModule(Default):
             super().v2_runner_on_unreachable(result)
 
     @brief
-    def v2_runner_item_on_skipped(self, result: Any) -> None:
+    def v2_runner_item_on_skipped(self, result: TaskResult) -> None:
         """Nothing to show."""
 
     @brief
-    def v2_runner_retry(self, result: Any) -> None:
+    def v2_runner_retry(self, result: TaskResult) -> None:
         """Waiting is what the task does; the terminal shows for how long."""
 
     @brief
-    def v2_playbook_on_include(self, included_file: Any) -> None:
+    def v2_playbook_on_include(self, included_file: IncludedFile) -> None:
         """Nothing to show."""
 
     @brief
-    def v2_on_file_diff(self, result: Any) -> None:
+    def v2_on_file_diff(self, result: TaskResult) -> None:
         """What --diff shows, with its task and host."""
         for one in result._result.get("results") or [result._result]:
             if one.get("diff") and one.get("changed") and (text := self._get_diff(one["diff"])):
@@ -373,7 +281,7 @@ class CallbackModule(Default):
                 hosts = f"  ({', '.join(self.working)})" if self.working else ""
                 self._display.display(f"{self.head()}  {spent}  {self.task}{hosts}")
 
-    def _task_began(self, task: Any) -> None:
+    def _task_began(self, task: Task) -> None:
         self._show_changes()
         self.task, self.action, self.working = task.get_name().split(" : ")[-1].strip(), str(task.action), {}
         # The unit is a template here, the title isn't. What trains has been started before the data set is followed.
@@ -387,10 +295,10 @@ class CallbackModule(Default):
             self.shown = True
             self.line.draw(f"{self.head()}  {self.phases[self.number - 1][1]} …")
 
-    def _ended(self, result: Any) -> None:
+    def _ended(self, result: TaskResult) -> None:
         self.working.pop(result._host.get_name(), None)
 
-    def _say(self, result: Any) -> None:
+    def _say(self, result: TaskResult) -> None:
         """Show what a debug task says."""
         if result._task.action not in DEBUG:
             return
@@ -402,7 +310,7 @@ class CallbackModule(Default):
             text = f"{name}:\n{textwrap.indent(text, '  ')}"
         self._display.display(text)
 
-    def _fail(self, result: Any, how: str, ignored: bool) -> None:
+    def _fail(self, result: TaskResult, how: str, ignored: bool) -> None:
         """Show a failure: where, what it says, and all else that it gives."""
         said, task = result._result, result._task
         self._handle_warnings(said)
@@ -446,8 +354,8 @@ class CallbackModule(Default):
 
     def _begin(self) -> None:
         """Take over the terminal, or the pipe."""
-        self.line, self.streams = Line(self._display._lock, sys.stdout), (sys.stdout, sys.stderr)
-        sys.stdout, sys.stderr = Above(sys.stdout, self.line), Above(sys.stderr, self.line)
+        self.line, self.streams = terminal.Line(self._display._lock, sys.stdout), (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = terminal.Above(sys.stdout, self.line), terminal.Above(sys.stderr, self.line)
         self.over = threading.Event()
         self.ticker = threading.Thread(target=self._tick, args=(self.over,), daemon=True)
         self.ticker.start()
@@ -472,18 +380,18 @@ class CallbackModule(Default):
 
     # The end that wasn't planned
 
-    def _interrupted(self, before: Any, signum: int, frame: Any) -> None:
+    def _interrupted(self, before: Handler, signum: int, frame: FrameType | None) -> None:
         """Ctrl-C or SIGTERM: say what goes on, then do as Ansible does."""
         if os.getpid() == self.pid and self.number:
             self.over.set()
             self._finish("interrupted after ")
-            self._say_last_words()
+            self._describe_interruption()
             sys.stdout.flush()
         before(signum, frame)
 
-    def _say_last_words(self) -> None:
+    def _describe_interruption(self) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
-        said, following = last_words(
+        said, following = interruption.describe(
             check=bool(context.CLIARGS.get("check")),
             making=self.making,
             baking=self.baking,

@@ -17,9 +17,14 @@ description:
 """
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ansible.plugins.callback import CallbackBase
+
+if TYPE_CHECKING:
+    from ansible.executor.stats import AggregateStats
+    from ansible.executor.task_result import TaskResult
+    from ansible.playbook.play import Play
 
 CHECKS = ("flotilla.kit.check_variables", "flotilla.kit.fleet_preflight")
 
@@ -50,16 +55,16 @@ class CallbackModule(CallbackBase):
             self.phases[self.current] = self.phases.get(self.current, 0.0) + now - self.since
         self.current, self.since = phase, now
 
-    def v2_playbook_on_play_start(self, play: Any) -> None:
+    def v2_playbook_on_play_start(self, play: Play) -> None:
         """A play begins, and with it perhaps a phase."""
         name = play.get_name()
         self._turn(name.split("|")[0].strip() if "|" in name else "")
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+    def v2_runner_on_failed(self, result: TaskResult, ignore_errors: bool = False) -> None:
         """What was refused before it began isn't gone on with by the same words."""
         self.refused = self.refused or result._task.action in CHECKS
 
-    def v2_playbook_on_stats(self, stats: Any) -> None:
+    def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """The run is over."""
         self._turn("")
         if not self.phases:

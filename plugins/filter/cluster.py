@@ -5,15 +5,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.flotilla.kit.plugins.module_utils.plan import whole
+from ansible_collections.flotilla.kit.plugins.module_utils import untyped
+from ansible_collections.flotilla.kit.plugins.module_utils.fleet_groups import GROUPS, whole
 
 TASK_TYPES = ("ps", "chief", "worker")
-GROUPS = (*TASK_TYPES, "evaluator")
 PORT = 2222
+
+
+class Host(TypedDict):
+    """A host of the cluster."""
+
+    address: str  # in the cluster's network
+    group: str  # ps, chief, worker or evaluator
+    index: int  # its number in the group
+    tasks: int  # how many training tasks it holds
+
+
+class Cluster(TypedDict):
+    """The cluster's description, as roles get it."""
+
+    hosts: dict[str, Host]
+    names: dict[str, str]  # of the inventory's hosts, as they are called in the cluster
+    namenode: str  # the host that has it
+    datanodes: list[str]
+    tasks: dict[str, list[str]]  # by type, the addresses host:port in the order of TF_CONFIG
+    evaluator: str | None  # the host that has it
+
+
+class Task(TypedDict):
+    """A training task of a host."""
+
+    type: str  # ps, chief, worker or evaluator
+    index: int  # among those of its type
+    name: str  # such as worker-1
+    port: int | None  # the evaluator has none
 
 
 def _index(group: str, host: str) -> int | None:
@@ -30,7 +59,7 @@ def _members(group: str, hosts: list[str]) -> list[tuple[int, str]]:
     return sorted((index, host) for host, index in indices.items() if index is not None)
 
 
-def _trainers(host: str, fleet_tasks: Any) -> int:
+def _trainers(host: str, fleet_tasks: object) -> int:
     """Return how many tasks a host of chief or worker holds, from its variable fleet_tasks or its group's settings."""
     tasks = 1 if fleet_tasks is None else whole(fleet_tasks)
     if tasks is None or tasks < 1:
@@ -39,8 +68,10 @@ def _trainers(host: str, fleet_tasks: Any) -> int:
 
 
 def cluster(
-    groups: Mapping[str, Any], hostvars: Mapping[str, Any], fleet_groups: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Mapping[str, untyped.Variables],
+    fleet_groups: Mapping[str, untyped.Parameters] | None = None,
+) -> Cluster:
     """Describe the cluster that an inventory's groups ps, chief, worker and evaluator form.
 
     A task's index is its place in the list, as TF_CONFIG wants it. Where hosts hold several, the first on the chief's
@@ -67,7 +98,7 @@ def cluster(
             "leave one host in group chief"
         )
 
-    hosts: dict[str, dict[str, Any]] = {}
+    hosts: dict[str, Host] = {}
     for group in GROUPS:
         for index, host in members[group]:
             if host in hosts:
@@ -105,13 +136,13 @@ def cluster(
     }
 
 
-def host_tasks(description: Mapping[str, Any], host: str) -> list[dict[str, Any]]:
+def host_tasks(description: Cluster, host: str) -> list[Task]:
     """List the training tasks that one host of the cluster runs."""
     if host not in description["hosts"]:
         raise AnsibleFilterError(
             f"host {host} isn't in the cluster's description, which has {', '.join(description['hosts'])}"
         )
-    tasks: list[dict[str, Any]] = []
+    tasks: list[Task] = []
     for kind in TASK_TYPES:
         for index, address in enumerate(description["tasks"].get(kind, [])):
             name, port = address.rsplit(":", 1)
@@ -125,6 +156,6 @@ def host_tasks(description: Mapping[str, Any], host: str) -> list[dict[str, Any]
 class FilterModule:
     """The collection's filters."""
 
-    def filters(self) -> dict[str, Any]:
+    def filters(self) -> dict[str, object]:
         """Return the filters by name."""
         return {"cluster": cluster, "host_tasks": host_tasks}

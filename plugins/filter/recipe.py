@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.flotilla.kit.plugins.module_utils import recipe
@@ -27,6 +27,6 @@ def mark(role: str, extra: str = "") -> str:
 class FilterModule:
     """The collection's filters about installations."""
 
-    def filters(self) -> dict[str, Any]:
+    def filters(self) -> dict[str, Callable[[str, str], str]]:
         """Return the filters by name."""
         return {"mark": mark}

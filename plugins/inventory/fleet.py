@@ -35,13 +35,17 @@ import inspect
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ansible.errors import AnsibleParserError
 from ansible.module_utils.basic import missing_required_lib
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups, naming, reconcile, regions, untyped
+
+if TYPE_CHECKING:
+    from ansible.inventory.data import InventoryData
+    from ansible.parsing.dataloader import DataLoader
 
 EMPTY_NAME = "fleet_name is empty: leave it out for a fleet that is called after you, or give it a name."
 KEYS = {"fleet_region": "us-east-1", "fleet_profile": "", "fleet_ssh_key": "~/.ssh/flotilla_ed25519"}
@@ -56,7 +60,7 @@ class InventoryModule(BaseInventoryPlugin):
         """Take files called fleet.yml or fleet.yaml."""
         return bool(super().verify_file(path)) and Path(path).name in ("fleet.yml", "fleet.yaml")
 
-    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+    def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
         """Ask AWS, and add groups and hosts."""
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
@@ -64,15 +68,15 @@ class InventoryModule(BaseInventoryPlugin):
             raise AnsibleParserError(missing_required_lib("boto3"))
         settings = self.settings(path)
         given = settings.get("fleet_name")
-        if given is not None and plan.check_name(given):
-            raise AnsibleParserError(plan.check_name(given)[0] if given else EMPTY_NAME)
-        for problem in plan.check_region(settings["fleet_region"]):  # else a call would be gone over for minutes
+        if given is not None and naming.check_name(given):
+            raise AnsibleParserError(naming.check_name(given)[0] if given else EMPTY_NAME)
+        for problem in regions.check_region(settings["fleet_region"]):  # else a call would be gone over for minutes
             raise AnsibleParserError(problem)
         try:
             region = aws.Aws(settings["fleet_region"], settings["fleet_profile"], attempts=3)
             if given is None:
                 arn = region.call("ask who the caller is", "sts", "get_caller_identity")["Arn"]
-                settings["fleet_name"] = plan.default_name(arn)
+                settings["fleet_name"] = naming.default_name(arn)
                 # Above the roles' defaults in Ansible's order, and for localhost, too.
                 inventory.set_variable("all", "fleet_name", settings["fleet_name"])
             hosts = self.hosts(region, settings["fleet_name"])
@@ -80,7 +84,7 @@ class InventoryModule(BaseInventoryPlugin):
             raise AnsibleParserError(str(error)) from None  # Ansible would repeat it
 
         inventory.add_group("fleet")
-        for group in plan.GROUPS:
+        for group in fleet_groups.GROUPS:
             inventory.add_group(group)
             inventory.add_child("fleet", group)
         for name, one in hosts.items():
@@ -90,7 +94,7 @@ class InventoryModule(BaseInventoryPlugin):
 
     def settings(self, path: str) -> dict[str, str]:
         """Read the variables beside the inventory file, overlaid by extra variables; fleet_name only where given."""
-        variables: dict[str, Any] = {}
+        variables: untyped.Variables = {}
         folder = Path(path).parent / "group_vars"
         files = [folder / "all.yml", folder / "all.yaml", *sorted((folder / "all").glob("*.y*ml"))]
         load = self.loader.load_from_file
@@ -106,7 +110,7 @@ class InventoryModule(BaseInventoryPlugin):
             found["fleet_name"] = variables["fleet_name"]
         return {key: str(self.templar.template(value) or "") for key, value in found.items()}
 
-    def hosts(self, region: aws.Aws, fleet: str) -> dict[str, dict[str, Any]]:
+    def hosts(self, region: aws.Aws, fleet: str) -> dict[str, reconcile.Instance]:
         """List the running instances by host name; of two with one name the older one counts."""
         found = region.pages(
             "list the fleet's instances",
@@ -118,15 +122,15 @@ class InventoryModule(BaseInventoryPlugin):
                 {"Name": "instance-state-name", "Values": ["running"]},
             ],
         )
-        instances = [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
-        hosts: dict[str, dict[str, Any]] = {}
-        order = {group: position for position, group in enumerate(plan.GROUPS)}
+        instances = [reconcile.simplify(one) for reservation in found for one in reservation["Instances"]]
+        hosts: dict[str, reconcile.Instance] = {}
+        order = {group: position for position, group in enumerate(fleet_groups.GROUPS)}
         known = [one for one in instances if one["group"] in order and one["index"] is not None]
         for one in sorted(known, key=lambda one: (order[one["group"]], one["index"], one["launched"], one["id"])):
             hosts.setdefault(f"{one['group']}-{one['index']}", one)
         return hosts
 
-    def variables(self, one: dict[str, Any], settings: dict[str, str]) -> dict[str, Any]:
+    def variables(self, one: reconcile.Instance, settings: dict[str, str]) -> untyped.Variables:
         """Return a host's variables.
 
         Host keys and connections belong to the instance, not to its address, which AWS hands out again.
@@ -151,6 +155,6 @@ class InventoryModule(BaseInventoryPlugin):
             "instance_state": one["state"],
             "launch_time": one["launched"].strftime("%Y-%m-%dT%H:%M:%SZ"),
             "fleet_expires": one["tags"].get("flotilla-expires", ""),
-            "fleet_tasks": plan.whole(one["tags"].get("flotilla-tasks")) or 1,
-            "fleet_gpus": plan.whole(one["tags"].get("flotilla-gpus")) or 0,
+            "fleet_tasks": fleet_groups.whole(one["tags"].get("flotilla-tasks")) or 1,
+            "fleet_gpus": fleet_groups.whole(one["tags"].get("flotilla-gpus")) or 0,
         }

@@ -21,7 +21,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.botocore import (
     get_aws_connection_info,
 )
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.flotilla.kit.plugins.module_utils import plan
+from ansible_collections.flotilla.kit.plugins.module_utils import regions
 
 try:
     import boto3
@@ -505,7 +505,7 @@ class Aws:
         """Say why a call failed: without a look at the region, a name server would say it, or a page of HTML."""
         # A region that isn't there refuses the signature, too.
         judged = not self.region or code(error) in (CREDENTIAL_CODES - {"AuthFailure"}) | DENIED_CODES
-        problems = [] if judged else plan.unknown_region(self.region, self.regions())
+        problems = [] if judged else regions.unknown_region(self.region, self.regions())
         return problems[0] if problems else explain(error, doing, self.profile)
 
     def call(self, doing: str, service: str, method: str, **arguments: Any) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 # Copyright: Flotilla contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The images that hosts start from with all that the roles install: what is there, what fits, what it costs.
+"""The images that hosts start from, bare ones and baked ones: what is there, what fits, what it costs.
 
-An image is known by its tag ``flotilla-image``, the digest of all that decides it (module_utils/recipe.py). It is the
-caller's account's own, belongs to no fleet, and its snapshots carry the same tags.
+A baked image holds all that the roles install. It is known by its tag ``flotilla-image``, the digest of all that
+decides it (module_utils/recipe.py). It is the caller's account's own, belongs to no fleet, and its snapshots carry the
+same tags.
 """
 
 from __future__ import annotations
@@ -14,11 +15,35 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, recipe
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, prices, recipe, reconcile, untyped
 
-Image = dict[str, Any]
+
+class _Image(TypedDict):
+    id: str  # ami-…
+    name: str
+    kind: str  # cpu or gpu
+    digest: str  # of all that decides what is in it
+    kit: str  # the version of the collection that made it
+    base: str  # the id of the bare image that it was made of
+    owner: str  # who made it, as a tag
+    builder: str  # the id of the instance that it was made of
+    state: str  # available, pending, or one of FAILED
+    reason: str  # of that state, in AWS's words; often empty
+    architecture: str  # x86_64
+    root_device: str  # such as /dev/xvda
+    size: int  # of all its disks, in GiB
+    snapshots: list[str]  # their ids
+    created: datetime.datetime  # in UTC
+
+
+class Image(_Image, total=False):
+    """A baked image, as far as it matters here."""
+
+    users: list[str]  # the fleets, or instances without one, that were launched from it and are there
+    problem: str  # why no host can be launched from it; empty where one can
+
 
 TAG = "flotilla-image"
 KINDS = ("cpu", "gpu")
@@ -31,10 +56,35 @@ ORPHANED = datetime.timedelta(hours=1)  # a snapshot that is older is none of an
 IN_USE = 60  # seconds for which AWS may not know yet that an image is gone whose snapshot is to be deleted
 TAGGED = [{"Name": "tag-key", "Values": [TAG]}]
 
+# The open kernel driver of AWS's deep-learning image wants Turing or newer.
+CLOSED_DRIVER_GPUS = {"M60", "V100"}
+
 
 def now() -> datetime.datetime:
     """Return the time, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
+
+
+def image_kind(gpu: str, accelerator: str) -> str:
+    """Say which of the images cpu, gpu or gpu_plain (no driver in it yet) a host gets."""
+    if not gpu or accelerator == "cpu":
+        return "cpu"
+    return "gpu_plain" if gpu in CLOSED_DRIVER_GPUS else "gpu"
+
+
+def judge_system(source: str, image: untyped.Answer) -> tuple[str, str]:
+    """Return the user that an image's cloud-init makes, and a reason where the system isn't supported.
+
+    All there is to judge by are the names of the image and of its SSM parameter; both may say nothing.
+    """
+    words = f"{source} {image.get('Name', '')} {image.get('Description', '')}".lower()
+    if "ubuntu" in words or "canonical" in words:
+        version = re.search(r"\b[12]\d\.(04|10)\b", words)
+        return "ubuntu", "" if version is None or version[0] == "22.04" else f"is Ubuntu {version[0]}"
+    if "debian" in words:
+        version = re.search(r"debian[-/ ](?:release/)?(\d+)", words)
+        return "admin", "" if version is None or version[1] == "12" else f"is Debian {version[1]}"
+    return "", "is neither Debian nor Ubuntu by its name"
 
 
 def kit_version(root: Path) -> str:
@@ -49,7 +99,7 @@ def kit_version(root: Path) -> str:
     raise aws.FleetError(f"{root} isn't the collection's folder: it has no galaxy.yml and no MANIFEST.json.")
 
 
-def simplify(image: dict[str, Any]) -> Image:
+def simplify(image: untyped.Answer) -> Image:
     """Reduce what DescribeImages says to what is needed here; size in GiB, created as datetime in UTC."""
     tags = aws.tags_of(image)
     disks = [disk["Ebs"] for disk in image.get("BlockDeviceMappings", []) if "Ebs" in disk]
@@ -79,7 +129,7 @@ def own(cloud: aws.Aws) -> list[Image]:
     return sorted(map(simplify, found), key=lambda one: (one["created"], one["id"]), reverse=True)
 
 
-def snapshots_of(cloud: aws.Aws, images: list[Image]) -> dict[str, dict[str, Any]]:
+def snapshots_of(cloud: aws.Aws, images: list[Image]) -> dict[str, untyped.Answer]:
     """Return the snapshots of images that are there, by id."""
     ids = sorted({snapshot for image in images for snapshot in image["snapshots"]})
     named = [{"Name": "snapshot-id", "Values": ids}]  # a filter: asked by ids, AWS fails where one isn't there
@@ -89,7 +139,7 @@ def snapshots_of(cloud: aws.Aws, images: list[Image]) -> dict[str, dict[str, Any
     return {one["SnapshotId"]: one for one in found}
 
 
-def problem(image: Image, snapshots: dict[str, Any]) -> str:
+def problem(image: Image, snapshots: dict[str, untyped.Answer]) -> str:
     """Say why no host can be launched from an image; empty where one can."""
     if image["state"] != "available":
         return f"is {image['state']}"
@@ -104,7 +154,7 @@ def problem(image: Image, snapshots: dict[str, Any]) -> str:
 def digest(root: str, kind: str, base: str, distribution: str) -> str:
     """Return the digest that an image of a kind has which is made of a base image's id by the collection in root."""
     try:
-        return str(recipe.image_digest(Path(root), kind, base, distribution))
+        return recipe.image_digest(Path(root), kind, base, distribution)
     except OSError as error:
         raise aws.FleetError(f"The collection's files can't be read ({error}): restore its folder.") from error
 
@@ -189,7 +239,7 @@ def users(cloud: aws.Aws, images: list[Image]) -> dict[str, list[str]]:
         "Reservations",
         Filters=[
             {"Name": "image-id", "Values": [one["id"] for one in images]},
-            {"Name": "instance-state-name", "Values": list(plan.LIVE)},
+            {"Name": "instance-state-name", "Values": list(reconcile.LIVE)},
         ],
     )
     by: dict[str, set[str]] = {}
@@ -202,10 +252,9 @@ def users(cloud: aws.Aws, images: list[Image]) -> dict[str, list[str]]:
 def monthly(cloud: aws.Aws) -> float | None:
     """Return the $ a month of a GB of a snapshot; None where that isn't known."""
     try:
-        found: float | None = prices.snapshot(cloud, cloud.region)
+        return prices.snapshot(cloud, cloud.region)
     except aws.FleetError:
         return None
-    return found
 
 
 def cost(images: list[Image], price: float | None) -> str:

@@ -8,12 +8,13 @@ Hosts of a baked image need each other and S3, for which a gateway endpoint is e
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+
+from ansible_collections.flotilla.kit.plugins.module_utils import untyped
 
 EVERYWHERE = "0.0.0.0/0"
 
 
-def table_of(tables: list[dict[str, Any]], subnet: str) -> dict[str, Any]:
+def table_of(tables: list[untyped.Answer], subnet: str) -> untyped.Answer:
     """Return the route table of a subnet: its own, else the VPC's main one, else an empty one."""
     links = [(link, table) for table in tables for link in table.get("Associations", [])]
     own = [table for link, table in links if link.get("SubnetId") == subnet]
@@ -21,7 +22,7 @@ def table_of(tables: list[dict[str, Any]], subnet: str) -> dict[str, Any]:
     return next(iter([*own, *main]), {})
 
 
-def ways(table: dict[str, Any], endpoints: list[dict[str, Any]], public: bool) -> tuple[bool, bool]:
+def ways(table: untyped.Answer, endpoints: list[untyped.Answer], public: bool) -> tuple[bool, bool]:
     """Return whether hosts get out to the internet by a route table, and whether they get to S3.
 
     Through an internet gateway only hosts with public addresses do; what a NAT or transit gateway, or a company's

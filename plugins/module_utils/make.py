@@ -7,12 +7,14 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, naming, untyped
 
 # What was made a moment ago isn't known everywhere at once.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+T = TypeVar("T")
+
 PROPAGATION = 60  # seconds that this may take
 NOT_YET = ("NoSuchEntity", "InvalidGroup.NotFound", "InvalidRouteTableId.NotFound")
 
@@ -20,7 +22,7 @@ NOT_YET = ("NoSuchEntity", "InvalidGroup.NotFound", "InvalidRouteTableId.NotFoun
 class Maker:
     """Makes what is missing of one fleet; in a dry run only says what that would be."""
 
-    def __init__(self, parameters: dict[str, Any], dry: bool, *services: str) -> None:
+    def __init__(self, parameters: untyped.Parameters, dry: bool, *services: str) -> None:
         """Open the clients here: making them isn't safe in several threads, using them is."""
         self.p = parameters
         self.dry = dry
@@ -29,7 +31,7 @@ class Maker:
             self.aws.client(service)
         self.changes: list[str] = []
 
-    def ensure(self) -> dict[str, Any]:
+    def ensure(self) -> untyped.Result:
         """Make what is missing; returns the module's answer."""
         raise NotImplementedError
 
@@ -37,11 +39,11 @@ class Maker:
         """Return the tags of something of the fleet's."""
         return {**self.p["tags"], "Name": f"{self.p['name']}-{suffix}"}
 
-    def tagged(self, kind: str, suffix: str) -> list[dict[str, Any]]:
+    def tagged(self, kind: str, suffix: str) -> list[untyped.Request]:
         """Return the tags that something is made with."""
         return [{"ResourceType": kind, "Tags": aws.tag_list(self.tags(suffix))}]
 
-    def at_once(self, *jobs: Callable[[], Any]) -> list[Any]:
+    def at_once(self, *jobs: Callable[[], T]) -> list[T]:
         """Do several things side by side; returns what they return. Raises the first one's error, if any."""
         with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
             futures = [pool.submit(job) for job in jobs]
@@ -53,8 +55,8 @@ class Maker:
         return not self.dry
 
     def call(
-        self, doing: str, service: str, method: str, fine: tuple[str, ...] = (), **arguments: Any
-    ) -> dict[str, Any]:
+        self, doing: str, service: str, method: str, fine: tuple[str, ...] = (), **arguments: object
+    ) -> untyped.Answer:
         """Call AWS, and again while it doesn't know what was made just now.
 
         A code of ``fine`` is success: the first answer was lost, or another run was faster.
@@ -62,7 +64,7 @@ class Maker:
         began = time.monotonic()
         while True:
             try:
-                answer: dict[str, Any] = self.aws.call(doing, service, method, **arguments)
+                answer = self.aws.call(doing, service, method, **arguments)
             except aws.FleetError as error:
                 code = aws.code(error.__cause__ or error)
                 if code in fine:
@@ -75,11 +77,11 @@ class Maker:
                 return answer
 
 
-def run(maker: type[Maker], options: dict[str, Any], **more: Any) -> None:
+def run(maker: type[Maker], options: untyped.Parameters, **more: object) -> None:
     """Run a module that makes something of a fleet; ``options`` are its own, beside name and tags."""
     common = {"name": {"type": "str", "required": True}, "tags": {"type": "dict", "required": True}}
     module = aws.Module(argument_spec={**common, **options}, **more)
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    problems = naming.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
     try:

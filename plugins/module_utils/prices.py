@@ -10,12 +10,13 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from typing import Any
+
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups
 
 HOURS_A_MONTH = 730  # as AWS counts for volumes
 
 
-def look_up(connection: Any, region: str, types: list[str]) -> dict[str, float]:
+def look_up(connection: aws.Aws, region: str, types: list[str]) -> dict[str, float]:
     """Return the $ an hour of each type, of a ``GB`` of a gp3 volume, and of a public ``address``, where known.
 
     Raises FleetError where the prices may not be asked for.
@@ -44,7 +45,7 @@ def look_up(connection: Any, region: str, types: list[str]) -> dict[str, float]:
     return found
 
 
-def snapshot(connection: Any, region: str) -> float | None:
+def snapshot(connection: aws.Aws, region: str) -> float | None:
     """Return the $ a month of a GB of a snapshot, where known. Raises FleetError where that may not be asked for."""
     filters = {"regionCode": region, "productFamily": "Storage Snapshot"}
     products = connection.pages(
@@ -72,7 +73,7 @@ def on_demand(products: list[str], usage: str = "") -> float | None:
     return None
 
 
-def host_price(group: dict[str, Any], prices: dict[str, float], public: bool) -> float | None:
+def host_price(group: fleet_groups.Group, prices: dict[str, float], public: bool) -> float | None:
     """Return the $ an hour of a host of a group with its volume and its public address; None when one isn't known."""
     try:
         price = prices[group["instance_type"]] + prices["GB"] * int(group["volume_size"])
@@ -81,7 +82,7 @@ def host_price(group: dict[str, Any], prices: dict[str, float], public: bool) ->
         return None
 
 
-def unknown(groups: dict[str, dict[str, Any]], prices: dict[str, float], public: bool) -> list[str]:
+def unknown(groups: dict[str, fleet_groups.Group], prices: dict[str, float], public: bool) -> list[str]:
     """Return of what the price isn't known."""
     names = sorted({group["instance_type"] for group in groups.values()} - set(prices))
     return [
@@ -92,7 +93,7 @@ def unknown(groups: dict[str, dict[str, Any]], prices: dict[str, float], public:
 
 
 def check_cost(
-    groups: dict[str, dict[str, Any]], prices: dict[str, float], public: bool, left: datetime.timedelta, cap: float
+    groups: dict[str, fleet_groups.Group], prices: dict[str, float], public: bool, left: datetime.timedelta, cap: float
 ) -> list[str]:
     """Whether the fleet's costs until its expiry, as far as prices are known, stay within the cap in $."""
     known = {"GB": 0.0, "address": 0.0, **{group["instance_type"]: 0.0 for group in groups.values()}, **prices}
@@ -110,7 +111,7 @@ def check_cost(
 
 
 def table(
-    groups: dict[str, dict[str, Any]], hourly: dict[str, float | None], left: datetime.timedelta, running: int
+    groups: dict[str, fleet_groups.Group], hourly: dict[str, float | None], left: datetime.timedelta, running: int
 ) -> list[str]:
     """Return the plan's lines: what each group has and costs an hour, and the fleet's costs until its expiry.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ansible_collections.flotilla.kit.plugins.module_utils import aws
 
@@ -43,7 +43,7 @@ def of_type(instance_type: str) -> str:
     return next((code for code, families in FAMILIES.items() if family and family[0] in families), "")
 
 
-def look_up(connection: Any, codes: list[str]) -> dict[str, Quota]:
+def look_up(connection: aws.Aws, codes: list[str]) -> dict[str, Quota]:
     """Return the account's quotas by code; one that AWS doesn't have in this region is left out.
 
     Raises FleetError where they may not be asked for.
@@ -54,7 +54,7 @@ def look_up(connection: Any, codes: list[str]) -> dict[str, Quota]:
     return {code: quota for code, quota in found.items() if quota}
 
 
-def _quota(connection: Any, code: str) -> Quota | None:
+def _quota(connection: aws.Aws, code: str) -> Quota | None:
     service = "ec2" if code in FAMILIES else "vpc"
     # Only what differs from AWS's default is the account's own.
     for method in ("get_service_quota", "get_aws_default_service_quota"):

@@ -13,9 +13,8 @@ import concurrent.futures
 import datetime
 import json
 import time
-from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, naming, untyped
 
 GRACE = datetime.timedelta(minutes=10)  # a host that powers itself off at its expiry is gone by then
 WAIT = 60.0  # seconds that AWS may take to know a new role, or to forget a deleted group
@@ -24,10 +23,10 @@ UNKNOWN_ROLE = "must allow AWS EventBridge Scheduler to assume the role"
 
 def group_name(fleet: str) -> str:
     """Return the name of a fleet's group of schedules."""
-    return f"flotilla-{fleet}"
+    return naming.in_region(fleet)
 
 
-def wanted(fleet: str, instance: str, expires: str, role: str) -> dict[str, Any]:
+def wanted(fleet: str, instance: str, expires: str, role: str) -> untyped.Request:
     """Return the schedule of an instance, as CreateSchedule and UpdateSchedule take it.
 
     ``expires`` is ISO 8601 in UTC, ``role`` the ARN of the role that may terminate the instance.
@@ -49,7 +48,7 @@ def wanted(fleet: str, instance: str, expires: str, role: str) -> dict[str, Any]
     }
 
 
-def differs(there: dict[str, Any], request: dict[str, Any]) -> bool:
+def differs(there: untyped.Answer, request: untyped.Request) -> bool:
     """Say whether a schedule isn't as wanted; what AWS adds by itself doesn't count."""
     return any(
         differs(there.get(key) or {}, value) if isinstance(value, dict) else there.get(key) != value
@@ -96,11 +95,10 @@ class Schedules:
             self._call("delete the fleet's schedules", "delete_schedule_group", Name=self.group)
         return True
 
-    def _call(self, doing: str, method: str, **arguments: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self.cloud.call(doing, "scheduler", method, **arguments)
-        return answer
+    def _call(self, doing: str, method: str, **arguments: object) -> untyped.Answer:
+        return self.cloud.call(doing, "scheduler", method, **arguments)
 
-    def _find_group(self) -> dict[str, Any]:
+    def _find_group(self) -> untyped.Answer:
         """Return the fleet's group, empty where there is none."""
         try:
             return self._call("look for the fleet's schedules", "get_schedule_group", Name=self.group)
@@ -109,13 +107,13 @@ class Schedules:
                 return {}
             raise
 
-    def _has_tags(self, group: dict[str, Any], tags: dict[str, str]) -> bool:
+    def _has_tags(self, group: untyped.Answer, tags: dict[str, str]) -> bool:
         if group["State"] != "ACTIVE":
             return False
         there = self._call("look at the schedules' tags", "list_tags_for_resource", ResourceArn=group["Arn"])
-        return bool(tags.items() <= aws.tags_of(there).items())
+        return tags.items() <= aws.tags_of(there).items()
 
-    def _put_group(self, group: dict[str, Any], tags: dict[str, str]) -> None:
+    def _put_group(self, group: untyped.Answer, tags: dict[str, str]) -> None:
         deadline = time.monotonic() + WAIT
         while group and group["State"] != "ACTIVE" and time.monotonic() < deadline:
             time.sleep(2)  # it is being deleted, and nothing can be put into it
@@ -141,7 +139,7 @@ class Schedules:
             self._put(request, there)
         return True
 
-    def _put(self, request: dict[str, Any], there: bool) -> None:
+    def _put(self, request: untyped.Request, there: bool) -> None:
         """Make or change a schedule, once AWS knows the role."""
         deadline = time.monotonic() + WAIT
         while True:

@@ -9,7 +9,8 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, untyped
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-key-pairs.html
 TYPES = {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}
@@ -126,7 +127,27 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 
 
-def compare_pair(fleet: str, path: str, public: str, pair: dict[str, Any], hosts: int) -> tuple[bool, list[str]]:
+def make(path: Path) -> None:
+    """Make a private key, of ED25519 and without a passphrase. Raises FleetError."""
+    for folder in reversed([one for one in path.parents if not one.exists()]):
+        folder.mkdir(mode=0o700)  # one that is there keeps its mode
+    _keygen("-q", "-t", "ed25519", "-N", "", "-C", "flotilla", "-f", str(path))
+
+
+def derive_public(path: Path) -> str:
+    """Return the public key of a private one that ssh-keygen can read. Raises FleetError."""
+    return _keygen("-y", "-f", str(path)).strip()
+
+
+def _keygen(*arguments: str) -> str:
+    done = _run("ssh-keygen", *arguments)
+    if done.returncode:
+        words = " ".join(done.stderr.split())
+        raise aws.FleetError(f"ssh-keygen could not make or read the SSH key ({words}): set fleet_ssh_key to another.")
+    return done.stdout
+
+
+def compare_pair(fleet: str, path: str, public: str, pair: untyped.Answer, hosts: int) -> tuple[bool, list[str]]:
     """Hold this machine's key against EC2's key pair of the fleet's name; ``hosts`` are those that run with that one.
 
     Returns whether the pair is to be replaced, which no host would notice, and the problems.

@@ -10,11 +10,17 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.flotilla.kit.plugins.module_utils import plan
+from ansible_collections.flotilla.kit.plugins.module_utils import (
+    fleet_groups,
+    lifetime,
+    naming,
+    regions,
+    s3_urls,
+    untyped,
+)
 
 # Names that begin so are the kit's. node_ isn't among them: others' inventories are full of such names.
 PREFIXES = ("dataset_", "fleet_", "hdfs_", "radl_", "store_", "tensorboard_", "tensorflow_", "training_")
@@ -56,7 +62,7 @@ def check_names(names: Iterable[str], typed: Iterable[str], known: Iterable[str]
     return problems
 
 
-def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
+def check_kind(name: str, value: object, spec: untyped.Option) -> list[str]:
     """Hold a value against an option of an argument specification."""
     kind = spec.get("type", "str")
     if kind in ("str", "path"):
@@ -69,10 +75,10 @@ def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
         what = "a list" if kind == "list" else "a mapping"
         return [f"{name} is '{value}', which is text: give {what}, on the command line as -e '{{\"{name}\": …}}'."]
     if kind in ("int", "float"):
-        if isinstance(value, bool) or (kind == "int" and plan.whole(value) is None):
+        if isinstance(value, bool) or (kind == "int" and fleet_groups.whole(value) is None):
             return [f"{name} is '{value}': give a whole number."]
         try:
-            number = float(value)
+            number = float(str(value))
         except (TypeError, ValueError, OverflowError):
             return [f"{name} is '{value}': give a number."]
         if number < 0 or not math.isfinite(number):
@@ -88,12 +94,12 @@ def check_kind(name: str, value: Any, spec: Mapping[str, Any]) -> list[str]:
     return [f"{name} is '{value}': give {wanted}." if wanted else f"{found[0].rstrip('.')}."]
 
 
-def _untext(name: str, value: Any) -> str:
+def _untext(name: str, value: object) -> str:
     what = "a truth value" if isinstance(value, bool) else "a number"
     return f"{name} is {value}: YAML takes what is written there for {what}, so write it in quotes."
 
 
-def check_job(job: Any, written: str | None = None) -> list[str]:
+def check_job(job: object, written: str | None = None) -> list[str]:
     """A job's name goes into folders of S3 and HDFS; ``written`` is the text of the YAML that a number came from."""
     if isinstance(job, (bool, float)):
         return [_untext("job", job)]
@@ -108,22 +114,22 @@ def check_job(job: Any, written: str | None = None) -> list[str]:
     return []
 
 
-def check_whole(name: str, value: Any, what: str, most: int) -> list[str]:
+def check_whole(name: str, value: object, what: str, most: int) -> list[str]:
     """A number of something, from 1 on."""
-    number = plan.whole(value)
+    number = fleet_groups.whole(value)
     if number is None or number < 1:
         return [f"{name} is '{value}': give a whole number of {what}, at least 1."]
     return [f"{name} is {value}: give at most {most}."] if number > most else []
 
 
-def check_ssh_key(path: Any) -> list[str]:
+def check_ssh_key(path: object) -> list[str]:
     """A file has a name; what is in it the preflight looks at."""
     if not isinstance(path, str) or not path.strip():
         return [f"fleet_ssh_key is {path or 'empty'}: name a private key's file, which is made if it isn't there."]
     return []
 
 
-def check_minutes(name: str, minutes: Any, none: str) -> list[str]:
+def check_minutes(name: str, minutes: object, none: str) -> list[str]:
     """Some minutes, or 0 for none."""
     text = str(minutes)
     if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
@@ -133,12 +139,12 @@ def check_minutes(name: str, minutes: Any, none: str) -> list[str]:
     return []
 
 
-def check_sync(sync: Any, groups: Any) -> list[str]:
+def check_sync(sync: object, groups: object) -> list[str]:
     """Synchronous training takes more than one trainer."""
     if str(sync).lower() not in ("true", "yes", "on", "1") or not isinstance(groups, Mapping):
         return []
-    workers = plan.whole((groups.get("worker") or {}).get("count", 0)) or 0
-    if workers or (plan.whole((groups.get("chief") or {}).get("tasks")) or 1) > 1:
+    workers = fleet_groups.whole((groups.get("worker") or {}).get("count", 0)) or 0
+    if workers or (fleet_groups.whole((groups.get("chief") or {}).get("tasks")) or 1) > 1:
         return []
     return [
         "training_sync is true, but the chief trains alone: have a worker, or set fleet_groups.chief.tasks "
@@ -147,15 +153,15 @@ def check_sync(sync: Any, groups: Any) -> list[str]:
 
 
 def check_values(
-    values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]], written: str | None = None
+    values: Mapping[str, object], specs: Mapping[str, untyped.Option], written: str | None = None
 ) -> list[str]:
     """Judge what is set, as far as it can be judged without AWS; ``written`` as in check_job."""
-    checks: dict[str, Any] = {
-        "fleet_name": lambda name: plan.check_name(str(name)),
-        "fleet_region": lambda region: plan.check_region(str(region)),
-        "fleet_endpoint_url": lambda url: plan.check_endpoint(str(url)),
-        "fleet_expiry_hours": plan.check_expiry,
-        "fleet_groups": plan.check_groups,
+    checks: dict[str, Callable[[object], list[str]]] = {
+        "fleet_name": lambda name: naming.check_name(str(name)),
+        "fleet_region": lambda region: regions.check_region(str(region)),
+        "fleet_endpoint_url": lambda url: regions.check_endpoint(str(url)),
+        "fleet_expiry_hours": lifetime.check_expiry,
+        "fleet_groups": fleet_groups.check_groups,
         "job": lambda job: check_job(job, written),
         "fleet_ssh_key": check_ssh_key,
         "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
@@ -173,7 +179,7 @@ def check_values(
     return problems or check_sync(values.get("training_sync"), values.get("fleet_groups"))
 
 
-def check_needed(values: Mapping[str, Any], unknown: Iterable[str] = ()) -> list[str]:
+def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:
     """What a training can't do without is set, and it doesn't write where it reads; ``unknown`` aren't judged."""
     problems = [
         f"{name} isn't set: the inventory's group_vars/all.yml sets it, as inventories/aws/group_vars/all.yml does."
@@ -187,5 +193,5 @@ def check_needed(values: Mapping[str, Any], unknown: Iterable[str] = ()) -> list
         elif "CHANGE-ME" in url:
             problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")
         else:
-            problems += plan.check_s3(url, name)
-    return problems if problems or len(urls) < 2 else plan.check_apart(*urls.values())
+            problems += s3_urls.check_s3(url, name)
+    return problems if problems or len(urls) < 2 else s3_urls.check_apart(*urls.values())

@@ -113,7 +113,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -134,11 +134,24 @@ SUBOPTIONS = {
 }
 
 
+class Entry(TypedDict):
+    """An entry of O(files), as the action has filled it and Ansible has checked it; None is what wasn't given."""
+
+    path: str
+    state: str  # file, directory, link or absent
+    content: str  # a file's text
+    target: str  # where a link leads to
+    mode: str | None  # octal
+    owner: str | None
+    group: str | None
+    validate: str | None  # a command, in which %s is the new file
+
+
 class Problem(Exception):
     """What keeps an entry from being as it should, in a sentence."""
 
 
-def ids(entry: dict[str, Any]) -> tuple[int, int] | None:
+def ids(entry: Entry) -> tuple[int, int] | None:
     """Return the user's and group's numbers, or None where the host doesn't know them."""
     try:
         user = pwd.getpwnam(entry["owner"]) if entry["owner"] else pwd.getpwuid(os.geteuid())
@@ -166,7 +179,7 @@ class Keeper:
         self.changed: list[str] = []
         self.diffs: list[dict[str, str]] = []
 
-    def keep(self, entry: dict[str, Any]) -> None:
+    def keep(self, entry: Entry) -> None:
         """Make `entry` true; raises Problem."""
         path, state = Path(entry["path"]), entry["state"]
         there = kind(path)
@@ -202,7 +215,7 @@ class Keeper:
             path.mkdir(parents=True)
         self._attributes(path, mode, owner)
 
-    def _file(self, entry: dict[str, Any], path: Path, mode: int, owner: tuple[int, int] | None, there: str) -> None:
+    def _file(self, entry: Entry, path: Path, mode: int, owner: tuple[int, int] | None, there: str) -> None:
         new = entry["content"].encode()
         old = path.read_bytes() if there == "file" else None
         if new == old:
@@ -232,7 +245,7 @@ class Keeper:
             with contextlib.suppress(FileNotFoundError):
                 Path(name).unlink()
 
-    def _validate(self, entry: dict[str, Any], name: str) -> None:
+    def _validate(self, entry: Entry, name: str) -> None:
         if entry["validate"]:
             status, out, err = self.module.run_command(shlex.split(entry["validate"].replace("%s", name)))
             if status:

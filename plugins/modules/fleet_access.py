@@ -18,15 +18,8 @@ description:
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.boto3
+  - flotilla.kit.fleet
 options:
-  region:
-    description: The AWS region.
-    type: str
-    required: true
-  name:
-    description: The fleet's name.
-    type: str
-    required: true
   tags:
     description: Tags of all that is made, beside C(Name).
     type: dict
@@ -100,29 +93,26 @@ changes:
 """
 
 import json
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, naming, ssh, untyped
 
-Document = dict[str, Any]
+Document = Mapping[str, object]
 
 
 class Access(make.Maker):
     """Who may do what, of one fleet."""
 
-    def __init__(self, parameters: dict[str, Any], dry: bool) -> None:
+    def __init__(self, parameters: untyped.Parameters, dry: bool) -> None:
         """Keep the module's parameters."""
         super().__init__(parameters, dry, "ec2", "iam")
-        # IAM is the same in all regions, so the region is part of the name there.
-        self.role_name = f"flotilla-{parameters['name']}-{parameters['region']}"
+        self.role_name = naming.in_iam(parameters["name"], parameters["region"])
 
-    def ensure(self) -> dict[str, Any]:
+    def ensure(self) -> untyped.Result:
         """Make what is missing; returns the module's answer."""
         ours = self.p["launcher"] == "ansible"
-        jobs: list[Callable[[], Any]] = [self.ensure_nodes]
+        jobs: list[Callable[[], object]] = [self.ensure_nodes]
         if ours:
             jobs += [self.ensure_key_pair, *([self.ensure_schedules_role] if self.p["schedule"] else [])]
         arn = str(self.at_once(*jobs)[0])
@@ -132,7 +122,7 @@ class Access(make.Maker):
 
     def ensure_key_pair(self) -> None:
         """Have the key pair in EC2, of the key on this machine."""
-        name = f"flotilla-{self.p['name']}"
+        name = naming.in_region(self.p["name"])
         named = [{"Name": "key-name", "Values": [name]}]
         found = self.call("look up the key pair", "ec2", "describe_key_pairs", Filters=named)["KeyPairs"]
         if found and self.p["replace_key_pair"]:
@@ -164,10 +154,8 @@ class Access(make.Maker):
         if not path.exists():
             if not self.change("SSH key"):
                 return ""
-            for folder in reversed([one for one in path.parents if not one.exists()]):
-                folder.mkdir(mode=0o700)  # one that is there keeps its mode
-            _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", "flotilla", "-f", str(path))
-        return _ssh_keygen("-y", "-f", str(path)).strip()
+            ssh.make(path)
+        return ssh.derive_public(path)
 
     # Roles
 
@@ -205,13 +193,14 @@ class Access(make.Maker):
         }
         trust = _trust({"Service": "scheduler.amazonaws.com"}, {"StringEquals": {"aws:SourceAccount": p["account"]}})
         words = f"Ends hosts of the Flotilla fleet {p['name']} after their expiry"
-        return self.ensure_role(f"{self.role_name}-expiry", "expiry", words, trust, "terminate", policy)
+        name = naming.in_iam_for_expiry(p["name"], p["region"])
+        return self.ensure_role(name, "expiry", words, trust, "terminate", policy)
 
     def ensure_role(
         self, name: str, suffix: str, words: str, trust: Document, policy_name: str, policy: Document | None
     ) -> str:
         """Make a role, or what differs of it; returns its ARN, which is empty where a dry run would make it."""
-        boundary = {"PermissionsBoundary": self.p["boundary"]} if self.p["boundary"] else {}
+        boundary: untyped.Request = {"PermissionsBoundary": self.p["boundary"]} if self.p["boundary"] else {}
         role = self.look_up("get_role", "Role", RoleName=name)
         known: Document = {}
         if role is None:
@@ -232,8 +221,7 @@ class Access(make.Maker):
         else:
             self.refresh_role(role, trust, boundary, self.tags(suffix))
             if policy:
-                asked = {"RoleName": name, "PolicyName": policy_name}
-                known = self.look_up("get_role_policy", "PolicyDocument", **asked) or {}
+                known = self.look_up("get_role_policy", "PolicyDocument", RoleName=name, PolicyName=policy_name) or {}
         if policy and known != policy and self.change(f"policy of the role {name}"):
             self.call(
                 f"write the policy of the role {name}",
@@ -245,7 +233,9 @@ class Access(make.Maker):
             )
         return str(role["Arn"])
 
-    def refresh_role(self, role: Document, trust: Document, boundary: Document, tags: dict[str, str]) -> None:
+    def refresh_role(
+        self, role: untyped.Answer, trust: Document, boundary: untyped.Request, tags: dict[str, str]
+    ) -> None:
         """Bring a role that is there up to date."""
         name = role["RoleName"]
         if role.get("AssumeRolePolicyDocument") != trust and self.change(f"who may take the role {name}"):
@@ -304,10 +294,10 @@ class Access(make.Maker):
                 RoleName=name,
             )
 
-    def look_up(self, method: str, key: str, **named: str) -> Document | None:
+    def look_up(self, method: str, key: str, **named: str) -> untyped.Answer | None:
         """Return what IAM has under a name, or None."""
         try:
-            found: Document = self.aws.call(f"look up {', '.join(named.values())}", "iam", method, **named)[key]
+            found: untyped.Answer = self.aws.call(f"look up {', '.join(named.values())}", "iam", method, **named)[key]
         except aws.FleetError as error:
             if error.__cause__ is None or aws.code(error.__cause__) != "NoSuchEntity":
                 raise
@@ -321,16 +311,6 @@ def _trust(principal: Document, condition: Document | None = None) -> Document:
         "Version": "2012-10-17",
         "Statement": [{**statement, **({"Condition": condition} if condition else {})}],
     }
-
-
-def _ssh_keygen(*arguments: str) -> str:
-    done = subprocess.run(
-        ["ssh-keygen", *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
-    if done.returncode:
-        words = " ".join(done.stderr.split())
-        raise aws.FleetError(f"ssh-keygen could not make or read the SSH key ({words}): set fleet_ssh_key to another.")
-    return done.stdout
 
 
 def main() -> None:

@@ -22,11 +22,8 @@ description:
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.boto3
+  - flotilla.kit.fleet.region
 options:
-  region:
-    description: The AWS region.
-    type: str
-    required: true
   state:
     description: What to do.
     type: str
@@ -188,28 +185,27 @@ summary:
 import secrets
 import time
 from pathlib import Path
-from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, naming, untyped
 
 
 class Baker:
     """Makes, lists and removes images, for one caller."""
 
-    def __init__(self, parameters: dict[str, Any], dry: bool) -> None:
+    def __init__(self, parameters: untyped.Parameters, dry: bool) -> None:
         """Keep the module's parameters, and find out who calls."""
         self.p = parameters
         self.dry = dry
         self.aws = aws.Aws(parameters["region"], parameters["profile"])
         me = self.aws.call("ask who the caller is", "sts", "get_caller_identity")
-        self.caller = plan.caller_name(me["Arn"])
+        self.caller = naming.caller_name(me["Arn"])
         self.owner = parameters["owner"] or self.caller
         self.owners = None if parameters["adopt"] else {self.owner, self.caller}
         self.removed: list[str] = []
 
     def digest(self, base: str) -> str:
         """Return the digest of an image of this kind made from a base image's id."""
-        return str(images.digest(self.p["root"], self.p["kind"], base, self.p["distribution"]))
+        return images.digest(self.p["root"], self.p["kind"], base, self.p["distribution"])
 
     def discard(self, found: list[images.Image]) -> None:
         """Remove images."""
@@ -218,7 +214,7 @@ class Baker:
                 images.remove(self.aws, one)
             self.removed.append(one["name"] or one["id"])
 
-    def begun(self) -> dict[str, Any]:
+    def begun(self) -> untyped.Result:
         """Say whether the image is needed, and clear away what failed before."""
         base = images.resolve(self.aws, self.p["base"])
         digest = self.digest(base)
@@ -266,7 +262,7 @@ class Baker:
             }
         )
 
-    def present(self) -> dict[str, Any]:
+    def present(self) -> untyped.Result:
         """Make the image, or find it, and wait a while for it."""
         image = self.find()
         changed = image is None
@@ -354,14 +350,21 @@ class Baker:
             else:
                 return
 
-    def shown(self, image: images.Image) -> dict[str, Any]:
+    def shown(self, image: images.Image) -> untyped.Result:
         """Return of an image what is of interest, with the progress of its snapshots in words."""
-        keys = ("id", "name", "kind", "digest", "state", "size")
         found = images.snapshots_of(self.aws, [image])
         progress = min((one.get("Progress") or "0%" for one in found.values()), default="0%", key=_percent)
-        return {**{key: image[key] for key in keys}, "progress": "100%" if image["state"] == "available" else progress}
+        return {
+            "id": image["id"],
+            "name": image["name"],
+            "kind": image["kind"],
+            "digest": image["digest"],
+            "state": image["state"],
+            "size": image["size"],
+            "progress": "100%" if image["state"] == "available" else progress,
+        }
 
-    def listed(self, keep: int | None) -> dict[str, Any]:
+    def listed(self, keep: int | None) -> untyped.Result:
         """List all images; with ``keep`` remove the caller's that are too many."""
         at = images.now()
         there = self.look()

@@ -27,15 +27,8 @@ description:
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.boto3
+  - flotilla.kit.fleet
 options:
-  region:
-    description: The AWS region.
-    type: str
-    required: true
-  name:
-    description: The fleet's name.
-    type: str
-    required: true
   groups:
     description: The groups as M(flotilla.kit.fleet_preflight) returns them.
     type: dict
@@ -158,9 +151,19 @@ import concurrent.futures
 import re
 import socket
 import time
-from typing import Any
+from typing import TypedDict
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, plan, schedule
+from ansible_collections.flotilla.kit.plugins.module_utils import (
+    aws,
+    fleet_groups,
+    launch,
+    make,
+    naming,
+    networking,
+    reconcile,
+    schedule,
+    untyped,
+)
 
 MORE_QUOTA = "ask AWS for a higher quota, or take fewer or smaller instances"
 HINTS = {
@@ -180,6 +183,13 @@ LISTED = 20  # seconds after which AWS lists what it has launched
 
 class Lacking(aws.FleetError):
     """A zone has no capacity for a type, or doesn't offer it: AWS's words, with the type."""
+
+
+class LackingZone(TypedDict):
+    """A zone that was tried and lacks capacity."""
+
+    name: str
+    reason: str  # AWS's words, with the type
 
 
 def lacks(error: BaseException) -> bool:
@@ -204,22 +214,22 @@ def size(instance_type: str) -> float:
 class Fleet:
     """The instances of one fleet."""
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
+    def __init__(self, parameters: untyped.Parameters) -> None:
         """Keep the module's parameters."""
         self.p = parameters
-        self.groups: dict[str, dict[str, Any]] = parameters["groups"]
+        self.groups: dict[str, fleet_groups.Group] = parameters["groups"]
         # The network was made before, so AWS can be reached.
         self.aws = aws.Aws(parameters["region"], parameters["profile"], reached=True)
         self.ec2 = self.aws.client("ec2")
         self.warnings: list[str] = []
-        self.zones: list[dict[str, str]] = parameters.get("zones") or [{"name": "its zone", "cidr": ""}]
+        self.zones: list[networking.Zone] = parameters.get("zones") or [{"name": "its zone", "cidr": ""}]
         self.zone = self.zones[0]
         self.subnet = parameters["subnet_id"]
-        self.lacking: list[dict[str, str]] = []
+        self.lacking: list[LackingZone] = []
         self.launched: list[str] = []
         self.scheduled: list[str] = []
 
-    def instances(self, *extra: dict[str, Any]) -> list[dict[str, Any]]:
+    def instances(self, *extra: untyped.Request) -> list[reconcile.Instance]:
         """List the fleet's instances in every state."""
         found = self.aws.pages(
             "list the fleet's instances",
@@ -228,71 +238,31 @@ class Fleet:
             "Reservations",
             Filters=[*aws.tag_filter(self.p["name"]), *extra],
         )
-        return [plan.simplify(one) for reservation in found for one in reservation["Instances"]]
+        return [reconcile.simplify(one) for reservation in found for one in reservation["Instances"]]
 
     def tags(self, group: str, index: int) -> dict[str, str]:
         """Return the tags of one slot's instance, volume and network interface."""
-        return {
-            **self.p["tags"],
-            "Name": f"{self.p['name']}-{group}-{index}",
-            "flotilla-group": group,
-            "flotilla-index": str(index),
-            "flotilla-ssh-user": self.groups[group]["ssh_user"],
-            "flotilla-tasks": str(self.groups[group]["tasks"]),
-            "flotilla-gpus": str(self.groups[group].get("gpus", 0)),
-        }
+        return launch.host_tags(self.p["name"], (group, index), self.groups[group], self.p["tags"])
 
-    def request(self, group: str, index: int) -> dict[str, Any]:
+    def request(self, group: str, index: int) -> untyped.Request:
         """Return what RunInstances is asked for a slot, but for the token."""
-        wanted = self.groups[group]
-        tags = aws.tag_list(self.tags(group, index))
+        network = launch.interface(self.subnet, self.p["public_addresses"])
         return {
-            "MinCount": 1,
-            "MaxCount": 1,
-            "ImageId": wanted["image_id"],
-            "InstanceType": wanted["instance_type"],
+            **launch.request(self.groups[group], self.tags(group, index)),
             "KeyName": self.p["key_name"],
             "IamInstanceProfile": {"Name": self.p["instance_profile"]},
             "UserData": self.p["user_data"],
-            "InstanceInitiatedShutdownBehavior": "terminate",
-            "MetadataOptions": {
-                "HttpEndpoint": "enabled",
-                "HttpTokens": "required",
-                "HttpPutResponseHopLimit": 1,
-            },
-            "NetworkInterfaces": [
-                {
-                    "DeviceIndex": 0,
-                    "SubnetId": self.subnet,
-                    "Groups": [self.p["security_group_id"]],
-                    "AssociatePublicIpAddress": self.p["public_addresses"],
-                    "DeleteOnTermination": True,
-                }
-            ],
-            "BlockDeviceMappings": [
-                {
-                    "DeviceName": wanted["root_device"],
-                    "Ebs": {
-                        "VolumeSize": wanted["volume_size"],
-                        "VolumeType": "gp3",
-                        "Encrypted": True,
-                        "DeleteOnTermination": True,
-                    },
-                }
-            ],
-            "TagSpecifications": [
-                {"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume", "network-interface")
-            ],
+            "NetworkInterfaces": [{**network, "Groups": [self.p["security_group_id"]]}],
         }
 
-    def launch(self, group: str, index: int, known: list[dict[str, Any]]) -> str:
+    def launch(self, group: str, index: int, known: list[reconcile.Instance]) -> str:
         """Launch the instance of one slot; returns its id. Raises Lacking for want of capacity, else FleetError."""
         request = self.request(group, index)
         place = self.subnet + self.p["security_group_id"]
         before = [one["id"] for one in known if (one["group"], one["index"]) == (group, index)]
         refused: float | None = None
         while True:
-            token = plan.client_token(self.p["name"], group, index, place, before)
+            token = reconcile.client_token(self.p["name"], group, index, place, before)
             try:
                 return str(self.ec2.run_instances(ClientToken=token, **request)["Instances"][0]["InstanceId"])
             except Exception as error:
@@ -308,7 +278,7 @@ class Fleet:
                     # An earlier run asked for it, with an older expiry: either AWS doesn't list it yet, or it has
                     # ended, or that request failed.
                     there = self.instances({"Name": "client-token", "Values": [token]})
-                    live = [one for one in there if one["state"] in plan.LIVE]
+                    live = [one for one in there if one["state"] in reconcile.LIVE]
                     if live:
                         return self.adopt(live[0])
                     another = bool(there) or waited > LISTED
@@ -329,15 +299,15 @@ class Fleet:
             return aws.FleetError(f"AWS could not launch {host} as {instance_type}: {words}: {hint}.")
         return aws.FleetError(aws.explain(error, f"launch {host}", self.aws.profile))
 
-    def adopt(self, one: dict[str, Any]) -> str:
+    def adopt(self, one: reconcile.Instance) -> str:
         """Take over an instance of an earlier run that was killed before anybody saw it; returns its id."""
-        problems = plan.check_swaps(self.groups, [one])
+        problems = reconcile.check_swaps(self.groups, [one])
         if problems:
             raise aws.FleetError(problems[0])
         self.retag([one], False)
-        return str(one["id"])
+        return one["id"]
 
-    def batches(self, slots: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    def batches(self, slots: list[reconcile.Slot]) -> list[list[reconcile.Slot]]:
         """Return what to launch first, the hosts of the scarcest type (most GPUs, then the largest), and the rest."""
         types = {slot: self.groups[slot[0]]["instance_type"] for slot in slots}
         first = max(slots, key=lambda slot: (self.groups[slot[0]].get("gpus", 0), size(types[slot])), default=None)
@@ -346,7 +316,7 @@ class Fleet:
         rest = [slot for slot in slots if types[slot] != scarcest]
         return [batch for batch in (rare, rest) if batch]
 
-    def launch_all(self, slots: list[tuple[str, int]], known: list[dict[str, Any]]) -> list[str]:
+    def launch_all(self, slots: list[reconcile.Slot], known: list[reconcile.Instance]) -> list[str]:
         """Launch several slots, the hosts of a batch side by side; returns the ids, which are in ``launched``, too.
 
         Goes no further after a failure. Raises Lacking when want of capacity was all, else FleetError with all reasons.
@@ -374,7 +344,7 @@ class Fleet:
             raise Lacking("; ".join(sorted({str(one) for one in problems})))
         return self.launched
 
-    def subnet_in(self, zone: dict[str, str]) -> str:
+    def subnet_in(self, zone: networking.Zone) -> str:
         """Find the fleet's subnet in a further zone, or make it, with the fleet's routes; returns its id."""
         place = [
             {"Name": "vpc-id", "Values": [self.p["vpc_id"]]},
@@ -417,7 +387,7 @@ class Fleet:
                 raise
         return subnet
 
-    def settle(self, todo: dict[str, Any], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def settle(self, todo: reconcile.Plan, known: list[reconcile.Instance]) -> list[reconcile.Instance]:
         """Launch what is missing in the first zone that has it all; returns the fleet's instances once they run.
 
         Raises FleetError when it can't be, and then nothing that was launched here is left.
@@ -455,7 +425,7 @@ class Fleet:
         """Return which zones were tried in vain, and AWS's words, as part of a sentence."""
         return "; ".join(f"{one['name']} ({one['reason']})" for one in self.lacking)
 
-    def end_launched(self, slots: list[tuple[str, int]], known: list[dict[str, Any]]) -> bool:
+    def end_launched(self, slots: list[reconcile.Slot], known: list[reconcile.Instance]) -> bool:
         """End again what this run has launched, and wait until it is ending; returns whether there was something.
 
         Asks AWS for it by slot, too: the answer to a launch may have been lost. Raises FleetError with what is left.
@@ -468,7 +438,9 @@ class Fleet:
                 there = [one for one in self.instances() if one["id"] not in old]
                 unseen -= {one["id"] for one in there}
                 live = {
-                    one["id"] for one in there if one["state"] in plan.LIVE and (one["group"], one["index"]) in slots
+                    one["id"]
+                    for one in there
+                    if one["state"] in reconcile.LIVE and (one["group"], one["index"]) in slots
                 }
                 left = sorted(live | unseen)
                 if not left:
@@ -487,13 +459,13 @@ class Fleet:
                         denied, reason = aws.code(error) in aws.DENIED_CODES, aws.message(error)
                 time.sleep(1)
 
-    def retag(self, kept: list[dict[str, Any]], dry: bool) -> list[str]:
+    def retag(self, kept: list[reconcile.Instance], dry: bool) -> list[str]:
         """Bring the tags of kept instances up to date, e.g. a later expiry; returns the hosts' names."""
         changed = []
         for one in kept:
-            wanted = {
-                key: value for key, value in self.tags(one["group"], one["index"]).items() if key != "flotilla-ssh-user"
-            }
+            index = one["index"]
+            assert index is not None  # without one, it would be none of the fleet's hosts
+            wanted = {key: value for key, value in self.tags(one["group"], index).items() if key != "flotilla-ssh-user"}
             if any(one["tags"].get(key) != value for key, value in wanted.items()):
                 changed.append(f"{one['group']}-{one['index']}")
                 if not dry:
@@ -537,7 +509,7 @@ class Fleet:
                 )
         return changed
 
-    def start(self, stopped: list[dict[str, Any]]) -> None:
+    def start(self, stopped: list[reconcile.Instance]) -> None:
         """Start stopped instances, once those that are still stopping have stopped."""
         ids = [one["id"] for one in stopped]
         deadline = time.monotonic() + self.p["timeout"]
@@ -551,13 +523,13 @@ class Fleet:
                 time.sleep(2)
         self.aws.call("start stopped instances", "ec2", "start_instances", InstanceIds=ids)
 
-    def wait_running(self, ids: list[str]) -> list[dict[str, Any]]:
+    def wait_running(self, ids: list[str]) -> list[reconcile.Instance]:
         """Wait until all instances run; returns them."""
         deadline = time.monotonic() + self.p["timeout"]
         with self.aws.until(deadline):
             return self._wait_running(ids, deadline)
 
-    def _wait_running(self, ids: list[str], deadline: float) -> list[dict[str, Any]]:
+    def _wait_running(self, ids: list[str], deadline: float) -> list[reconcile.Instance]:
         pause = 0.5
         while True:
             found = {one["id"]: one for one in self.instances() if one["id"] in ids}
@@ -585,7 +557,7 @@ class Fleet:
             time.sleep(pause)
             pause = min(pause * 1.5, 3)
 
-    def wait_ssh(self, running: list[dict[str, Any]]) -> None:
+    def wait_ssh(self, running: list[reconcile.Instance]) -> None:
         """Wait until the SSH server of every instance that has a public address says who it is."""
         running = [one for one in running if one["public"]]  # ssh may have another host between us and the others
         deadline = time.monotonic() + self.p["timeout"]
@@ -619,19 +591,19 @@ class Fleet:
             )
 
 
-def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
+def reconcile_fleet(fleet: Fleet, dry: bool) -> untyped.Result:
     """Make the instances what the groups say, or in a dry run say what that would mean."""
     known = fleet.instances()
-    todo = plan.reconcile(fleet.groups, known)
-    problems = plan.check_swaps(fleet.groups, todo["keep"])
+    todo = reconcile.compare(fleet.groups, known)
+    problems = reconcile.check_swaps(fleet.groups, todo["keep"])
     if problems:
         raise aws.FleetError("\n".join(problems))
-    result: dict[str, Any] = {
+    result: untyped.Result = {
         "launched": [f"{group}-{index}" for group, index in todo["launch"]],
         "started": [f"{one['group']}-{one['index']}" for one in todo["start"]],
         "terminated": [f"{one['group']}-{one['index']} ({one['id']})" for one in todo["terminate"]],
         "retagged": fleet.retag(todo["keep"], dry),
-        "scheduled": fleet.schedule([one["id"] for one in known if one["state"] in plan.LIVE], dry),
+        "scheduled": fleet.schedule([one["id"] for one in known if one["state"] in reconcile.LIVE], dry),
     }
     result["changed"] = any(result.values())
     running = todo["keep"]
@@ -650,8 +622,14 @@ def reconcile_fleet(fleet: Fleet, dry: bool) -> dict[str, Any]:
         fleet.wait_ssh(running)
     result.update(zone=fleet.zone["name"], lacking=fleet.lacking)
     result["instances"] = [
-        {"name": f"{one['group']}-{one['index']}", **{key: one[key] for key in ("id", "type", "public", "private")}}
-        for one in sorted(running, key=lambda one: (plan.GROUPS.index(one["group"]), one["index"]))
+        {
+            "name": f"{one['group']}-{one['index']}",
+            "id": one["id"],
+            "type": one["type"],
+            "public": one["public"],
+            "private": one["private"],
+        }
+        for one in sorted(running, key=lambda one: (fleet_groups.GROUPS.index(one["group"]), one["index"]))
     ]
     return result
 
@@ -676,7 +654,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 300},
         },
     )
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    problems = naming.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
     warnings: list[str] = []  # are said also where something else fails: hosts may run without a schedule

@@ -20,15 +20,8 @@ description:
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.boto3
+  - flotilla.kit.fleet
 options:
-  region:
-    description: The AWS region.
-    type: str
-    required: true
-  name:
-    description: The fleet's name.
-    type: str
-    required: true
   tags:
     description: Tags of all that is made, beside C(Name).
     type: dict
@@ -96,9 +89,8 @@ changes:
   elements: str
 """
 
-from typing import Any
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, naming, untyped
 
 EVERYWHERE = "0.0.0.0/0"
 Rule = tuple[str, int, int, str, str]  # protocol, ports from and to, what the source is, the source
@@ -114,16 +106,16 @@ SOURCES = {
 class Network(make.Maker):
     """The network of one fleet."""
 
-    def __init__(self, parameters: dict[str, Any], dry: bool) -> None:
+    def __init__(self, parameters: untyped.Parameters, dry: bool) -> None:
         """Keep the module's parameters."""
         super().__init__(parameters, dry, "ec2")
         self.own = not parameters["vpc_id"]
         self.vpc = parameters["vpc_id"]
         self.subnet = parameters["subnet_id"]
         self.gateway = self.table = self.group = ""
-        self.found: dict[str, list[dict[str, Any]]] = {}
+        self.found: dict[str, list[untyped.Answer]] = {}
 
-    def ensure(self) -> dict[str, Any]:
+    def ensure(self) -> untyped.Result:
         """Make what is missing; returns the ids."""
         self.look()
         self.refresh_tags()
@@ -181,7 +173,7 @@ class Network(make.Maker):
         if old and self.change("tags"):
             self.call("tag the fleet's network", "ec2", "create_tags", Resources=old, Tags=aws.tag_list(self.p["tags"]))
 
-    def of_vpc(self, kind: str) -> list[dict[str, Any]]:
+    def of_vpc(self, kind: str) -> list[untyped.Answer]:
         """Return what is there of a kind in the fleet's VPC."""
         return [one for one in self.found[kind] if one.get("VpcId") == self.vpc]
 
@@ -230,7 +222,7 @@ class Network(make.Maker):
             there = [made["Subnet"]] if made else self.taken_subnet()
         self.subnet = str(there[0]["SubnetId"]) if there else ""
 
-    def taken_subnet(self) -> list[dict[str, Any]]:
+    def taken_subnet(self) -> list[untyped.Answer]:
         """Return the subnet that has the network: ours, where the answer to its making was lost."""
         zone = self.p["zone"]
         named = [
@@ -238,7 +230,7 @@ class Network(make.Maker):
             {"Name": "vpc-id", "Values": [self.vpc]},
             {"Name": "availability-zone", "Values": [zone["name"]]},
         ]
-        found: list[dict[str, Any]] = self.aws.pages(
+        found: list[untyped.Answer] = self.aws.pages(
             "list the fleet's subnet", "ec2", "describe_subnets", "Subnets", Filters=named
         )
         if not found:
@@ -292,7 +284,7 @@ class Network(make.Maker):
             )
             self.table = str(made["RouteTable"]["RouteTableId"])
 
-    def known_table(self) -> dict[str, Any]:
+    def known_table(self) -> untyped.Answer:
         """Return the route table as it was found; empty where it is new."""
         return next((one for one in self.of_vpc("route table") if one["RouteTableId"] == self.table), {})
 
@@ -349,7 +341,7 @@ class Network(make.Maker):
         """Find the security group, or make it, and give it its rules."""
         there = self.of_vpc("security group")
         if not there and self.change("security group"):
-            name = f"flotilla-{self.p['name']}"
+            name = naming.in_region(self.p["name"])
             made = self.call(
                 "make the security group",
                 "ec2",
@@ -365,10 +357,10 @@ class Network(make.Maker):
             self.group = str(there[0]["GroupId"])
             self.ensure_rules(rules_of(there[0].get("IpPermissions", [])))
 
-    def taken_group(self, name: str) -> list[dict[str, Any]]:
+    def taken_group(self, name: str) -> list[untyped.Answer]:
         """Return the security group that has the name: ours, where the answer to its making was lost."""
         named = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [self.vpc]}]
-        found: list[dict[str, Any]] = self.aws.pages(
+        found: list[untyped.Answer] = self.aws.pages(
             "look up the security group", "ec2", "describe_security_groups", "SecurityGroups", Filters=named
         )
         if any(aws.tags_of(one).get("flotilla-fleet") == self.p["name"] for one in found):
@@ -409,7 +401,7 @@ class Network(make.Maker):
                 )
 
 
-def rules_of(permissions: list[dict[str, Any]]) -> dict[Rule, str]:
+def rules_of(permissions: list[untyped.Answer]) -> dict[Rule, str]:
     """Return AWS's rules one by one, with their descriptions."""
     return {
         (one["IpProtocol"], one.get("FromPort", -1), one.get("ToPort", -1), kind, source[key]): source.get(
@@ -421,7 +413,7 @@ def rules_of(permissions: list[dict[str, Any]]) -> dict[Rule, str]:
     }
 
 
-def permission(rule: Rule, words: str) -> dict[str, Any]:
+def permission(rule: Rule, words: str) -> untyped.Request:
     """Return a rule as AWS takes it."""
     protocol, first, last, kind, source = rule
     ports = {} if protocol == "-1" else {"FromPort": first, "ToPort": last}

@@ -20,15 +20,8 @@ description:
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.boto3
+  - flotilla.kit.fleet
 options:
-  region:
-    description: The AWS region.
-    type: str
-    required: true
-  name:
-    description: The fleet's name.
-    type: str
-    required: true
   state:
     description: V(present) lists, V(absent) removes.
     type: str
@@ -100,12 +93,37 @@ import concurrent.futures
 import difflib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, naming, reconcile, untyped
 from ansible_collections.flotilla.kit.plugins.module_utils import schedule as schedules
 
-Found = list[dict[str, Any]]
+
+class Item(TypedDict):
+    """Something of one kind that belongs to the fleet."""
+
+    id: str
+    name: str  # its tag Name, or what it is called; often empty
+    state: str  # in AWS's words; empty where such have none
+    item: untyped.Answer  # all that AWS says of it
+
+
+class Resource(Item):
+    """Something that belongs to the fleet, whatever it is."""
+
+    kind: str  # as a Kind is called, or instance
+
+
+class Left(TypedDict):
+    """What is still there, or a kind that could not be listed."""
+
+    kind: str
+    id: str  # empty: what couldn't be listed
+    why: str
+
+
+Items = list[Item]
+Found = list[Resource]
 
 COSTLY = {"instance", "volume"}  # what else a fleet is made of costs nothing
 STILL = 30  # seconds without a change after which nothing waits any more for what AWS has refused to remove
@@ -117,12 +135,12 @@ class Kind(NamedTuple):
 
     name: str
     service: str
-    find: Callable[[], Found]
-    remove: Callable[[dict[str, Any]], Any]
+    find: Callable[[], Items]
+    remove: Callable[[Resource], object]
     waits: bool
 
 
-def key(one: dict[str, Any]) -> str:
+def key(one: Resource | Left) -> str:
     """Return what tells a resource from all others: role and instance profile have one name."""
     return f"{one['kind']} {one['id']}"
 
@@ -134,7 +152,7 @@ def cause(error: BaseException) -> BaseException:
 
 def passes(error: BaseException) -> bool:
     """Whether an error may be gone in a minute: AWS is away, or answers others."""
-    return bool(aws.temporary(cause(error)))
+    return aws.temporary(cause(error))
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -154,8 +172,8 @@ class Resources:
         self.scheduler = self.aws.client("scheduler")
         self.fleet = fleet
         self.group_name = schedules.group_name(fleet)
-        self.iam_name = f"flotilla-{fleet}-{region}"
-        self.expiry_name = f"{self.iam_name}-expiry"
+        self.iam_name = naming.in_iam(fleet, region)
+        self.expiry_name = naming.in_iam_for_expiry(fleet, region)
         self.ended = False  # whether AWS still knows instances of the fleet that have ended
         self.reasons: dict[str, str] = {}  # by key: why it is still there
         self.refused: set[str] = set()  # keys and kinds of what AWS will not remove or list
@@ -197,10 +215,10 @@ class Resources:
         if not (schedule and self.aws.offers("scheduler")):  # the role may be there from before that was said
             self.kinds = [kind for kind in self.kinds if kind.name != "schedule group"]
 
-    def _ec2(self, method: str, key: str, identity: str, state: str = "", **arguments: Any) -> Found:
+    def _ec2(self, method: str, key: str, identity: str, state: str = "") -> Items:
         """Ask for one kind by tag."""
-        arguments["Filters"] = [*aws.tag_filter(self.fleet), *arguments.get("Filters", [])]
-        items = self.aws.pages(f"list the fleet's resources ({method})", "ec2", method, key, **arguments)
+        tagged = aws.tag_filter(self.fleet)
+        items = self.aws.pages(f"list the fleet's resources ({method})", "ec2", method, key, Filters=tagged)
         return [
             {
                 "id": item[identity],
@@ -220,7 +238,7 @@ class Resources:
             "Reservations",
             Filters=aws.tag_filter(self.fleet),
         )
-        every = [
+        every: Found = [
             {
                 "kind": "instance",
                 "id": item["InstanceId"],
@@ -235,7 +253,7 @@ class Resources:
         self.ended = self.ended or len(living) < len(every)
         return living
 
-    def key_pairs(self) -> Found:
+    def key_pairs(self) -> Items:
         """Key pairs."""
         answer = self.aws.call(
             "list the fleet's key pair", "ec2", "describe_key_pairs", Filters=aws.tag_filter(self.fleet)
@@ -244,24 +262,24 @@ class Resources:
             {"id": item["KeyPairId"], "name": item["KeyName"], "state": "", "item": item} for item in answer["KeyPairs"]
         ]
 
-    def endpoints(self) -> Found:
+    def endpoints(self) -> Items:
         """VPC endpoints; deleted ones stay listed for a while."""
         found = self._ec2("describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId", "State")
         return [one for one in found if one["state"].lower() != "deleted"]
 
-    def volumes(self) -> Found:
+    def volumes(self) -> Items:
         """Volumes."""
         return self._ec2("describe_volumes", "Volumes", "VolumeId", "State")
 
-    def network_interfaces(self) -> Found:
+    def network_interfaces(self) -> Items:
         """Network interfaces."""
         return self._ec2("describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId", "Status")
 
-    def security_groups(self) -> Found:
+    def security_groups(self) -> Items:
         """Security groups."""
         return self._ec2("describe_security_groups", "SecurityGroups", "GroupId")
 
-    def _of_vpc(self, method: str, key: str, identity: str, place: str) -> Found:
+    def _of_vpc(self, method: str, key: str, identity: str, place: str) -> Items:
         """Ask for one kind by tag, and by its place in the fleet's own VPC.
 
         Ansible's modules make these kinds first and tag them next; a run may have been killed in between.
@@ -280,24 +298,24 @@ class Resources:
             ]
         return found
 
-    def route_tables(self) -> Found:
+    def route_tables(self) -> Items:
         """Route tables of our own; the main one goes with its VPC."""
         found = self._of_vpc("describe_route_tables", "RouteTables", "RouteTableId", "vpc-id")
         return [one for one in found if not any(link.get("Main") for link in one["item"].get("Associations", []))]
 
-    def gateways(self) -> Found:
+    def gateways(self) -> Items:
         """Internet gateways."""
         return self._of_vpc("describe_internet_gateways", "InternetGateways", "InternetGatewayId", "attachment.vpc-id")
 
-    def subnets(self) -> Found:
+    def subnets(self) -> Items:
         """Subnets."""
         return self._ec2("describe_subnets", "Subnets", "SubnetId", "State")
 
-    def vpcs(self) -> Found:
+    def vpcs(self) -> Items:
         """VPCs."""
         return self._ec2("describe_vpcs", "Vpcs", "VpcId", "State")
 
-    def _named(self, service: str, method: str, key: str, argument: str, name: str) -> Found:
+    def _named(self, service: str, method: str, key: str, argument: str, name: str) -> Items:
         """Ask for something by the name that the fleet gives it, as its service has no search by tag."""
         try:
             item = getattr(self.aws.client(service), method)(**{argument: name})
@@ -312,30 +330,30 @@ class Resources:
             return []
         return [{"id": name, "name": name, "state": item.get("State", ""), "item": item}]
 
-    def instance_profiles(self) -> Found:
+    def instance_profiles(self) -> Items:
         """The nodes' instance profile."""
         return self._named("iam", "get_instance_profile", "InstanceProfile", "InstanceProfileName", self.iam_name)
 
-    def roles(self, name: str) -> Found:
+    def roles(self, name: str) -> Items:
         """The nodes' role, or that of the schedules."""
         return self._named("iam", "get_role", "Role", "RoleName", name)
 
-    def schedule_groups(self) -> Found:
+    def schedule_groups(self) -> Items:
         """The group of the schedules that end the instances at their expiry."""
         return self._named("scheduler", "get_schedule_group", "", "Name", self.group_name)
 
-    def delete_instance_profile(self, one: dict[str, Any]) -> None:
+    def delete_instance_profile(self, one: Resource) -> None:
         """Take the role out of the profile, and delete the profile."""
         for role in one["item"].get("Roles", []):
             self.iam.remove_role_from_instance_profile(InstanceProfileName=one["id"], RoleName=role["RoleName"])
         self.iam.delete_instance_profile(InstanceProfileName=one["id"])
 
-    def delete_schedule_group(self, one: dict[str, Any]) -> None:
+    def delete_schedule_group(self, one: Resource) -> None:
         """Delete the group with its schedules, which takes AWS a while."""
         if one["state"] != "DELETING":
             self.scheduler.delete_schedule_group(Name=one["id"])
 
-    def delete_role(self, one: dict[str, Any]) -> None:
+    def delete_role(self, one: Resource) -> None:
         """Delete the role with its policies."""
         for name in self.iam.list_role_policies(RoleName=one["id"])["PolicyNames"]:
             self.iam.delete_role_policy(RoleName=one["id"], PolicyName=name)
@@ -343,13 +361,13 @@ class Resources:
             self.iam.detach_role_policy(RoleName=one["id"], PolicyArn=policy["PolicyArn"])
         self.iam.delete_role(RoleName=one["id"])
 
-    def delete_route_table(self, one: dict[str, Any]) -> None:
+    def delete_route_table(self, one: Resource) -> None:
         """Free a route table from its subnets, and delete it."""
         for association in one["item"].get("Associations", []):
             self.ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
         self.ec2.delete_route_table(RouteTableId=one["id"])
 
-    def delete_gateway(self, one: dict[str, Any]) -> None:
+    def delete_gateway(self, one: Resource) -> None:
         """Take a gateway off its VPC, and delete it."""
         for attachment in one["item"].get("Attachments", []):
             self.ec2.detach_internet_gateway(InternetGatewayId=one["id"], VpcId=attachment["VpcId"])
@@ -382,7 +400,7 @@ class Resources:
         operation = getattr(cause(error), "operation_name", "")
         if aws.code(cause(error)) in aws.DENIED_CODES and operation:
             return f"you lack the permission {service}:{operation}"
-        return str(aws.explain(error, doing, self.aws.profile)).rstrip(".")
+        return aws.explain(error, doing, self.aws.profile).rstrip(".")
 
     def terminate(self, instances: Found) -> None:
         """End instances; one that AWS doesn't know or may not end must not save the others."""
@@ -426,7 +444,9 @@ class Resources:
         if is_refusal(error):
             self.refused.add(its_key)
 
-    def remove_all(self, timeout: float, check: Callable[[Found], None] = lambda found: None) -> tuple[Found, Found]:
+    def remove_all(
+        self, timeout: float, check: Callable[[Found], None] = lambda found: None
+    ) -> tuple[Found, list[Left]]:
         """Remove, instances first, and ask again until nothing is left, or only what AWS refuses to remove.
 
         Returns what was there, and what is left, each with the reason as ``why``; a kind that can't be listed has no
@@ -434,7 +454,7 @@ class Resources:
         a listing of instances that is refused.
         """
         deadline = time.monotonic() + timeout
-        seen: dict[str, dict[str, Any]] = {}
+        seen: dict[str, Resource] = {}
         instances: Found = []
         others: Found = []
         keys: set[str] = set()
@@ -469,7 +489,10 @@ class Resources:
             if instances or keys == last:  # else this round has removed something, and the next may find nothing left
                 time.sleep(pause)
                 pause = min(pause * 1.4, 5)
-        left = [{**one, "why": self.reasons.get(key(one), "waits for the others")} for one in found]
+        left: list[Left] = [
+            {"kind": one["kind"], "id": one["id"], "why": self.reasons.get(key(one), "waits for the others")}
+            for one in found
+        ]
         left += [{"kind": kind, "id": "", "why": reason} for kind, reason in unlisted.items()]
         return list(seen.values()), left
 
@@ -483,7 +506,7 @@ class Resources:
     def fleets(self) -> list[str]:
         """Name the fleets that have instances or a VPC in this region; none where that can't be listed."""
         tagged = {"Name": "tag-key", "Values": ["flotilla-fleet"]}
-        living = {"Name": "instance-state-name", "Values": list(plan.LIVE)}
+        living = {"Name": "instance-state-name", "Values": list(reconcile.LIVE)}
         try:
             found = self.aws.pages("list fleets", "ec2", "describe_vpcs", "Vpcs", Filters=[tagged])
             for reservation in self.aws.pages(
@@ -495,7 +518,7 @@ class Resources:
         return sorted({aws.tags_of(one)["flotilla-fleet"] for one in found})
 
 
-def line(one: dict[str, Any]) -> str:
+def line(one: Left) -> str:
     """Say of what is left, or of a kind that can't be listed, why."""
     return f"{one['kind']} {one['id']} ({one['why']})" if one["id"] else f"{one['kind']}s can't be listed: {one['why']}"
 
@@ -523,7 +546,7 @@ def summarize(found: Found) -> dict[str, str]:
     }
 
 
-def failure(name: str, found: Found, left: Found) -> str:
+def failure(name: str, found: Found, left: list[Left]) -> str:
     """Say what is gone and what isn't, whether that costs money, and what to do."""
     stays = {key(one) for one in left}
     gone = summarize([one for one in found if key(one) not in stays])
@@ -540,12 +563,12 @@ def images_that_stay(cloud: aws.Aws) -> str:
     try:
         with cloud.until(0.0):  # nor to wait
             there = images.own(cloud)
-            return str(images.summary(there, images.monthly(cloud) if there else None))
+            return images.summary(there, images.monthly(cloud) if there else None)
     except aws.FleetError:
         return ""
 
 
-def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, Any]:
+def work(fleet: Resources, parameters: untyped.Parameters, dry: bool) -> untyped.Result:
     """List or remove the fleet; returns the module's answer. Raises FleetError."""
     owners: set[str] = set()
 
@@ -554,13 +577,13 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         new = {aws.tags_of(one["item"]).get("flotilla-owner", "") for one in found} - owners - {""}
         if new and not parameters["adopt"]:
             answer = fleet.aws.call("ask who the caller is", "sts", "get_caller_identity")
-            caller = plan.caller_name(str(answer["Arn"]))
-            problems = plan.check_theirs(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
+            caller = naming.caller_name(str(answer["Arn"]))
+            problems = naming.check_theirs(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
             if problems:
                 raise aws.FleetError(problems[0])
             owners.update(new)
 
-    left: Found = []
+    left: list[Left] = []
     unlisted: dict[str, str] = {}
     if parameters["state"] == "absent" and not dry:
         found, left = fleet.remove_all(parameters["timeout"], check)
@@ -570,9 +593,11 @@ def work(fleet: Resources, parameters: dict[str, Any], dry: bool) -> dict[str, A
         found = [*instances, *others]
         if parameters["state"] == "absent":
             check(found)
-    answer = {
+    answer: untyped.Result = {
         "changed": parameters["state"] == "absent" and bool(found),
-        "resources": [{key: one[key] for key in ("kind", "id", "name", "state")} for one in found],
+        "resources": [
+            {"kind": one["kind"], "id": one["id"], "name": one["name"], "state": one["state"]} for one in found
+        ],
         "unlisted": [line({"kind": kind, "id": "", "why": reason}) for kind, reason in unlisted.items()],
         "fleets": [],
         "images": images_that_stay(fleet.aws) if parameters["state"] == "absent" and not left else "",
@@ -601,7 +626,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 600},
         },
     )
-    problems = plan.check_name(module.params["name"])  # in a filter, * would mean every fleet
+    problems = naming.check_name(module.params["name"])  # in a filter, * would mean every fleet
     if problems:
         module.fail_json(msg=problems[0])
     try:

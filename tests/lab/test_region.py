@@ -16,19 +16,9 @@ import jinja2
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from harness import (
-    BY_ROOT,
-    HOST,
-    ROOT,
-    Network,
-    as_root,
-    delete_network,
-    make_network,
-    only_lab,
-    token,
-    user_runs,
-    wait_until,
-)
+
+from tests.support.commands import BY_ROOT, ROOT, as_root, user_runs, wait_until
+from tests.support.lab import HOST, Network, delete_network, make_network, only_lab, token
 
 TRACES = ("ip netns list", "cat /proc/mounts", "ls -d /sys/fs/cgroup/*/flotilla-lab /sys/fs/cgroup/flotilla-lab",
           "ip link", "ip route", "ps -eo args")  # fmt: skip

@@ -15,7 +15,9 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
-from harness import HOST, Network, as_root, delete_network, make_network, user_runs, wait_until
+
+from tests.support.commands import as_root, user_runs, wait_until
+from tests.support.lab import HOST, Network, delete_network, make_network
 
 LAYERS = "/var/lib/flotilla-lab/snapshots"
 DIGEST = [{"Key": "flotilla-image", "Value": "abc"}]

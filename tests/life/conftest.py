@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import boto3
 import pytest
-from fleet import Image, address, baked, left, playbook
-from harness import living, wait_until
+
+from tests.support.commands import wait_until
+from tests.support.fleet import Image, address, baked, left, playbook
+from tests.support.lab import living
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,23 @@ from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BUCKET, INVENTORY, host, killed_at, killed_when, left, manifest, playbook, running, variables, watch
-from harness import kill_family, living, user_runs, wait_until
 
 from benchmarks.faults import FAULTS, TASKS, TRAINERS, run, wait_for
+from tests.support.commands import kill_family, user_runs, wait_until
+from tests.support.fleet import (
+    BUCKET,
+    INVENTORY,
+    host,
+    killed_at,
+    killed_when,
+    left,
+    manifest,
+    playbook,
+    running,
+    variables,
+    watch,
+)
+from tests.support.lab import living
 
 pytestmark = pytest.mark.usefixtures("image")
 STEPS = 120

@@ -15,8 +15,10 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from fleet import BARE, SERVED, left, manifest, playbook
-from harness import ROOT, as_root, living, token, user_runs, wait_until
+
+from tests.support.commands import ROOT, as_root, user_runs, wait_until
+from tests.support.fleet import BARE, SERVED, left, manifest, playbook
+from tests.support.lab import living, token
 
 # The parameter server's host is IM's master, too, and gets most of the processors: the others train all the time.
 GROUPS = {

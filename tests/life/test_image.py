@@ -12,8 +12,10 @@ from pathlib import Path
 
 import boto3
 import pytest
-from fleet import BARE, INVENTORY, Image, baked, host, killed_at, left, manifest, playbook
-from harness import HOST, ROOT, as_root, delete_network, living, make_network, user_runs, wait_until
+
+from tests.support.commands import ROOT, as_root, user_runs, wait_until
+from tests.support.fleet import BARE, INVENTORY, Image, baked, host, killed_at, left, manifest, playbook
+from tests.support.lab import HOST, delete_network, living, make_network
 
 GROUPS = {
     "ps": {"count": 1, "instance_type": "t3.large"},

@@ -14,9 +14,11 @@ from typing import Any
 
 import boto3
 import pytest
-from browser import chromium, look
-from fleet import BUCKET, INVENTORY, SERVED, host, left, manifest, playbook, variables, watch
-from harness import ROOT, upload, user_runs
+
+from tests.support.browser import chromium, look
+from tests.support.commands import ROOT, user_runs
+from tests.support.fleet import BUCKET, INVENTORY, SERVED, host, left, manifest, playbook, variables, watch
+from tests.support.lab import upload
 
 PREDICT = """
 import json, os, sys, tempfile

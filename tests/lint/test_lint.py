@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import ROOT, user_runs
+
+from tests.support.commands import ROOT, user_runs
 
 # Each call of mypy has a cache of its own: with other options it would throw away what the one before has found.
 LINTERS = {
@@ -25,7 +26,7 @@ LINTERS = {
     ],
     "mypy-plugins": [
         "mypy", "--cache-dir", ".mypy_cache/plugins", "--strict", "--explicit-package-bases",
-        "--ignore-missing-imports", "--allow-subclassing-any", "plugins",
+        "--ignore-missing-imports", "--allow-subclassing-any", "collections/ansible_collections/flotilla/kit/plugins",
     ],
 }  # fmt: skip
 AWS = ROOT / "docs/aws.md"

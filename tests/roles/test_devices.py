@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, as_root, user_runs
+
+from tests.support.commands import ROOT, as_root, user_runs
 
 CACHE = Path("/var/lib/flotilla-lab/cache")
 BUILD = "mmdebstrap --variant=extract --mode=root --include=systemd bullseye"  # unpacked is enough

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import ROOT, as_root
+
+from tests.support.commands import ROOT, as_root
 
 MODEL = "Amazon EC2 NVMe Instance Storage"
 

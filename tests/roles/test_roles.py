@@ -11,7 +11,9 @@ from pathlib import Path
 
 import boto3
 import pytest
-from harness import ROOT, delete_vpc, make_vpc, user_runs
+
+from tests.support.commands import ROOT, user_runs
+from tests.support.lab import delete_vpc, make_vpc
 
 GROUPS = {name: {"count": 1, "instance_type": "c5.xlarge"} for name in ("ps", "chief")}
 FLEET = ["-i", "tests/life/inventory", "-e", json.dumps({"fleet_name": "roles", "fleet_groups": GROUPS})]

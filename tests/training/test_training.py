@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import ROOT, user_runs
+from tests.support.commands import ROOT, user_runs
 
 
 def test_training_package() -> None:

@@ -1,13 +1,10 @@
-"""Lets unit tests import the collection as Ansible does, and keeps them away from real AWS credentials."""
+"""Keeps unit tests away from real AWS credentials."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "collections"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, naming
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
@@ -56,15 +56,15 @@ ME = "arn:aws:iam::123456789012:user/ada"
     ],
 )
 def test_the_caller_has_one_name(who: str, owner: str, name: str) -> None:
-    assert plan.caller_name(f"arn:aws:{who}") == owner and plan.check_owner(owner) == []
-    assert plan.default_name(f"arn:aws:{who}") == name and plan.check_name(name) == []
+    assert naming.caller_name(f"arn:aws:{who}") == owner and naming.check_owner(owner) == []
+    assert naming.default_name(f"arn:aws:{who}") == name and naming.check_name(name) == []
 
 
 def test_another_owner_is_named() -> None:
-    assert plan.check_theirs("demo", {"ada"}, "ada", False) == plan.check_theirs("demo", set(), "ada", False) == []
-    assert plan.check_theirs("demo", {""}, "ada", False) == [], "what has no owner is nobody else's"
-    assert plan.check_theirs("demo", {"ada", "grace"}, "ada", True) == []
-    (problem,) = plan.check_theirs("demo", {"ada", "grace"}, "ada", False)
+    assert naming.check_theirs("demo", {"ada"}, "ada", False) == naming.check_theirs("demo", set(), "ada", False) == []
+    assert naming.check_theirs("demo", {""}, "ada", False) == [], "what has no owner is nobody else's"
+    assert naming.check_theirs("demo", {"ada", "grace"}, "ada", True) == []
+    (problem,) = naming.check_theirs("demo", {"ada", "grace"}, "ada", False)
     assert "The fleet demo is grace's, and you are ada" in problem and "fleet_adopt" in problem
 
 

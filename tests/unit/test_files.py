@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.flotilla.kit.plugins.modules import files
-from harness import ROOT, user_environment
+
+from tests.support.commands import ROOT, user_environment
 
 ENTRY = {name: spec.get("default") for name, spec in files.SUBOPTIONS.items()}
 

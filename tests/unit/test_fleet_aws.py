@@ -15,7 +15,7 @@ from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.flotilla.kit.plugins.inventory.fleet import InventoryModule
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, prices, quotas
+from ansible_collections.flotilla.kit.plugins.module_utils import access_policy, aws, prices, quotas
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet, reconcile_fleet
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from botocore.exceptions import ClientError
@@ -29,7 +29,7 @@ TRUST = json.dumps(
         "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
     }
 )
-POLICY = json.dumps(plan.policy("s3://data/cifar10/", "s3://models/out/"))
+POLICY = json.dumps(access_policy.policy("s3://data/cifar10/", "s3://models/out/"))
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from ansible_collections.flotilla.kit.plugins.module_utils import aws, images, i
 from ansible_collections.flotilla.kit.plugins.modules.fleet_image import Baker
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import work
-from harness import ROOT
 from moto import mock_aws
 from moto.ec2.models.amis import Ami, AmiBackend
+
+from tests.support.commands import ROOT
 
 REGION, OWNER = "us-east-1", "ada"
 AT = datetime.datetime(2026, 11, 28, 12, tzinfo=datetime.timezone.utc)

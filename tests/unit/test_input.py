@@ -14,9 +14,17 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.flotilla.kit.plugins.action.check_variables import known, written
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan, variables
+from ansible_collections.flotilla.kit.plugins.module_utils import (
+    aws,
+    dataset_manifest,
+    fleet_groups,
+    networking,
+    regions,
+    variables,
+)
 from botocore.exceptions import ClientError, EndpointConnectionError
-from harness import ROOT, user_environment, user_runs
+
+from tests.support.commands import ROOT, user_environment, user_runs
 
 GOOD = {
     "fleet_name": "demo",
@@ -204,22 +212,22 @@ def test_a_job_that_yaml_has_changed_is_found_out(text: str, tmp_path: Path, mon
 
 @pytest.mark.parametrize("source", ["3.0.0.0/8", "203.0.0.0/15", "0.0.0.0/0", "0.0.0.0/8", "::/0", "2600::/31"])
 def test_a_network_as_wide_as_the_world(source: str) -> None:
-    said(plan.check_sources([source], False), source, "opens SSH to the world", "fleet_ssh_open_to_world")
-    assert plan.check_sources([source], True) == []
+    said(networking.check_sources([source], False), source, "opens SSH to the world", "fleet_ssh_open_to_world")
+    assert networking.check_sources([source], True) == []
 
 
 @pytest.mark.parametrize(
     "source", ["203.0.0.0/16", "203.0.113.7", "10.0.0.0/8", "172.16.0.0/12", "2001:db8::/32", "fd00::/8"]
 )
 def test_a_network_that_may_use_ssh(source: str) -> None:
-    assert plan.check_sources([source], False) == []
+    assert networking.check_sources([source], False) == []
 
 
 @pytest.mark.parametrize(
     "url", ["", "http://198.18.0.1:5000", "https://s3.example.org/", "http://[::1]:5000", "http://moto"]
 )
 def test_an_endpoint(url: str) -> None:
-    assert plan.check_endpoint(url) == []
+    assert regions.check_endpoint(url) == []
 
 
 @pytest.mark.parametrize(
@@ -237,13 +245,17 @@ def test_an_endpoint(url: str) -> None:
     ],
 )
 def test_no_endpoint(url: str) -> None:
-    said(plan.check_endpoint(url), "fleet_endpoint_url")
+    said(regions.check_endpoint(url), "fleet_endpoint_url")
 
 
 def test_a_batch_larger_than_the_data_set() -> None:
     files = [{"split": "train", "records": 60}, {"split": "train", "records": 40}, {"split": "eval", "records": 900}]
-    assert plan.check_batch(100, {"files": files}, "s3://b/d/") == plan.check_batch(0, {"files": []}, "") == []
-    said(plan.check_batch(101, {"files": files}, "s3://b/d/"), "training_batch_size is 101", "100 examples")
+    assert (
+        dataset_manifest.check_batch(100, {"files": files}, "s3://b/d/")
+        == dataset_manifest.check_batch(0, {"files": []}, "")
+        == []
+    )
+    said(dataset_manifest.check_batch(101, {"files": files}, "s3://b/d/"), "training_batch_size is 101", "100 examples")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +269,7 @@ def test_a_batch_larger_than_the_data_set() -> None:
 )
 def test_a_group_that_can_not_be(group: dict[str, Any], words: list[str]) -> None:
     groups = {**GOOD["fleet_groups"], "evaluator": group}  # type: ignore[dict-item]
-    said(plan.check_groups(groups), "fleet_groups.evaluator", *words)
+    said(fleet_groups.check_groups(groups), "fleet_groups.evaluator", *words)
 
 
 def test_a_web_page_is_no_message() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import aws, reconcile
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet, reconcile_fleet
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, ConnectionClosedError
@@ -443,8 +443,8 @@ def test_an_unlisted_instance_that_ended(world: World) -> None:
 
 def test_a_token_of_a_request_that_failed(world: World) -> None:
     """Two runs that failed, each with an expiry of its own: their tokens are used up, and no instance has them."""
-    first = plan.client_token("demo", "ps", 0, world.subnet + world.group, [])
-    second = plan.client_token("demo", "ps", 0, world.subnet + world.group, [first])
+    first = reconcile.client_token("demo", "ps", 0, world.subnet + world.group, [])
+    second = reconcile.client_token("demo", "ps", 0, world.subnet + world.group, [first])
     world.region.tokens = {first: ({}, ""), second: ({}, "")}
     assert world.fleet().launch("ps", 0, []) == world.live()["ps-0"]
     assert 20 <= world.region.now <= 30

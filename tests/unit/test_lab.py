@@ -802,12 +802,12 @@ def test_an_endpoint_is_a_gateway_if_nothing_else_is_said(cloud: Cloud) -> None:
 def test_a_gateway_endpoint_shows_s3_alone(
     service: str, expected: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    region = pytest.importorskip("lab.region")
-    monkeypatch.setattr(region, "SILENCE_SECONDS", 0.0)
+    api = pytest.importorskip("lab.api")
+    monkeypatch.setattr(api, "SILENCE_SECONDS", 0.0)
     asked = {"REQUEST_METHOD": "GET", "PATH_INFO": "/bucket/object"}
     if service:
         asked["HTTP_AUTHORIZATION"] = f"AWS4-HMAC-SHA256 Credential=AKIA/20261129/us-east-1/{service}/aws4_request"
-    serve = region.s3_alone(lambda environ, start: [b"object"])
+    serve = api.s3_alone(lambda environ, start: [b"object"])
     if expected:
         assert serve(asked, None) == [expected]
     else:

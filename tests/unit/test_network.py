@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, make, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import access_policy, aws, make
 from ansible_collections.flotilla.kit.plugins.modules.fleet_access import Access
 from ansible_collections.flotilla.kit.plugins.modules.fleet_network import Network
 from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources
@@ -51,7 +51,7 @@ def access(tmp_path: Path, **more: Any) -> dict[str, Any]:
     """What the role tells fleet_access."""
     return {
         "region": REGION, "profile": "", "name": "demo", "tags": TAGS, "launcher": "ansible", "account": ACCOUNT,
-        "partition": "aws", "boundary": "", "policy": plan.policy("s3://data/cifar10/", "s3://models/out/"),
+        "partition": "aws", "boundary": "", "policy": access_policy.policy("s3://data/cifar10/", "s3://models/out/"),
         "schedule": True, "ssh_key": str(tmp_path / "new/folder/key"), "public_key": "", "replace_key_pair": False,
         **more,
     }  # fmt: skip
@@ -210,7 +210,7 @@ def test_access_is_made_once(tmp_path: Path) -> None:
     assert first["role_arn"] == role["Arn"] and TAGS.items() < aws.tags_of(role).items()
     assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "ec2.amazonaws.com"}
     written = iam.get_role_policy(RoleName=f"flotilla-demo-{REGION}", PolicyName="storage")["PolicyDocument"]
-    assert written == plan.policy("s3://data/cifar10/", "s3://models/out/")
+    assert written == access_policy.policy("s3://data/cifar10/", "s3://models/out/")
     profile = iam.get_instance_profile(InstanceProfileName=f"flotilla-demo-{REGION}")["InstanceProfile"]
     assert [one["RoleName"] for one in profile["Roles"]] == [f"flotilla-demo-{REGION}"]
     expiry = iam.get_role_policy(RoleName=f"flotilla-demo-{REGION}-expiry", PolicyName="terminate")["PolicyDocument"]
@@ -249,7 +249,9 @@ def test_roles_get_the_boundary(tmp_path: Path) -> None:
 def test_what_was_changed_by_hand_is_set_back(tmp_path: Path) -> None:
     Access(access(tmp_path), False).ensure()
     iam, name = boto3.client("iam"), f"flotilla-demo-{REGION}"
-    iam.put_role_policy(RoleName=name, PolicyName="storage", PolicyDocument=json.dumps(plan.policy("s3://data/x/", "")))
+    iam.put_role_policy(
+        RoleName=name, PolicyName="storage", PolicyDocument=json.dumps(access_policy.policy("s3://data/x/", ""))
+    )
     iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)
     answer = Access(access(tmp_path), False).ensure()
     assert sorted(answer["changes"]) == ["instance profile's role", f"policy of the role {name}"]

@@ -22,7 +22,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.flotilla.kit.plugins.callback import phases
-from harness import ROOT, kill_family, user_environment, wait_until
+from ansible_collections.flotilla.kit.plugins.plugin_utils import interruption, terminal
+
+from tests.support.commands import ROOT, kill_family, user_environment, wait_until
 
 LIFE = """
 - name: Provision | Network, access and instances
@@ -318,7 +320,7 @@ AGAIN = "the same command again"
 def words(**state: Any) -> tuple[str, list[str]]:
     """The last words in one line, and the commands."""
     calm = {"check": False, "making": False, "baking": False, "destroying": False, "follows": "", "expires": ""}
-    said, following = phases.last_words(**(calm | state), now=NOW, command=lambda what: what)
+    said, following = interruption.describe(**(calm | state), now=NOW, command=lambda what: what)
     return " ".join(said), [command for command, _why in following]
 
 
@@ -369,9 +371,9 @@ def result(of: Any, **said: Any) -> Any:
 def callback() -> phases.CallbackModule:
     """A callback in the midst of a run, whose line is written into a buffer; a pipe's."""
     made = phases.CallbackModule()
-    made.line = phases.Line(threading.RLock(), io.StringIO())
+    made.line = terminal.Line(threading.RLock(), io.StringIO())
     made._display = SimpleNamespace(
-        display=lambda text, **_: print(text, file=phases.Above(made.line.stream, made.line))
+        display=lambda text, **_: print(text, file=terminal.Above(made.line.stream, made.line))
     )
     made.phases = [("Provision", "Network"), ("HDFS", "NameNode and DataNodes")]
     made.number, made.word, made.since = 1, "Provision", time.monotonic()

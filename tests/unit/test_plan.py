@@ -7,7 +7,19 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.flotilla.kit.plugins.module_utils import plan
+from ansible_collections.flotilla.kit.plugins.module_utils import (
+    access_policy,
+    dataset_manifest,
+    fleet_groups,
+    images,
+    lifetime,
+    naming,
+    networking,
+    reconcile,
+    regions,
+    s3_urls,
+    sizing,
+)
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.timezone.utc)
 SMALL = {"count": 1, "instance_type": "t3.large"}
@@ -29,12 +41,12 @@ def one(problems: list[str], *words: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "demo", "my-fleet-2", "a" * 32])
 def test_good_names(name: str) -> None:
-    assert plan.check_name(name) == []
+    assert naming.check_name(name) == []
 
 
 @pytest.mark.parametrize("name", ["", "Demo", "2fast", "-a", "a-", "a_b", "a.b", "a" * 33, "ä"])
 def test_bad_names(name: str) -> None:
-    one(plan.check_name(name), "fleet_name")
+    one(naming.check_name(name), "fleet_name")
 
 
 @pytest.mark.parametrize(
@@ -64,35 +76,35 @@ def test_bad_names(name: str) -> None:
     ],
 )
 def test_bad_groups(wanted: Any, words: list[str]) -> None:
-    one(plan.check_groups(wanted), *words)
+    one(fleet_groups.check_groups(wanted), *words)
 
 
 def test_good_groups() -> None:
     wanted = groups(worker={"count": "0"}, evaluator={"enabled": False})
-    assert plan.check_groups(wanted) == []
-    assert {name: group["count"] for name, group in plan.wanted_groups(wanted).items()} == {"ps": 1, "chief": 1}
+    assert fleet_groups.check_groups(wanted) == []
+    assert {name: group["count"] for name, group in fleet_groups.wanted_groups(wanted).items()} == {"ps": 1, "chief": 1}
 
 
 @pytest.mark.parametrize(
     ("hours", "word"), [(0, "past"), (-1, "past"), ("soon", "number"), (169, "168"), (None, "number"), ("nan", "past")]
 )
 def test_bad_expiry(hours: Any, word: str) -> None:
-    one(plan.check_expiry(hours), word)
+    one(lifetime.check_expiry(hours), word)
 
 
 def test_expiry_counts_from_the_first_launch_and_stays() -> None:
-    assert plan.expiry(4, NOW, [], []) == ("2026-11-21T16:00:00Z", [])
+    assert lifetime.expiry(4, NOW, [], []) == ("2026-11-21T16:00:00Z", [])
     # The second run, a minute later: the launch came some seconds after the tag was computed.
     launch = NOW + datetime.timedelta(seconds=40)
     assert (
-        plan.expiry(4, NOW + datetime.timedelta(minutes=1), [launch], ["2026-11-21T16:00:00Z"])[0]
+        lifetime.expiry(4, NOW + datetime.timedelta(minutes=1), [launch], ["2026-11-21T16:00:00Z"])[0]
         == "2026-11-21T16:00:00Z"
     )
     # More hours move it.
-    assert plan.expiry(6, NOW, [NOW], ["2026-11-21T16:00:00Z"])[0] == "2026-11-21T18:00:00Z"
+    assert lifetime.expiry(6, NOW, [NOW], ["2026-11-21T16:00:00Z"])[0] == "2026-11-21T18:00:00Z"
     # A tag that is left over from an earlier fleet of that name doesn't count.
-    assert plan.expiry(4, NOW, [], ["2026-11-21T16:05:00Z"])[0] == "2026-11-21T16:00:00Z"
-    one(plan.expiry(4, NOW, [NOW - datetime.timedelta(hours=5)], [])[1], "past")
+    assert lifetime.expiry(4, NOW, [], ["2026-11-21T16:05:00Z"])[0] == "2026-11-21T16:00:00Z"
+    one(lifetime.expiry(4, NOW, [NOW - datetime.timedelta(hours=5)], [])[1], "past")
 
 
 def test_a_stop_and_start_is_no_first_launch() -> None:
@@ -105,24 +117,24 @@ def test_a_stop_and_start_is_no_first_launch() -> None:
         "BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeId": "vol-1", "AttachTime": first}}],
         "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "Attachment": {"AttachTime": first}}],
     }
-    launched = plan.simplify(instance)["launched"]
-    assert plan.expiry(4, NOW, [launched], ["2026-11-21T13:00:00Z"]) == ("2026-11-21T13:00:00Z", [])
-    one(plan.expiry(2, NOW, [launched], [])[1], "past")
-    assert plan.simplify({**instance, "BlockDeviceMappings": [], "NetworkInterfaces": []})["launched"] == later
+    launched = reconcile.simplify(instance)["launched"]
+    assert lifetime.expiry(4, NOW, [launched], ["2026-11-21T13:00:00Z"]) == ("2026-11-21T13:00:00Z", [])
+    one(lifetime.expiry(2, NOW, [launched], [])[1], "past")
+    assert reconcile.simplify({**instance, "BlockDeviceMappings": [], "NetworkInterfaces": []})["launched"] == later
 
 
 @pytest.mark.parametrize("source", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "10.0.0.1/0"])
 def test_the_world_wants_a_yes(source: str) -> None:
-    one(plan.check_sources([source], False), "fleet_ssh_open_to_world")
-    assert plan.check_sources([source], True) == []
+    one(networking.check_sources([source], False), "fleet_ssh_open_to_world")
+    assert networking.check_sources([source], True) == []
 
 
 def test_sources() -> None:
-    assert plan.check_sources(["203.0.113.7", "10.0.0.0/8", "2001:db8::/32"], False) == []
-    assert plan.networks(["203.0.113.7", "203.0.113.7/32", "10.1.2.3/8"]) == ["203.0.113.7/32", "10.0.0.0/8"]
-    one(plan.check_sources(["home"], False), "'home'")
-    one(plan.check_versions(["2001:db8::1", "2001:db8:1::/48"]), "IPv6 only", "add the IPv4 address")
-    assert plan.check_versions(["2001:db8::1", "203.0.113.7"]) == plan.check_versions([]) == []
+    assert networking.check_sources(["203.0.113.7", "10.0.0.0/8", "2001:db8::/32"], False) == []
+    assert networking.networks(["203.0.113.7", "203.0.113.7/32", "10.1.2.3/8"]) == ["203.0.113.7/32", "10.0.0.0/8"]
+    one(networking.check_sources(["home"], False), "'home'")
+    one(networking.check_versions(["2001:db8::1", "2001:db8:1::/48"]), "IPv6 only", "add the IPv4 address")
+    assert networking.check_versions(["2001:db8::1", "203.0.113.7"]) == networking.check_versions([]) == []
 
 
 @pytest.mark.parametrize(
@@ -139,40 +151,40 @@ def test_sources() -> None:
     ],
 )
 def test_bad_networks(vpc: str, subnet: str, cidr: str, hosts: int, words: list[str]) -> None:
-    one(plan.check_network(vpc, subnet, cidr, hosts), *words)
+    one(networking.check_network(vpc, subnet, cidr, hosts), *words)
 
 
 def test_s3() -> None:
-    assert plan.split_s3("s3://bucket/a/b") == ("bucket", "a/b/")
-    assert plan.split_s3("s3://bucket//a/") == ("bucket", "a/")
-    assert plan.check_s3("s3://bucket/a/", "x") == []
-    one(plan.check_s3("s3://CHANGE-ME/a/", "dataset_source"), "dataset_source")
-    one(plan.check_s3("bucket/a/", "x"), "s3://bucket/folder/")
-    one(plan.check_s3("s3://bucket/", "x"), "no folder")
-    one(plan.check_s3("s3://bucket/a*/", "x"), "other characters")
-    one(plan.check_s3("s3://bucket/my data/", "x"), "other characters")
-    one(plan.check_s3("s3://bucket/a//b/", "x"), "other characters")
+    assert s3_urls.split_s3("s3://bucket/a/b") == ("bucket", "a/b/")
+    assert s3_urls.split_s3("s3://bucket//a/") == ("bucket", "a/")
+    assert s3_urls.check_s3("s3://bucket/a/", "x") == []
+    one(s3_urls.check_s3("s3://CHANGE-ME/a/", "dataset_source"), "dataset_source")
+    one(s3_urls.check_s3("bucket/a/", "x"), "s3://bucket/folder/")
+    one(s3_urls.check_s3("s3://bucket/", "x"), "no folder")
+    one(s3_urls.check_s3("s3://bucket/a*/", "x"), "other characters")
+    one(s3_urls.check_s3("s3://bucket/my data/", "x"), "other characters")
+    one(s3_urls.check_s3("s3://bucket/a//b/", "x"), "other characters")
 
 
 def test_addresses() -> None:
-    assert plan.check_addresses(True, "", []) == []
-    assert plan.check_addresses(False, "vpc-1", ["10.0.0.0/24"]) == []
-    one(plan.check_addresses(False, "", ["10.0.0.0/24"]), "fleet_vpc_id")
-    one(plan.check_addresses(False, "vpc-1", []), "fleet_ssh_sources")
+    assert networking.check_addresses(True, "", []) == []
+    assert networking.check_addresses(False, "vpc-1", ["10.0.0.0/24"]) == []
+    one(networking.check_addresses(False, "", ["10.0.0.0/24"]), "fleet_vpc_id")
+    one(networking.check_addresses(False, "vpc-1", []), "fleet_ssh_sources")
 
 
 def test_shrinking() -> None:
     hosts = [{"group": "worker", "index": n, "state": "running"} for n in range(3)]
-    assert plan.check_shrink(hosts[:2]) == []
-    assert plan.check_shrink([*hosts[:2], {**hosts[2], "state": "stopped"}]) == []
-    one(plan.check_shrink(hosts), "worker-0, worker-1, worker-2", "two at a time")
+    assert reconcile.check_shrink(hosts[:2]) == []
+    assert reconcile.check_shrink([*hosts[:2], {**hosts[2], "state": "stopped"}]) == []
+    one(reconcile.check_shrink(hosts), "worker-0, worker-1, worker-2", "two at a time")
 
 
 def test_a_fleet_has_one_launcher() -> None:
     ours, theirs = [{"group": "ps", "index": 0}], [{"group": "ps", "index": None}]
     for launcher, own, other in [("ansible", ours, theirs), ("im", theirs, ours)]:
-        assert plan.check_launcher("demo", launcher, []) == plan.check_launcher("demo", launcher, own) == []
-        one(plan.check_launcher("demo", launcher, other), "the fleet demo is there already", "fleet_name")
+        assert reconcile.check_launcher("demo", launcher, []) == reconcile.check_launcher("demo", launcher, own) == []
+        one(reconcile.check_launcher("demo", launcher, other), "the fleet demo is there already", "fleet_name")
 
 
 def test_types() -> None:
@@ -181,24 +193,24 @@ def test_types() -> None:
     def gpu(maker: str, name: str) -> dict[str, Any]:
         return {**x86, "GpuInfo": {"Gpus": [{"Manufacturer": maker, "Name": name, "Count": 4}]}}
 
-    assert plan.check_type("ps", "t3.large", x86) == []
-    assert plan.check_type("worker", "g5.12xlarge", gpu("NVIDIA", "A10G")) == []
-    assert plan.gpus_of(gpu("NVIDIA", "A10G")) == (4, "A10G")
-    one(plan.check_type("worker", "g4ad.xlarge", gpu("AMD", "Radeon Pro V520")), "AMD", "g4dn, g5, g6, p3, p4d or p5")
-    one(plan.check_type("worker", "p6-b200.48xlarge", gpu("NVIDIA", "B200")), "B200")
+    assert sizing.check_type("ps", "t3.large", x86) == []
+    assert sizing.check_type("worker", "g5.12xlarge", gpu("NVIDIA", "A10G")) == []
+    assert sizing.gpus_of(gpu("NVIDIA", "A10G")) == (4, "A10G")
+    one(sizing.check_type("worker", "g4ad.xlarge", gpu("AMD", "Radeon Pro V520")), "AMD", "g4dn, g5, g6, p3, p4d or p5")
+    one(sizing.check_type("worker", "p6-b200.48xlarge", gpu("NVIDIA", "B200")), "B200")
     # As AWS describes g6f.2xlarge, and as a botocore does that is older than such types
     part = {"Manufacturer": "NVIDIA", "Name": "L4", "Count": 0, "LogicalGpuCount": 1, "GpuPartitionSize": 0.25}
     for described in (part, {key: part[key] for key in ("Manufacturer", "Name", "Count")}):
         info = {**x86, "GpuInfo": {"Gpus": [described]}}
-        one(plan.check_type("chief", "g6f.2xlarge", info), "g6f.2xlarge has a part of a GPU (NVIDIA L4)", "g6")
-    one(plan.check_family("worker", "p2.xlarge"), "K80", "g4dn")
+        one(sizing.check_type("chief", "g6f.2xlarge", info), "g6f.2xlarge has a part of a GPU (NVIDIA L4)", "g6")
+    one(sizing.check_family("worker", "p2.xlarge"), "K80", "g4dn")
     arm = {"ProcessorInfo": {"SupportedArchitectures": ["arm64"]}}
-    one(plan.check_type("ps", "m7g.large", arm), "arm64", "tensorflow-io")
-    one(plan.check_accelerator("gpu", {"ps": 1, "chief": 0, "worker": 0}), "chief and worker has no GPU")
-    one(plan.check_accelerator("gpu", {"ps": 0, "chief": 0, "worker": 1}), "chief has no GPU")
-    assert plan.check_accelerator("gpu", {"ps": 0, "chief": 1}) == []
-    assert plan.check_accelerator("auto", {"ps": 0, "chief": 0}) == []
-    assert [plan.image_kind(*args) for args in (("", "auto"), ("T4", "auto"), ("T4", "cpu"), ("V100", "gpu"))] == [
+    one(sizing.check_type("ps", "m7g.large", arm), "arm64", "tensorflow-io")
+    one(sizing.check_accelerator("gpu", {"ps": 1, "chief": 0, "worker": 0}), "chief and worker has no GPU")
+    one(sizing.check_accelerator("gpu", {"ps": 0, "chief": 0, "worker": 1}), "chief has no GPU")
+    assert sizing.check_accelerator("gpu", {"ps": 0, "chief": 1}) == []
+    assert sizing.check_accelerator("auto", {"ps": 0, "chief": 0}) == []
+    assert [images.image_kind(*args) for args in (("", "auto"), ("T4", "auto"), ("T4", "cpu"), ("V100", "gpu"))] == [
         "cpu",
         "gpu",
         "cpu",
@@ -218,9 +230,9 @@ def test_tasks() -> None:
         ("chief", 8, gpu, "cpu", 8),
         ("ps", 0, gpu, "auto", 1),
     ]:
-        assert plan.pick_tasks(group, wanted, "x", info, accelerator) == (tasks, [])
-    one(plan.pick_tasks("worker", 5, "g4dn.12xlarge", gpu, "auto")[1], "tasks is 5", "g4dn.12xlarge has 4 GPUs")
-    one(plan.pick_tasks("worker", 9, "c5.2xlarge", cpu, "auto")[1], "tasks is 9", "c5.2xlarge has 8 vCPUs")
+        assert sizing.pick_tasks(group, wanted, "x", info, accelerator) == (tasks, [])
+    one(sizing.pick_tasks("worker", 5, "g4dn.12xlarge", gpu, "auto")[1], "tasks is 5", "g4dn.12xlarge has 4 GPUs")
+    one(sizing.pick_tasks("worker", 9, "c5.2xlarge", cpu, "auto")[1], "tasks is 9", "c5.2xlarge has 8 vCPUs")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +247,7 @@ def test_tasks() -> None:
     ],
 )
 def test_systems(source: str, name: str, user: str, words: str) -> None:
-    found, reason = plan.judge_system(source, {"Name": name})
+    found, reason = images.judge_system(source, {"Name": name})
     assert found == user
     assert words in reason and bool(words) == bool(reason)
 
@@ -244,12 +256,12 @@ def test_manifest() -> None:
     file = {"path": "a", "split": "train", "size": 3, "records": 1, "sha256": "0", "crc32c": "0"}
     others = [{**file, "path": split, "split": split} for split in ("validation", "eval")]
     good = {"format": "flotilla-dataset/1", "name": "x", "features": {}, "files": [file, *others]}
-    manifest, problems = plan.check_manifest(json.dumps(good), "s3://b/manifest.json")
+    manifest, problems = dataset_manifest.check_manifest(json.dumps(good), "s3://b/manifest.json")
     assert problems == []
     sizes = {"a": 3, "validation": 3, "eval": 3, "more": 1}
-    assert plan.check_objects(manifest, sizes, "s3://b/") == []
-    one(plan.check_objects(manifest, {}, "s3://b/"), "a (and 2 more) isn't there")
-    one(plan.check_objects(manifest, {**sizes, "a": 4}, "s3://b/"), "another size")
+    assert dataset_manifest.check_objects(manifest, sizes, "s3://b/") == []
+    one(dataset_manifest.check_objects(manifest, {}, "s3://b/"), "a (and 2 more) isn't there")
+    one(dataset_manifest.check_objects(manifest, {**sizes, "a": 4}, "s3://b/"), "another size")
     for text, word in (
         ("{", "JSON"),
         ("[]", "format"),
@@ -261,25 +273,25 @@ def test_manifest() -> None:
         (json.dumps({**good, "files": [file]}), "'validation'"),
         (json.dumps({**good, "name": 7}), "no name"),
     ):
-        one(plan.check_manifest(text, "s3://b/manifest.json")[1], word)
+        one(dataset_manifest.check_manifest(text, "s3://b/manifest.json")[1], word)
 
 
 def test_disks() -> None:
-    assert plan.disk_need(0, 3, gpu=False, local_disk=0) == 10
-    assert plan.disk_need(100 * plan.GIB, 3, gpu=False, local_disk=0) == 130
-    assert plan.disk_need(100 * plan.GIB, 10, gpu=False, local_disk=0) == 46
-    assert plan.disk_need(100 * plan.GIB, 2, gpu=False, local_disk=900) == 10
-    assert plan.disk_need(100 * plan.GIB, 2, gpu=True, local_disk=900) == 145
-    assert plan.pick_disk("ps", 0, 10, 8, 20, gpu=False) == (20, [])
-    assert plan.pick_disk("ps", 0, 130, 8, 20, gpu=False) == (130, [])
-    assert plan.pick_disk("ps", 0, 10, 75, 20, gpu=False) == (75, [])
-    assert plan.pick_disk("ps", 0, 25, 75, 20, gpu=True) == (100, [])
-    assert plan.pick_disk("ps", 15, 10, 8, 20, gpu=False) == (15, [])
-    one(plan.pick_disk("ps", 50, 130, 8, 20, gpu=False)[1], "50 GiB", "need 130")
+    assert sizing.disk_need(0, 3, gpu=False, local_disk=0) == 10
+    assert sizing.disk_need(100 * sizing.GIB, 3, gpu=False, local_disk=0) == 130
+    assert sizing.disk_need(100 * sizing.GIB, 10, gpu=False, local_disk=0) == 46
+    assert sizing.disk_need(100 * sizing.GIB, 2, gpu=False, local_disk=900) == 10
+    assert sizing.disk_need(100 * sizing.GIB, 2, gpu=True, local_disk=900) == 145
+    assert sizing.pick_disk("ps", 0, 10, 8, 20, gpu=False) == (20, [])
+    assert sizing.pick_disk("ps", 0, 130, 8, 20, gpu=False) == (130, [])
+    assert sizing.pick_disk("ps", 0, 10, 75, 20, gpu=False) == (75, [])
+    assert sizing.pick_disk("ps", 0, 25, 75, 20, gpu=True) == (100, [])
+    assert sizing.pick_disk("ps", 15, 10, 8, 20, gpu=False) == (15, [])
+    one(sizing.pick_disk("ps", 50, 130, 8, 20, gpu=False)[1], "50 GiB", "need 130")
 
 
 def test_policy_is_the_least() -> None:
-    statements = plan.policy("s3://data/cifar10/", "s3://models/out/")["Statement"]
+    statements = access_policy.policy("s3://data/cifar10/", "s3://models/out/")["Statement"]
     by_name = {statement["Sid"]: statement for statement in statements}
     assert by_name["Dataset"]["Action"] == ["s3:GetObject"]
     assert by_name["Dataset"]["Resource"] == ["arn:aws:s3:::data/cifar10/*"]
@@ -288,16 +300,18 @@ def test_policy_is_the_least() -> None:
     for name in ("ListDataset", "ListModel"):
         assert by_name[name]["Action"] == ["s3:ListBucket"]
         assert "s3:prefix" in by_name[name]["Condition"]["StringLike"]
-    assert plan.policy("", "")["Statement"] == []
+    assert access_policy.policy("", "")["Statement"] == []
 
 
 @pytest.mark.parametrize("program", ["", "training/programs/digits.py", "git+https://example.org/s3://x.zip"])
 def test_policy_is_the_same_for_programs_elsewhere(program: str) -> None:
-    assert plan.policy("s3://data/a/", "s3://models/b/", program) == plan.policy("s3://data/a/", "s3://models/b/")
+    assert access_policy.policy("s3://data/a/", "s3://models/b/", program) == access_policy.policy(
+        "s3://data/a/", "s3://models/b/"
+    )
 
 
 def test_policy_allows_a_programs_object_and_no_other() -> None:
-    statements = plan.policy("s3://data/a/", "s3://models/b/", "s3://code/programs/digits.tar.gz", "aws-cn")[
+    statements = access_policy.policy("s3://data/a/", "s3://models/b/", "s3://code/programs/digits.tar.gz", "aws-cn")[
         "Statement"
     ]
     (program,) = [one for one in statements if "code" in str(one)]
@@ -308,8 +322,8 @@ def test_policy_allows_a_programs_object_and_no_other() -> None:
 @pytest.mark.parametrize("kind", ["tar.gz", "tgz", "zip", "py"])
 def test_programs_in_s3(kind: str) -> None:
     for key in (f"digits.{kind}", f"a/b=c/digits-1.2+x.{kind}"):
-        assert plan.check_program(f"s3://code/{key}") == []
-        assert plan.split_program(f"s3://code/{key}") == ("code", key)
+        assert s3_urls.check_program(f"s3://code/{key}") == []
+        assert s3_urls.split_program(f"s3://code/{key}") == ("code", key)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +345,7 @@ def test_programs_in_s3(kind: str) -> None:
     ],
 )
 def test_bad_programs_in_s3(url: str) -> None:
-    one(plan.check_program(url), url, "s3://bucket/path/program.tar.gz")
+    one(s3_urls.check_program(url), url, "s3://bucket/path/program.tar.gz")
 
 
 def instance(group: str, index: int | None, state: str = "running", **more: Any) -> dict[str, Any]:
@@ -342,7 +356,7 @@ def instance(group: str, index: int | None, state: str = "running", **more: Any)
 
 def todo(wanted: dict[str, Any], *instances: dict[str, Any]) -> dict[str, list[Any]]:
     """What reconcile() says, with instances shown by their ids."""
-    answer = plan.reconcile(plan.wanted_groups(wanted), list(instances))
+    answer = reconcile.compare(fleet_groups.wanted_groups(wanted), list(instances))
     return {key: [item["id"] if isinstance(item, dict) else item for item in items] for key, items in answer.items()}
 
 
@@ -386,25 +400,25 @@ def test_reconcile_doubles_strangers_and_states() -> None:
 
 
 def test_a_running_host_keeps_its_type() -> None:
-    wanted = plan.wanted_groups(groups(ps={"count": 1, "instance_type": "m5.large"}))
-    one(plan.check_swaps(wanted, [instance("ps", 0), instance("chief", 0)]), "ps-0 runs as t3.large", "m5.large")
+    wanted = fleet_groups.wanted_groups(groups(ps={"count": 1, "instance_type": "m5.large"}))
+    one(reconcile.check_swaps(wanted, [instance("ps", 0), instance("chief", 0)]), "ps-0 runs as t3.large", "m5.large")
 
 
 def test_client_token() -> None:
-    first = plan.client_token("demo", "worker", 0, "subnet-1", [])
-    assert first == plan.client_token("demo", "worker", 0, "subnet-1", [])
+    first = reconcile.client_token("demo", "worker", 0, "subnet-1", [])
+    assert first == reconcile.client_token("demo", "worker", 0, "subnet-1", [])
     assert len(first) <= 64  # AWS's limit
     others = {
-        plan.client_token("demo", "worker", 1, "subnet-1", []),
-        plan.client_token("demo", "worker", 0, "subnet-1", ["i-1"]),
-        plan.client_token("demo", "worker", 0, "subnet-2", []),
-        plan.client_token("demo2", "worker", 0, "subnet-1", []),
+        reconcile.client_token("demo", "worker", 1, "subnet-1", []),
+        reconcile.client_token("demo", "worker", 0, "subnet-1", ["i-1"]),
+        reconcile.client_token("demo", "worker", 0, "subnet-2", []),
+        reconcile.client_token("demo2", "worker", 0, "subnet-1", []),
     }
     assert len(others | {first}) == 5
 
 
 def test_hints() -> None:
-    assert plan.near_types("t3.larg", ["t3.large", "p4d.24xlarge"]) == "did you mean t3.large?"
-    one(plan.unknown_region("us-east1", ["us-east-1", "eu-west-1"]), "did you mean us-east-1")
-    assert plan.unknown_region("eu-west-1", ["eu-west-1"]) == []
-    one(plan.check_region("the moon"), "the moon")
+    assert sizing.near_types("t3.larg", ["t3.large", "p4d.24xlarge"]) == "did you mean t3.large?"
+    one(regions.unknown_region("us-east1", ["us-east-1", "eu-west-1"]), "did you mean us-east-1")
+    assert regions.unknown_region("eu-west-1", ["eu-west-1"]) == []
+    one(regions.check_region("the moon"), "the moon")

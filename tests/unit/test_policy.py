@@ -11,7 +11,7 @@ from typing import Any
 
 import ansible_collections.amazon.aws.plugins as amazon
 import pytest
-from ansible_collections.flotilla.kit.plugins.module_utils import plan
+from ansible_collections.flotilla.kit.plugins.module_utils import access_policy
 from botocore import xform_name
 from botocore.session import get_session
 
@@ -160,7 +160,9 @@ def test_the_boundary_is_the_bucket_and_the_end_of_our_hosts() -> None:
             assert statement["Condition"] == OURS
         else:
             assert action.startswith("s3:") and statement["Resource"].startswith("arn:aws:s3:::YOUR-BUCKET")
-    nodes = plan.policy("s3://YOUR-BUCKET/cifar10/".lower(), "s3://your-bucket/models/", "s3://your-bucket/p.tar.gz")
+    nodes = access_policy.policy(
+        "s3://YOUR-BUCKET/cifar10/".lower(), "s3://your-bucket/models/", "s3://your-bucket/p.tar.gz"
+    )
     for action, statement in actions(nodes["Statement"]):
         inside = [one for name, one in actions(BOUNDARY) if name == action]
         for resource in statement["Resource"]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import ROOT, user_runs
+
+from tests.support.commands import ROOT, user_runs
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "infrastructure": {},

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from ansible_collections.flotilla.kit.plugins.filter import recipe as filters
 from ansible_collections.flotilla.kit.plugins.module_utils.recipe import RECIPE, image_digest, role_digest
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 DELAY = 0.1
 LENGTH = 20_000_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import access_policy, aws
 from ansible_collections.flotilla.kit.plugins.modules import fleet_resources
 from ansible_collections.flotilla.kit.plugins.modules.fleet_resources import Resources, line, nothing_there, work
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -23,7 +23,7 @@ TRUST = json.dumps(
         "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
     }
 )
-POLICY = json.dumps(plan.policy("s3://data/cifar10/", "s3://models/out/"))
+POLICY = json.dumps(access_policy.policy("s3://data/cifar10/", "s3://models/out/"))
 SESSION = boto3.session.Session(region_name=REGION)  # reading EC2's description anew takes longer than all else here
 LOOK_AND_END = ("Describe", "TerminateInstances")
 Judge = Callable[[str], "Exception | None"]

@@ -15,8 +15,9 @@ from ansible_collections.flotilla.kit.plugins.module_utils import aws, schedule
 from ansible_collections.flotilla.kit.plugins.modules import fleet_instances
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet
 from botocore.exceptions import ClientError
-from harness import ROOT
 from moto import mock_aws
+
+from tests.support.commands import ROOT
 
 ROLE = "arn:aws:iam::123456789012:role/flotilla-demo-us-east-1-expiry"
 TAGS = {"flotilla-fleet": "demo", "flotilla-owner": "me", "flotilla-expires": "2099-12-31T23:55:00Z"}

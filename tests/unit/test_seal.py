@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 SEAL = ROOT / "roles/image/files/seal.py"
 OWN = (

@@ -19,13 +19,14 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.flotilla.kit.plugins.module_utils import aws, plan
+from ansible_collections.flotilla.kit.plugins.module_utils import access_policy, aws, naming, regions
 from ansible_collections.flotilla.kit.plugins.modules.fleet_access import Access
 from ansible_collections.flotilla.kit.plugins.modules.fleet_image import Baker
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet
 from ansible_collections.flotilla.kit.plugins.modules.fleet_network import Network
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 ROLE = ROOT / "roles/fleet"
 SESSION = botocore.session.get_session()
@@ -140,14 +141,14 @@ def given() -> dict[str, Any]:
         loader.load_from_file(str(ROLE / f"{folder}/main.yml"), trusted_as_template=True)
         for folder in ("defaults", "vars")
     )
-    assert plan.check_name(NAME) == plan.check_owner(OWNER) == plan.check_region(REGION) == []
+    assert naming.check_name(NAME) == naming.check_owner(OWNER) == regions.check_region(REGION) == []
     facts = {
         "owner": OWNER,
         "expires": "2026-11-28T20:00:00Z",
         "account": "123456789012",
         "arn": "arn:aws-iso-f:iam::123456789012:user/ada",
         "ssh_sources": ["203.0.113.7/32", "2001:db8::/32"],
-        "policy": plan.policy(*BUCKETS, f"s3://{'b' * 63}/{'c' * 400}/program.tar.gz", "aws-iso-f"),
+        "policy": access_policy.policy(*BUCKETS, f"s3://{'b' * 63}/{'c' * 400}/program.tar.gz", "aws-iso-f"),
         "zone": f"{REGION}a",
         "zones": [{"name": f"{REGION}a", "cidr": "10.77.0.0/19"}],
         "boundary": "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import os
 import re
@@ -13,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import watch
 from rich.console import Console
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("watch", ROOT / "scripts" / "watch.py")
-assert _spec and _spec.loader
-watch = importlib.util.module_from_spec(_spec)
-sys.modules["watch"] = watch  # dataclasses look there
-_spec.loader.exec_module(watch)
 
 NOW = 1_800_000_000.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 import test_fleet_aws
-from ansible_collections.flotilla.kit.plugins.module_utils import plan
+from ansible_collections.flotilla.kit.plugins.module_utils import networking
 from ansible_collections.flotilla.kit.plugins.modules.fleet_preflight import Preflight
 from test_fleet_aws import problems
 from test_plan import one
@@ -32,73 +32,73 @@ def zones(variables: dict[str, Any], **changes: Any) -> list[dict[str, str]]:
 
 
 def test_zones_that_offer_all_types_best_first() -> None:
-    assert plan.pick_zones({"t3"}, OFFERS) == (["a", "b", "c"], [])
-    assert plan.pick_zones({"t3", "g5"}, OFFERS) == (["b", "c"], [])
-    assert plan.pick_zones({"t3"}, OFFERS, first=("c",)) == (["c", "a", "b"], [])
-    assert plan.pick_zones({"t3"}, OFFERS, ("zone", ""), ("c",)) == (["c", "a", "b"], [])
-    one(plan.pick_zones({"p5", "t3"}, OFFERS)[1], "No availability zone offers p5, t3 together")
+    assert networking.pick_zones({"t3"}, OFFERS) == (["a", "b", "c"], [])
+    assert networking.pick_zones({"t3", "g5"}, OFFERS) == (["b", "c"], [])
+    assert networking.pick_zones({"t3"}, OFFERS, first=("c",)) == (["c", "a", "b"], [])
+    assert networking.pick_zones({"t3"}, OFFERS, ("zone", ""), ("c",)) == (["c", "a", "b"], [])
+    one(networking.pick_zones({"p5", "t3"}, OFFERS)[1], "No availability zone offers p5, t3 together")
 
 
 def test_the_only_zone_that_may_be_taken() -> None:
-    for why in plan.BOUND:
-        assert plan.pick_zones({"t3"}, OFFERS, (why, "b"), ("c",)) == (["b"], [])
-        assert plan.pick_zones({"t3", "g5"}, OFFERS, (why, "a"))[0] == []
+    for why in networking.BOUND:
+        assert networking.pick_zones({"t3"}, OFFERS, (why, "b"), ("c",)) == (["b"], [])
+        assert networking.pick_zones({"t3", "g5"}, OFFERS, (why, "a"))[0] == []
     one(
-        plan.pick_zones({"t3", "g5"}, OFFERS, ("zone", "a"))[1],
+        networking.pick_zones({"t3", "g5"}, OFFERS, ("zone", "a"))[1],
         "a, which is fleet_zone, doesn't offer g5",
         "set that to b or c",
     )
     one(
-        plan.pick_zones({"t3", "g5"}, OFFERS, ("subnet", "a"))[1],
+        networking.pick_zones({"t3", "g5"}, OFFERS, ("subnet", "a"))[1],
         "a, where fleet_subnet_id is, doesn't",
         "subnet in b or c",
     )
     one(
-        plan.pick_zones({"t3", "g5"}, OFFERS, ("instances", "a"))[1],
+        networking.pick_zones({"t3", "g5"}, OFFERS, ("instances", "a"))[1],
         "a, where the fleet's instances are,",
         "destroy the fleet first",
     )
-    one(plan.pick_zones({"t3", "p5"}, OFFERS, ("zone", "a"))[1], "doesn't offer p5: take another type.")
+    one(networking.pick_zones({"t3", "p5"}, OFFERS, ("zone", "a"))[1], "doesn't offer p5: take another type.")
 
 
 @pytest.mark.parametrize("zone", ["us-east-1", "us-east-2a", "a", "us-east-1ab", "us-east-1-bos-1a", "use1-az1"])
 def test_a_zone_is_the_region_s(zone: str) -> None:
-    one(plan.check_zone(zone, "us-east-1"), "fleet_zone", zone, "us-east-1a")
+    one(networking.check_zone(zone, "us-east-1"), "fleet_zone", zone, "us-east-1a")
 
 
 def test_good_zones() -> None:
-    assert plan.check_zone("", "us-east-1") == plan.check_zone("us-east-1f", "us-east-1") == []
+    assert networking.check_zone("", "us-east-1") == networking.check_zone("us-east-1f", "us-east-1") == []
 
 
 def test_a_zone_s_part_of_the_network_never_changes() -> None:
-    parts = [plan.zone_part("10.77.0.0/16", f"us-east-1{letter}") for letter in "abcdefgh"]
+    parts = [networking.zone_part("10.77.0.0/16", f"us-east-1{letter}") for letter in "abcdefgh"]
     assert parts[0] == "10.77.0.0/19" and parts[5] == "10.77.160.0/19"
     networks = [ipaddress.ip_network(part) for part in parts]
     assert list(ipaddress.collapse_addresses(networks)) == [ipaddress.ip_network("10.77.0.0/16")]
-    assert plan.zone_part("10.77.0.0/16", "us-east-1i") == ""
-    assert plan.zone_part("10.77.0.0/24", "us-east-1b") == "10.77.0.32/27"
-    assert plan.zone_part("10.77.0.0/25", "us-east-1b") == "10.77.0.0/25"
+    assert networking.zone_part("10.77.0.0/16", "us-east-1i") == ""
+    assert networking.zone_part("10.77.0.0/24", "us-east-1b") == "10.77.0.32/27"
+    assert networking.zone_part("10.77.0.0/25", "us-east-1b") == "10.77.0.0/25"
 
 
 def test_the_room_of_a_part() -> None:
-    assert plan.check_network("", "", "10.77.0.0/24", 27) == []
-    one(plan.check_network("", "", "10.77.0.0/24", 28), "a zone gets an eighth", "27 addresses for 28 hosts")
-    assert plan.check_network("", "", "10.77.0.0/25", 123) == []
-    one(plan.check_network("", "", "10.77.0.0/25", 124), "10.77.0.0/25 has 123 addresses for 124 hosts")
+    assert networking.check_network("", "", "10.77.0.0/24", 27) == []
+    one(networking.check_network("", "", "10.77.0.0/24", 28), "a zone gets an eighth", "27 addresses for 28 hosts")
+    assert networking.check_network("", "", "10.77.0.0/25", 123) == []
+    one(networking.check_network("", "", "10.77.0.0/25", 124), "10.77.0.0/25 has 123 addresses for 124 hosts")
 
 
 def test_places() -> None:
-    assert plan.place_zones(["xb", "xa"], "10.0.0.0/16", {}) == [
+    assert networking.place_zones(["xb", "xa"], "10.0.0.0/16", {}) == [
         {"name": "xb", "cidr": "10.0.32.0/19"},
         {"name": "xa", "cidr": "10.0.0.0/19"},
     ]
     # A network too small to be split has room for one zone.
-    assert plan.place_zones(["xb", "xa"], "10.0.0.0/26", {}) == [{"name": "xb", "cidr": "10.0.0.0/26"}]
+    assert networking.place_zones(["xb", "xa"], "10.0.0.0/26", {}) == [{"name": "xb", "cidr": "10.0.0.0/26"}]
     # What an earlier version of the kit made takes it all.
     old = {"xb": "10.0.0.0/16"}
-    assert plan.place_zones(["xb", "xa"], "10.0.0.0/16", old) == [{"name": "xb", "cidr": "10.0.0.0/16"}]
-    assert plan.place_zones(["xa"], "10.0.0.0/16", old) == []
-    assert plan.place_zones(["xa", "xi"], "10.0.0.0/16", {"xb": "10.0.32.0/19"}) == [
+    assert networking.place_zones(["xb", "xa"], "10.0.0.0/16", old) == [{"name": "xb", "cidr": "10.0.0.0/16"}]
+    assert networking.place_zones(["xa"], "10.0.0.0/16", old) == []
+    assert networking.place_zones(["xa", "xi"], "10.0.0.0/16", {"xb": "10.0.32.0/19"}) == [
         {"name": "xa", "cidr": "10.0.0.0/19"}
     ]
 

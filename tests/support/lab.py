@@ -1,15 +1,10 @@
-"""What tests share: running a command as a user would, and a network in the lab made by the API alone."""
+"""The running lab: data in its S3, and a network in it that is made by the API alone."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,28 +13,12 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from tests.support.commands import user_runs, wait_until
+
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-ROOT = Path(__file__).parent.parent
-BY_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 HOST = "198.18.0.2/32"  # this machine, as the lab's hosts see it
-
-
-def user_environment() -> dict[str, str]:
-    """The environment of a user who has put .venv/bin into PATH, and set nothing of AWS or Ansible."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ANSIBLE_"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}:/usr/sbin:/sbin"
-    return environment
-
-
-def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of the README in the repository's root; its output is shown when it fails."""
-    done = subprocess.run(command, cwd=ROOT, env=user_environment(), text=True, timeout=seconds,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    if check and done.returncode != 0:
-        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
-    return done
 
 
 def upload(name: str) -> None:
@@ -48,45 +27,6 @@ def upload(name: str) -> None:
         "python", "scripts/dataset.py", "upload", name, f"s3://flotilla-test/{name}/",
         "--profile", "flotilla-lab", "--create-bucket",
     )  # fmt: skip
-
-
-def as_root(*command: str) -> str:
-    """Run a command as root; returns what it prints."""
-    done = subprocess.run([*BY_ROOT, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout
-    return done.stdout.strip()
-
-
-def family(pid: int) -> set[int]:
-    """Ids of a process and of all that descend from it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def kill_family(pid: int) -> None:
-    """Kill a process and all that descend from it: Ansible's workers are in sessions of their own."""
-    for one in family(pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-
-
-def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something to become true, checking up to five times a second."""
-    deadline = time.monotonic() + seconds
-    while True:
-        asked = time.monotonic()
-        if true():
-            return
-        if time.monotonic() > deadline:
-            pytest.fail(f"after {seconds:.0f} s still not: {what}")
-        # Who asks all the time, by SSH or a program, has half of the processors for it.
-        time.sleep(max(0.2, 2 * (time.monotonic() - asked)))
 
 
 def only_lab() -> None:

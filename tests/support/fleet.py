@@ -13,7 +13,9 @@ from typing import Any
 
 import boto3
 import testinfra
-from harness import ROOT, kill_family, living, user_environment, user_runs, wait_until
+
+from tests.support.commands import ROOT, kill_family, user_environment, user_runs, wait_until
+from tests.support.lab import living
 
 INVENTORY = "tests/life/inventory"
 BUCKET = "flotilla-test"
