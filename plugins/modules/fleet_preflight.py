@@ -33,6 +33,10 @@ options:
     description: Who the fleet belongs to, as a tag; empty means the caller's name.
     type: str
     default: ""
+  tags:
+    description: The user's own tags of everything that is made.
+    type: dict
+    default: {}
   adopt:
     description: Whether to go on with a fleet of that name that is somebody else's.
     type: bool
@@ -284,6 +288,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     prices,
     quotas,
     ssh,
+    variables,
 )
 
 # What AWS answers to a rehearsed launch that it would carry out, or where only the network isn't there yet.
@@ -303,6 +308,7 @@ class Preflight:
     def __init__(self, parameters: dict[str, Any]) -> None:
         """Keep the module's parameters."""
         self.p = parameters
+        self.tags: dict[str, str] = parameters.get("tags") or {}
         self.problems: list[str] = []
         self.most: dict[str, Any] = {}  # the document of the roles' boundary
         self.warnings: list[str] = []
@@ -328,6 +334,7 @@ class Preflight:
         self.check(plan.check_region(self.p["region"]))
         self.check(plan.check_name(self.p["name"]))
         self.check(plan.check_owner(self.p["owner"]))
+        self.check(variables.check_tags(self.tags))
         if self.check(plan.check_groups(self.p["groups"], bool(self.p.get("builder")))):
             self.groups = plan.wanted_groups(self.p["groups"])
         self.check(plan.check_expiry(self.p["expiry_hours"]))
@@ -975,6 +982,7 @@ class Preflight:
         """Return RunInstances' request for a host of a group, as far as it's known before anything is made."""
         group = self.groups[name]
         tags = {
+            **self.tags,
             "flotilla-fleet": self.p["name"],
             "flotilla-owner": self.result["owner"],
             "flotilla-expires": self.result["expires"],
@@ -988,7 +996,7 @@ class Preflight:
         kinds: tuple[str, ...] = ("instance", "volume", "network-interface")
         if self.p["launcher"] == "im":
             # The Infrastructure Manager gives these, and only to instances.
-            tags = {key: tags[key] for key in ("flotilla-fleet", "flotilla-group", "flotilla-expires")}
+            tags = {key: tags[key] for key in (*self.tags, "flotilla-fleet", "flotilla-group", "flotilla-expires")}
             kinds = ("instance",)
         request: dict[str, Any] = {
             "MinCount": 1,
@@ -1133,6 +1141,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
+            "tags": {"type": "dict", "default": {}},
             "adopt": {"type": "bool", "default": False},
             "launcher": {"type": "str", "choices": ["ansible", "im"], "default": "ansible"},
             "groups": {"type": "raw", "required": True},
