@@ -67,12 +67,13 @@ def test_a_name_without_its_prefix_is_a_slip_where_it_is_typed() -> None:
 def test_every_variable_that_there_is_is_known() -> None:
     files = [ROOT / "inventories" / kind / "group_vars/all.yml" for kind in ("aws", "lab")]
     names = {name for file in files for name in yaml.safe_load(file.read_text())}
+    names |= {name for file in files for name in re.findall(r"^# ([a-z]+_\w+): ", file.read_text(), re.MULTILINE)}
     names |= {
         name for file in ROOT.glob("roles/*/defaults/main.yml") for name in yaml.safe_load(file.read_text()) or {}
     }
     (play,) = yaml.safe_load((ROOT / "playbooks/radl.yml").read_text())
     names |= {name for name in play["vars"] if not name.startswith(("_", "ansible_"))}
-    assert {"hdfs_replication", "hdfs_namenode", "training_job", "radl_collection"} < names | set(known())
+    assert {"hdfs_replication", "hdfs_namenode", "training_job", "radl_collection", "fleet_tags"} < names | set(known())
     assert names - set(known()) == set()
 
 
@@ -89,6 +90,8 @@ def test_every_playbook_looks_first() -> None:
         ("hdfs_replication", "three", ["'three'", "whole number"]),
         ("hdfs_replication", True, ["whole number"]),
         ("hdfs_replication", 2.5, ["whole number"]),
+        ("hdfs_namenode_heap_mb", "1g", ["'1g'", "whole number"]),
+        ("hdfs_datanode_heap_mb", -1, ["-1", "from 0 on"]),
         ("fleet_timeout", -1, ["-1", "from 0 on"]),
         ("fleet_public_addresses", "perhaps", ["'perhaps'", "true or false"]),
         ("fleet_accelerator", "tpu", ["'tpu'", "auto, cpu or gpu"]),
