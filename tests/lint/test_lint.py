@@ -105,6 +105,25 @@ def test_readme_and_defaults_say_what_the_argument_spec_says(role: str) -> None:
     assert entries and all(f"- `{entry}`: " in entries[0] for entry in specs)
 
 
+def test_private_variables_stay_where_they_are_set() -> None:
+    """What a role offers to playbooks has a public name, and its README says so."""
+
+    def yamls(*folders: Path) -> dict[str, str]:
+        files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".yml", ".j2")]
+        return {str(file.relative_to(ROOT)): file.read_text() for file in files}
+
+    def private(text: str) -> set[str]:
+        return set(re.findall(r"\b__[a-z]\w+\b(?<!__)", text))
+
+    playbooks = yamls(ROOT / "playbooks")
+    own = {name for text in playbooks.values() for name in re.findall(r"(?<=register: )__\w+|__\w+(?=:)", text)}
+    foreign = [f"{file}: {name}" for file, text in playbooks.items() for name in private(text) - own]
+    for role in ROLES:
+        for file, text in yamls(ROOT / "roles" / role).items():
+            foreign += [f"{file}: {name}" for name in private(text) if not name.startswith(f"__{role}_")]
+    assert foreign == []
+
+
 def test_what_docs_say_is_tested_is_there() -> None:
     file, missing = "", []
     for path, name in re.findall(r"`((?:unit|lab|roles|life|training)/test_\w+\.py)?(?:::(\w+))?`", AWS.read_text()):

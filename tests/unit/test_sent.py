@@ -162,7 +162,7 @@ def given() -> dict[str, Any]:
         "fleet_name": NAME,
         "fleet_region": REGION,
         "fleet_tags": TAGS,
-        "__fleet_facts": facts,
+        "fleet_validated": facts,
         "role_path": str(ROLE),
         "item": facts["zones"][0],
     }
@@ -439,7 +439,7 @@ def test_what_a_launch_sends(monkeypatch: pytest.MonkeyPatch) -> None:
         preflight = Preflight(
             {"name": NAME, "launcher": launcher, "subnet_id": "", "public_addresses": True, "tags": TAGS}
         )
-        preflight.groups, preflight.result = groups, variables["__fleet_facts"]
+        preflight.groups, preflight.result = groups, variables["fleet_validated"]
         assert refused(instance_texts(preflight.request("evaluator"))) == []
 
 
