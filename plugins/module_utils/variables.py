@@ -32,6 +32,8 @@ WEEK = 7 * 24 * 60  # minutes: no fleet lives longer
 JOB_LENGTH = 64
 MOST_STEPS = 2**63 - 1  # TensorFlow's global step
 MOST_BATCH = 2**31 - 1
+# AWS allows 50 tags a resource, and a host has 9 of the kit's own (module_utils/launch.py).
+MOST_TAGS = 50 - 9
 
 
 def check_names(names: Iterable[str], typed: Iterable[str], known: Iterable[str]) -> list[str]:
@@ -129,6 +131,34 @@ def check_ssh_key(path: object) -> list[str]:
     return []
 
 
+def check_tags(tags: object) -> list[str]:
+    """The user's own tags, as all services take them (EC2 names 127 characters, IAM signs)."""
+    if not isinstance(tags, Mapping):
+        return check_kind("fleet_tags", tags, {"type": "dict"})
+    if len(tags) > MOST_TAGS:
+        return [f"fleet_tags has {len(tags)} tags: give at most {MOST_TAGS}, as AWS allows 50 and 9 are the kit's own."]
+    problems = [problem for key, value in tags.items() for problem in _check_tag(key, value)]
+    seen: dict[str, str] = {}
+    for key in map(str, tags):
+        first = seen.setdefault(key.lower(), key)
+        if first != key:
+            problems.append(f"fleet_tags has the keys {first} and {key}, which are one to IAM: leave one out.")
+    return problems
+
+
+def _check_tag(key: object, value: object) -> list[str]:
+    for what, text, least, most in (("key", key, 1, 127), ("value", value, 0, 256)):
+        if not isinstance(text, str):
+            return [f"fleet_tags has the {what} {text}, which YAML takes for no text: write it in quotes."]
+        if not least <= len(text) <= most:
+            return [f"fleet_tags has a {what} of {len(text)} characters, '{text[:20]}…': AWS takes {least} to {most}."]
+        if not re.fullmatch(r"[\w .:/=+@-]*", text):
+            return [f"fleet_tags has the {what} '{text}': AWS takes letters, digits, spaces and . _ : / = + @ - only."]
+    if key.lower() == "name" or key.lower().startswith(("flotilla-", "aws:")):
+        return [f"fleet_tags has the key {key}: Name and flotilla-… are the kit's own, aws:… is AWS's; take another."]
+    return []
+
+
 def check_minutes(name: str, minutes: object, none: str) -> list[str]:
     """Some minutes, or 0 for none."""
     text = str(minutes)
@@ -164,6 +194,7 @@ def check_values(
         "fleet_groups": fleet_groups.check_groups,
         "job": lambda job: check_job(job, written),
         "fleet_ssh_key": check_ssh_key,
+        "fleet_tags": check_tags,
         "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
         "training_max_steps": lambda steps: check_whole("training_max_steps", steps, "steps", MOST_STEPS),
         "training_batch_size": lambda size: check_whole("training_batch_size", size, "images", MOST_BATCH),

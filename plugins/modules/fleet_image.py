@@ -62,6 +62,10 @@ options:
     description: Who the image belongs to, as the tag C(flotilla-owner); empty means the caller's name in AWS.
     type: str
     default: ""
+  tags:
+    description: Tags of the image and its snapshots beside the kit's own, with O(state=present).
+    type: dict
+    default: {}
   adopt:
     description: Whether images whose owner is somebody else are removed, too.
     type: bool
@@ -319,6 +323,7 @@ class Baker:
         """Have EC2 restart the builder and make the image of it, so that nothing is written meanwhile."""
         p = self.p
         tags = {
+            **(p.get("tags") or {}),
             images.TAG: p["digest"],
             "flotilla-kind": p["kind"],
             "flotilla-owner": self.owner,
@@ -408,6 +413,7 @@ def main() -> None:
             "instance_id": {"type": "str", "default": ""},
             "digest": {"type": "str", "default": ""},
             "owner": {"type": "str", "default": ""},
+            "tags": {"type": "dict", "default": {}},
             "adopt": {"type": "bool", "default": False},
             "keep": {"type": "int", "default": 2},
             "wait": {"type": "int", "default": 10},

@@ -26,6 +26,10 @@ options:
     description: Who the fleet belongs to, as a tag; empty means the caller's name.
     type: str
     default: ""
+  tags:
+    description: The user's own tags of everything that is made.
+    type: dict
+    default: {}
   adopt:
     description: Whether to go on with a fleet of that name that is somebody else's.
     type: bool
@@ -272,6 +276,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     networking,
     regions,
     s3_urls,
+    variables,
 )
 from ansible_collections.flotilla.kit.plugins.module_utils.preflight import account, limits, machines, network, storage
 
@@ -284,6 +289,7 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
         self.check(regions.check_region(self.p["region"]))
         self.check(naming.check_name(self.p["name"]))
         self.check(naming.check_owner(self.p["owner"]))
+        self.check(variables.check_tags(self.tags))
         if self.check(fleet_groups.check_groups(self.p["groups"], bool(self.p.get("builder")))):
             self.groups = fleet_groups.wanted_groups(self.p["groups"])
         self.check(lifetime.check_expiry(self.p["expiry_hours"]))
@@ -349,6 +355,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
+            "tags": {"type": "dict", "default": {}},
             "adopt": {"type": "bool", "default": False},
             "launcher": {"type": "str", "choices": ["ansible", "im"], "default": "ansible"},
             "groups": {"type": "raw", "required": True},

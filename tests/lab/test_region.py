@@ -389,7 +389,7 @@ def user_data(expires: datetime) -> str:
     """What role fleet gives its hosts."""
     template = (ROOT / "roles/fleet/templates/user-data.yml.j2").read_text()
     facts = {"expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    return str(jinja2.Template(template, keep_trailing_newline=True).render(__fleet_facts=facts))
+    return str(jinja2.Template(template, keep_trailing_newline=True).render(fleet_validated=facts))
 
 
 def since_boot(network: Network, instance: str) -> dict[str, float]:

@@ -175,7 +175,7 @@ def test_killed_and_simultaneous_bakers(image: Image, region: boto3.Session, tmp
     """A builder whose controller is killed ends by itself; two bakers at once make an image each."""
     there, hosts = left(region), set(living(region))
     again = ("playbooks/image.yml", "-v", "-e", "fleet_bake_force=true")
-    killed_at(tmp_path, "install | TensorFlow", *again, "-e", "fleet_bake_hours=0.02")  # 72 s
+    killed_at(tmp_path, "install | Run role tensorflow", *again, "-e", "fleet_bake_hours=0.02")  # 72 s
     with ThreadPoolExecutor() as two:
         list(two.map(lambda _: playbook(*again), range(2)))
     assert len(baked(region)) == 3

@@ -75,12 +75,13 @@ def test_a_name_without_its_prefix_is_a_slip_where_it_is_typed() -> None:
 def test_every_variable_that_there_is_is_known() -> None:
     files = [ROOT / "inventories" / kind / "group_vars/all.yml" for kind in ("aws", "lab")]
     names = {name for file in files for name in yaml.safe_load(file.read_text())}
+    names |= {name for file in files for name in re.findall(r"^# ([a-z]+_\w+): ", file.read_text(), re.MULTILINE)}
     names |= {
         name for file in ROOT.glob("roles/*/defaults/main.yml") for name in yaml.safe_load(file.read_text()) or {}
     }
     (play,) = yaml.safe_load((ROOT / "playbooks/radl.yml").read_text())
     names |= {name for name in play["vars"] if not name.startswith(("_", "ansible_"))}
-    assert {"hdfs_replication", "hdfs_namenode", "training_job", "radl_collection"} < names | set(known())
+    assert {"hdfs_replication", "hdfs_namenode", "training_job", "radl_collection", "fleet_tags"} < names | set(known())
     assert names - set(known()) == set()
 
 
@@ -97,6 +98,8 @@ def test_every_playbook_looks_first() -> None:
         ("hdfs_replication", "three", ["'three'", "whole number"]),
         ("hdfs_replication", True, ["whole number"]),
         ("hdfs_replication", 2.5, ["whole number"]),
+        ("hdfs_namenode_heap_mb", "1g", ["'1g'", "whole number"]),
+        ("hdfs_datanode_heap_mb", -1, ["-1", "from 0 on"]),
         ("fleet_timeout", -1, ["-1", "from 0 on"]),
         ("fleet_public_addresses", "perhaps", ["'perhaps'", "true or false"]),
         ("fleet_accelerator", "tpu", ["'tpu'", "auto, cpu or gpu"]),
@@ -131,6 +134,20 @@ def test_every_playbook_looks_first() -> None:
         ("fleet_ssh_key", None, ["is empty"]),
         ("fleet_groups", None, ["is empty"]),
         ("fleet_schedule", None, ["is empty"]),
+        ("fleet_tags", None, ["is empty"]),
+        ("fleet_tags", "team=blue", ["which is text", "a mapping"]),
+        ("fleet_tags", {"cost-center": 1234}, ["the value 1234", "quotes"]),
+        ("fleet_tags", {"on": True}, ["the value True", "quotes"]),
+        ("fleet_tags", {True: "on"}, ["the key True", "quotes"]),
+        ("fleet_tags", {"": "x"}, ["a key of 0 characters", "1 to 127"]),
+        ("fleet_tags", {"k" * 128: "x"}, ["a key of 128 characters", "1 to 127"]),
+        ("fleet_tags", {"k": "v" * 257}, ["a value of 257 characters", "0 to 256"]),
+        ("fleet_tags", {"k": "a,b"}, ["the value 'a,b'", "letters, digits, spaces"]),
+        ("fleet_tags", {"Name": "x"}, ["the key Name", "the kit's own"]),
+        ("fleet_tags", {"Flotilla-Fleet": "x"}, ["the key Flotilla-Fleet", "the kit's own"]),
+        ("fleet_tags", {"AWS:x": "x"}, ["the key AWS:x", "AWS's"]),
+        ("fleet_tags", {"Team": "a", "team": "a"}, ["Team and team", "IAM"]),
+        ("fleet_tags", {str(number): "x" for number in range(42)}, ["42 tags", "at most 41"]),
         ("training_program", None, ["is empty"]),
         ("fleet_vpc_id", None, ["is empty"]),
         ("fleet_endpoint_url", "banana", ["isn't a server's address"]),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import runpy
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+from ansible_collections.flotilla.kit.plugins.module_utils import s3_urls
 
 PACK = Path(__file__).parents[2] / "roles/training/files/pack.py"
 
@@ -55,3 +57,7 @@ def test_what_can_not_run_is_refused(folder: Path, name: str, text: str, words: 
     (folder / name).write_text(text)
     done = pack("--check", str(folder), names, entry)
     assert done.returncode == 1 and words in done.stderr and "\n" not in done.stderr.strip()
+
+
+def test_a_program_may_be_as_large_in_s3() -> None:
+    assert runpy.run_path(str(PACK))["LIMIT"] == s3_urls.PROGRAM_LIMIT

@@ -160,7 +160,9 @@ def test_a_refusal_is_said_also_where_something_else_fails(
 def test_the_timer_that_a_host_brings_along_is_armed_first() -> None:
     """In user data and in RADL the same, in what cloud-init does before all else, and short enough for EC2."""
     source = (ROOT / "roles/fleet/templates/user-data.yml.j2").read_text()
-    data = jinja2.Template(source, keep_trailing_newline=True).render(__fleet_facts={"expires": "2099-12-31T00:00:00Z"})
+    data = jinja2.Template(source, keep_trailing_newline=True).render(
+        fleet_validated={"expires": "2099-12-31T00:00:00Z"}
+    )
     assert data.startswith("#cloud-config\n") and len(data.encode()) <= 16384
     content = yaml.safe_load(data)
     assert list(content) == ["bootcmd"], "write_files and runcmd come later, and runcmd after all packages"

@@ -20,6 +20,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.flotilla.kit.plugins.module_utils import access_policy, aws, naming, regions
+from ansible_collections.flotilla.kit.plugins.module_utils.variables import check_tags
 from ansible_collections.flotilla.kit.plugins.modules.fleet_access import Access
 from ansible_collections.flotilla.kit.plugins.modules.fleet_image import Baker
 from ansible_collections.flotilla.kit.plugins.modules.fleet_instances import Fleet
@@ -131,6 +132,7 @@ CALLED: dict[str, dict[str, str]] = {
 
 # The longest names that the kit's own checks let through, and a region of the longest name that AWS has.
 NAME, REGION, OWNER = "a" * 32, "us-isof-south-1", "Ada Lovelace + 2 : / = @ _ . -".ljust(256, "ö")
+TAGS = {f"{number:02} Ada . : / = + - @ ".ljust(127, "ö"): OWNER for number in range(41)}
 BUCKETS = [f"s3://{'b' * 63}/{'c' * 400}/" for _ in range(2)]
 
 
@@ -142,6 +144,7 @@ def given() -> dict[str, Any]:
         for folder in ("defaults", "vars")
     )
     assert naming.check_name(NAME) == naming.check_owner(OWNER) == regions.check_region(REGION) == []
+    assert check_tags(TAGS) == []
     facts = {
         "owner": OWNER,
         "expires": "2026-11-28T20:00:00Z",
@@ -160,7 +163,8 @@ def given() -> dict[str, Any]:
         **inner,
         "fleet_name": NAME,
         "fleet_region": REGION,
-        "__fleet_facts": facts,
+        "fleet_tags": TAGS,
+        "fleet_validated": facts,
         "role_path": str(ROLE),
         "item": facts["zones"][0],
     }
@@ -308,7 +312,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
     told = told_to("access.yml", "flotilla.kit.fleet_access")
     Access({**told, "ssh_key": str(tmp_path / "key"), "schedule": True}, False).ensure()
     baker = Baker.__new__(Baker)
-    baker.p = {"digest": "0" * 16, "kind": "gpu", "root": str(ROOT), "instance_id": "i-0123456789abcdef0"}
+    baker.p = {
+        "digest": "0" * 16, "kind": "gpu", "root": str(ROOT), "instance_id": "i-0123456789abcdef0", "tags": TAGS,
+    }  # fmt: skip
     baker.aws, baker.owner = Recorder(), OWNER
     baker.create("ami-0123456789abcdef0")
     return list(Recorder.told)
@@ -327,6 +333,9 @@ def refused_calls(calls: list[tuple[str, dict[str, Any]]]) -> list[str]:
 def test_what_our_modules_send(recorded: list[tuple[str, dict[str, Any]]]) -> None:
     assert {method for method, _ in recorded} >= set(CALLED)
     assert refused_calls(recorded) == []
+    for method, arguments in recorded:
+        for sent in [*arguments.get("TagSpecifications", []), *([arguments] if "Tags" in arguments else [])]:
+            assert TAGS.items() <= aws.tags_of(sent).items(), method
     roles = [arguments["RoleName"] for method, arguments in recorded if method == "create_role"]
     assert len(roles) == 2 and any(one.endswith("-expiry") for one in roles)
 
@@ -429,8 +438,10 @@ def test_what_a_launch_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert refused(instance_texts(sent)) == []
     for launcher in ("ansible", "im"):
-        preflight = Preflight({"name": NAME, "launcher": launcher, "subnet_id": "", "public_addresses": True})
-        preflight.groups, preflight.result = groups, variables["__fleet_facts"]
+        preflight = Preflight(
+            {"name": NAME, "launcher": launcher, "subnet_id": "", "public_addresses": True, "tags": TAGS}
+        )
+        preflight.groups, preflight.result = groups, variables["fleet_validated"]
         assert refused(instance_texts(preflight.request("evaluator"))) == []
 
 
@@ -458,7 +469,10 @@ def test_names_that_aws_has_no_module_for() -> None:
 def test_what_the_infrastructure_manager_is_told_to_send(name: str) -> None:
     file = ROOT / "radl" / name
     text = file.read_text()
-    for name, value in (("fleet_name", NAME), ("radl_expires", "2026-11-28T20:00:00Z"), ("group", "evaluator")):
+    more = "".join(f",{number:02} Ada . : / + - @ _=".ljust(256, "x") for number in range(40))
+    for name, value in (
+        ("fleet_name", NAME), ("radl_expires", "2026-11-28T20:00:00Z"), ("group", "evaluator"), ("__radl_tags", more),
+    ):  # fmt: skip
         text = re.sub(rf"\[\[ {name} \]\]", value, text)
     listed = re.findall(r"instance_tags = '([^']*)'", text)
     assert listed or file.name == "worker.radl"

@@ -21,6 +21,7 @@ class Findings:
     def __init__(self, parameters: untyped.Parameters) -> None:
         """Keep the module's parameters."""
         self.p = parameters
+        self.tags: dict[str, str] = parameters.get("tags") or {}
         self.problems: list[str] = []
         self.boundary_policy: untyped.Answer = {}  # the permissions boundary of the roles, where it may be read
         self.warnings: list[str] = []

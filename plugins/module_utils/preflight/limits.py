@@ -122,6 +122,7 @@ class Limits(findings.Findings):
         """Return RunInstances' request for a host of a group, as far as it's known before anything is made."""
         group = self.groups[name]
         common = {
+            **self.tags,
             "flotilla-fleet": self.p["name"],
             "flotilla-owner": self.result["owner"],
             "flotilla-expires": self.result["expires"],
@@ -129,7 +130,7 @@ class Limits(findings.Findings):
         tags, tagged = launch.host_tags(self.p["name"], (name, 0), group, common), launch.TAGGED
         if self.p["launcher"] == "im":
             # The Infrastructure Manager gives these, and only to instances.
-            tags = {key: tags[key] for key in ("flotilla-fleet", "flotilla-group", "flotilla-expires")}
+            tags = {key: tags[key] for key in (*self.tags, "flotilla-fleet", "flotilla-group", "flotilla-expires")}
             tagged = ("instance",)
         request = launch.request(group, tags, tagged)
         subnet = self.p["subnet_id"] or self.subnets.get(self.result["zone"], {}).get("SubnetId")
