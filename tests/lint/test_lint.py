@@ -83,6 +83,15 @@ def test_what_docs_say_is_tested_is_there() -> None:
     assert file and missing == []
 
 
+def test_all_say_the_same_version() -> None:
+    kit = yaml.safe_load((ROOT / "galaxy.yml").read_text())
+    for name in ("pyproject.toml", "training/pyproject.toml", "training/flotilla/__init__.py"):
+        found = re.findall(r'^(?:__)?version(?:__)? = "(.+)"$', (ROOT / name).read_text(), re.MULTILINE)
+        assert found == [kit["version"]], name
+    (radl,) = yaml.safe_load((ROOT / "playbooks/radl.yml").read_text())
+    assert radl["vars"]["radl_collection"] == f"git+{kit['repository']},v{kit['version']}"
+
+
 def test_locks_carry_no_index_address() -> None:
     for lock in [ROOT / "requirements.lock", *(ROOT / "training").glob("*.lock")]:
         assert "http" not in lock.read_text(), lock.name
