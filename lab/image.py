@@ -20,6 +20,8 @@ PACKAGES = (
     "ca-certificates", "cloud-init", "python3-apt", "procps", "netbase", "less",
 )  # fmt: skip
 
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"  # Ubuntu's apt doesn't trust it by itself
+
 # Inside a container cloud-init doesn't look at DMI, so it doesn't believe that it is on AWS and asks without a token.
 CLOUD_INIT_PATCH = """\
 try:
@@ -157,7 +159,8 @@ def build(say: Callable[[str], None]) -> Path:
     part, log = image.with_suffix(".part"), IMAGES / "build.log"
     with log.open("wb") as output:
         command = ["mmdebstrap", "--variant=minbase", "--mode=root", "--skip=cleanup/apt/lists",
-                   "--dpkgopt=force-unsafe-io", f"--include={','.join(PACKAGES)}", "bookworm", str(part)]  # fmt: skip
+                   "--dpkgopt=force-unsafe-io", f"--keyring={KEYRING}", f"--include={','.join(PACKAGES)}", "bookworm",
+                   str(part)]  # fmt: skip
         done = subprocess.run(
             cgroups.joined("build", command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )

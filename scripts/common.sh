@@ -28,7 +28,7 @@ install_packages() {
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ "${#missing[@]}" -eq 0 ] && return
-  [ -e /etc/debian_version ] || die "needs Debian 12 or Ubuntu 22.04, or these installed by hand: ${missing[*]}"
+  [ -e /etc/debian_version ] || die "needs Debian 12 or 13, Ubuntu 22.04 or 24.04, or these installed by hand: ${missing[*]}"
   say "installing for $why: ${missing[*]}"
   as_root apt-get update -q >/dev/null
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
@@ -51,13 +51,17 @@ prepare_uv() {
 }
 
 # make_environment FOLDER PYTHON LOCK WHAT: a Python environment that holds just what a lock file lists; made anew only
-# when that has changed.
+# when that has changed. uv downloads a Python where none fits.
 make_environment() {
-  local folder=$1 python=$2 lock=$3 what=$4
+  local folder=$1 python=$2 lock=$3 what=$4 problem
   cmp -s "$lock" "$folder/.lock" && return
   prepare_uv
   say "making the Python environment $(basename "$folder") ($what)"
-  [ -x "$folder/bin/python" ] || "$uv" venv --quiet --python "$python" "$folder"
+  if ! [ -x "$folder/bin/python" ] && ! problem=$("$uv" venv --quiet --python "$python" "$folder" 2>&1); then
+    "$uv" python find --quiet --system "$python" >/dev/null 2>&1 && die "$problem"
+    die "$(basename "$folder") ($what) needs Python $python: none is in PATH, and uv could download none; install one," \
+      "as pyenv does, and put it into PATH"
+  fi
   "$uv" pip sync --quiet --require-hashes --compile-bytecode --python "$folder/bin/python" "$lock"
   cp "$lock" "$folder/.lock"
 }

@@ -167,6 +167,15 @@ def test_pages_are_linked_to() -> None:
     assert [str(page) for page in linked if not page.exists()] == []
 
 
+def test_all_say_the_same_version() -> None:
+    kit = yaml.safe_load((ROOT / "galaxy.yml").read_text())
+    for name in ("pyproject.toml", "training/pyproject.toml", "training/flotilla/__init__.py"):
+        found = re.findall(r'^(?:__)?version(?:__)? = "(.+)"$', (ROOT / name).read_text(), re.MULTILINE)
+        assert found == [kit["version"]], name
+    (radl,) = yaml.safe_load((ROOT / "playbooks/radl.yml").read_text())
+    assert radl["vars"]["radl_collection"] == f"git+{kit['repository']},v{kit['version']}"
+
+
 def test_locks_carry_no_index_address() -> None:
     for lock in [ROOT / "requirements.lock", *(ROOT / "training").glob("*.lock")]:
         assert "http" not in lock.read_text(), lock.name

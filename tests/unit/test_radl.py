@@ -98,6 +98,19 @@ def test_a_collection_that_is_not_there_is_missed_in_a_sentence(tmp_path: Path) 
     user_runs(*run)
 
 
+def test_a_collection_that_nobody_has_named_is_refused(tmp_path: Path) -> None:
+    """Before AWS is asked: for that there are no credentials here."""
+    file = tmp_path / "demo.radl"
+    buckets = {"dataset_source": "s3://mine/cifar10/", "store_target": "s3://mine/models/"}
+    done = user_runs(
+        "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
+        "-e", json.dumps({"fleet_name": "demo", "radl_file": str(file), **buckets}), check=False,
+    )  # fmt: skip
+    # Ansible wraps what it prints.
+    assert "radl_collection is still git+https://CHANGE-ME/flotilla," in " ".join(done.stdout.split()), done.stdout
+    assert done.returncode != 0 and not file.exists() and not file.with_suffix(".password").exists()
+
+
 def test_one_worker_more() -> None:
     radl = parsed(ROOT / "radl/worker.radl")
     assert (radl["systems"], radl["deploys"], radl["open"]) == (["worker"], {"worker": 1}, [])
