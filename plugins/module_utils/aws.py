@@ -133,7 +133,8 @@ def check_environment(profile: str) -> list[str]:
         way_out = 'set fleet_profile to ""' if profile else "unset AWS_PROFILE"
         return [
             f"{keys[0]} is exported and {variable} is {profile_in_use(profile)}, and Ansible's AWS modules don't "
-            f"choose between the two: 'unset {' '.join(keys)}' to go on with the profile, or {way_out} to go on with the keys."
+            f"choose between the two: 'unset {' '.join(keys)}' to go on with the profile, or {way_out} to go on "
+            "with the keys."
         ]
     if keys and "AWS_ACCESS_KEY_ID" not in keys and keys != ["AWS_SESSION_TOKEN"]:
         return [
