@@ -113,7 +113,7 @@ def _met(quantity: str, operator: str, alternatives: list[str], value: str | lis
 
 
 def attach() -> None:
-    """Make moto heed conditions, each resource of a call, boundaries, and the expiry of tokens."""
+    """Make moto judge by conditions, each resource of a call, boundaries, and tokens' expiry."""
     _attach_conditions()
     _attach_decision()
     _attach_expiry()

@@ -42,7 +42,7 @@ def policy(dataset: str, model: str, program: str = "", partition: str = "aws") 
     ):
         if not url:
             continue
-        bucket, prefix = s3_urls.split_s3(url)
+        bucket, prefix = s3_urls.split_folder(url)
         statements.append(
             {
                 "Sid": name,

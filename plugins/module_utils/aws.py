@@ -104,36 +104,37 @@ def message(error: BaseException) -> str:
     return words[:500].rstrip(".: ") or "the answer is a web page"
 
 
-def named(profile: str) -> str:
-    """Return the profile that is used: fleet_profile, else what the environment names, else none."""
+def profile_in_use(profile: str) -> str:
+    """Return the profile that is used: fleet_profile, else the one that the environment names, else none."""
     return profile or os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
 
 
-def whose(profile: str) -> str:
-    """Say where the credentials come from that fleet_profile (empty: boto3's chain) leads to."""
+def credentials_source(profile: str) -> str:
+    """Say where the credentials come from; an empty profile means boto3's chain."""
     if profile:
         return f"profile {profile}"
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return "the environment (AWS_ACCESS_KEY_ID)"
-    if named(profile):
-        return f"profile {named(profile)} (AWS_PROFILE)"
+    if profile_in_use(profile):
+        return f"profile {profile_in_use(profile)} (AWS_PROFILE)"
     return "the default credential chain (fleet_profile is empty)"
 
 
 def _with_profile(command: str, profile: str) -> str:
     """Return a command of AWS's for the profile that is used."""
-    return f"'{command} --profile {named(profile)}'" if named(profile) else f"'{command}'"
+    return f"'{command} --profile {profile_in_use(profile)}'" if profile_in_use(profile) else f"'{command}'"
 
 
 def check_environment(profile: str) -> list[str]:
     """What amazon.aws's modules and boto3 take differently from the environment, so that the first task would fail."""
     keys = [name for name in (*KEY_VARIABLES, *LEGACY_VARIABLES) if os.environ.get(name)]
-    if keys and named(profile):
+    if keys and profile_in_use(profile):
         variable = "fleet_profile" if profile else "AWS_PROFILE"
         way_out = 'set fleet_profile to ""' if profile else "unset AWS_PROFILE"
         return [
-            f"{keys[0]} is exported and {variable} is {named(profile)}, and Ansible's AWS modules don't choose between "
-            f"the two: 'unset {' '.join(keys)}' to go on with the profile, or {way_out} to go on with the keys."
+            f"{keys[0]} is exported and {variable} is {profile_in_use(profile)}, and Ansible's AWS modules don't "
+            f"choose between the two: 'unset {' '.join(keys)}' to go on with the profile, or {way_out} to go on "
+            "with the keys."
         ]
     if keys and "AWS_ACCESS_KEY_ID" not in keys and keys != ["AWS_SESSION_TOKEN"]:
         return [
@@ -151,7 +152,7 @@ def check_mfa(profile: str) -> list[str]:
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return []
     profiles = botocore.session.Session(profile=profile or None).full_config["profiles"]
-    name, seen = named(profile) or "default", set[str]()
+    name, seen = profile_in_use(profile) or "default", set[str]()
     while name in profiles and name not in seen and "role_arn" in profiles[name]:
         if "mfa_serial" in profiles[name]:
             return [_ask_mfa(name, profile)]
@@ -161,7 +162,7 @@ def check_mfa(profile: str) -> list[str]:
 
 
 def _ask_mfa(name: str, profile: str) -> str:
-    command = f"aws configure export-credentials --profile {named(profile) or 'default'} --format env"
+    command = f"aws configure export-credentials --profile {profile_in_use(profile) or 'default'} --format env"
     unset = 'set fleet_profile to ""' if profile else "unset AWS_PROFILE"
     return (
         f"The AWS profile {name} wants an MFA code (mfa_serial), which can't be asked for while modules run: "
@@ -185,7 +186,7 @@ def open_session(profile: str, region: str, keys: dict[str, Any] | None = None) 
         raise FleetError(explain(error, "open a session", profile)) from error
     except (OSError, ValueError) as error:  # a program or file that can't be read, or no JSON from that program
         raise FleetError(
-            f"What ~/.aws says of {whose(profile)} doesn't work ({message(error)}): "
+            f"What ~/.aws says of {credentials_source(profile)} doesn't work ({message(error)}): "
             "correct its credential_process in ~/.aws/config, or the files' rights."
         ) from error
     return session
@@ -226,30 +227,31 @@ def _explain_credentials(error: BaseException, profile: str) -> str:
                 f"or 'unset {' '.join(KEY_VARIABLES)}' to use ~/.aws."
             )
         return (
-            f"The AWS {whose(profile)} is incomplete ({message(error)}): add {details.get('cred_var')} in ~/.aws, "
-            "or set fleet_profile to another profile."
+            f"The AWS {credentials_source(profile)} is incomplete ({message(error)}): "
+            f"add {details.get('cred_var')} in ~/.aws, or set fleet_profile to another profile."
         )
     if isinstance(error, (exceptions.SSOError, exceptions.TokenRetrievalError, exceptions.NoAuthTokenError)):
         return (
-            f"The SSO sign-in of {whose(profile)} has expired or was never made ({message(error)}): "
+            f"The SSO sign-in of {credentials_source(profile)} has expired or was never made ({message(error)}): "
             f"run {_with_profile('aws sso login', profile)}."
         )
     if isinstance(error, getattr(exceptions, "LoginError", ())):
-        return f"The sign-in of {whose(profile)} is over ({message(error)}): run {_with_profile('aws login', profile)}."
+        run = _with_profile("aws login", profile)
+        return f"The sign-in of {credentials_source(profile)} is over ({message(error)}): run {run}."
     if isinstance(error, exceptions.CredentialRetrievalError) and details.get("provider") == "custom-process":
         return (
-            f"The credential_process of {whose(profile)} failed ({message(error)}): run it by hand, as it may want you "
-            "to sign in, or correct it in ~/.aws/config."
+            f"The credential_process of {credentials_source(profile)} failed ({message(error)}): "
+            "run it by hand, as it may want you to sign in, or correct it in ~/.aws/config."
         )
     if isinstance(error, exceptions.RefreshWithMFAUnsupportedError):
-        return _ask_mfa(named(profile) or "default", profile)
+        return _ask_mfa(profile_in_use(profile) or "default", profile)
     if isinstance(
         error, (exceptions.InvalidConfigError, exceptions.ConfigParseError, exceptions.UnknownCredentialError)
     ):
         return f"The AWS configuration is wrong ({message(error)}): correct it in ~/.aws/config."
     if isinstance(error, (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)):
         return (
-            f"No usable AWS credentials in {whose(profile)} ({message(error)}): "
+            f"No usable AWS credentials in {credentials_source(profile)} ({message(error)}): "
             f"run {_with_profile('aws configure', profile)} or {_with_profile('aws sso login', profile)}, "
             "or set fleet_profile to a profile that has some."
         )
@@ -297,7 +299,7 @@ def _is_proxy(variable: str) -> bool:
 
 def _explain_refusal(error: BaseException, doing: str, profile: str) -> str:
     """Say whom AWS refuses, and why: the clock, what has expired, wrong keys, or a missing permission."""
-    words, origin = f"{code(error)}: {message(error)}", whose(profile)
+    words, origin = f"{code(error)}: {message(error)}", credentials_source(profile)
     ahead = _minutes_ahead(error)
     if code(error) in CREDENTIAL_CODES and (abs(ahead) > 4 or any(word in words for word in CLOCK_WORDS)):
         clock = (

@@ -62,7 +62,7 @@ def in_iam_for_expiry(fleet: str, region: str) -> str:
     return f"{in_iam(fleet, region)}-expiry"
 
 
-def check_theirs(name: str, owners: set[str], me: str, adopt: bool) -> list[str]:
+def check_ownership(name: str, owners: set[str], me: str, adopt: bool) -> list[str]:
     """A fleet of somebody else's stays as it is; ``owners`` are its resources' tags flotilla-owner."""
     theirs = sorted(owner for owner in owners if owner and owner != me)
     if adopt or not theirs:

@@ -49,9 +49,9 @@ def check_sources(sources: Sequence[object], open_to_world: bool) -> list[str]:
     return problems
 
 
-def check_versions(sources: Sequence[object]) -> list[str]:
+def check_ip_versions(sources: Sequence[object]) -> list[str]:
     """Hosts are called by their IPv4 addresses, which nobody reaches from an IPv6 one."""
-    if not sources or any(ipaddress.ip_network(one).version == 4 for one in networks(sources)):
+    if not sources or any(ipaddress.ip_network(one).version == 4 for one in cidrs(sources)):
         return []
     return [
         f"fleet_ssh_sources has IPv6 only ({', '.join(map(str, sources))}), and hosts have IPv4 addresses: add the "
@@ -59,7 +59,7 @@ def check_versions(sources: Sequence[object]) -> list[str]:
     ]
 
 
-def networks(sources: Sequence[object]) -> list[str]:
+def cidrs(sources: Sequence[object]) -> list[str]:
     """Return sources in CIDR form, without doubles."""
     return list(dict.fromkeys(str(ipaddress.ip_network(str(source).strip(), strict=False)) for source in sources))
 

@@ -9,7 +9,7 @@ import re
 PROGRAM_LIMIT = 20_000_000  # bytes, as for a program of the controller (roles/training/files/pack.py)
 
 
-def split_s3(url: str) -> tuple[str, str]:
+def split_folder(url: str) -> tuple[str, str]:
     """Return bucket and prefix (ending in a slash, or empty) of an s3:// address; raises ValueError."""
     match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", url.strip())
     if not match:
@@ -18,12 +18,12 @@ def split_s3(url: str) -> tuple[str, str]:
     return match[1], prefix + "/" if prefix else ""
 
 
-def check_s3(url: str, variable: str) -> list[str]:
+def check_folder(url: str, variable: str) -> list[str]:
     """An address in S3 has a bucket and a folder: the nodes may use that folder and nothing else."""
     if not url:
         return []
     try:
-        prefix = split_s3(url)[1]
+        prefix = split_folder(url)[1]
     except ValueError:
         return [f"{variable} '{url}' isn't an address in S3: write it as s3://bucket/folder/."]
     if not prefix:
@@ -40,7 +40,7 @@ def check_s3(url: str, variable: str) -> list[str]:
 
 def check_apart(dataset: str, target: str) -> list[str]:
     """The nodes write to one of two folders in S3 and only read the other, so neither is in the other."""
-    (from_bucket, source), (to_bucket, models) = split_s3(dataset), split_s3(target)
+    (from_bucket, source), (to_bucket, models) = split_folder(dataset), split_folder(target)
     if from_bucket != to_bucket or not (source.startswith(models) or models.startswith(source)):
         return []
     how = "the same folder as" if source == models else "inside" if models.startswith(source) else "a folder around"

@@ -224,5 +224,5 @@ def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> l
         elif "CHANGE-ME" in url:
             problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")
         else:
-            problems += s3_urls.check_s3(url, name)
+            problems += s3_urls.check_folder(url, name)
     return problems if problems or len(urls) < 2 else s3_urls.check_apart(*urls.values())

@@ -181,18 +181,18 @@ NOT_YET = {"InvalidGroup.NotFound", "InvalidKeyPair.NotFound", "InvalidSubnetID.
 LISTED = 20  # seconds after which AWS lists what it has launched
 
 
-class Lacking(aws.FleetError):
+class NoCapacity(aws.FleetError):
     """A zone has no capacity for a type, or doesn't offer it: AWS's words, with the type."""
 
 
-class LackingZone(TypedDict):
+class FullZone(TypedDict):
     """A zone that was tried and lacks capacity."""
 
     name: str
     reason: str  # AWS's words, with the type
 
 
-def lacks(error: BaseException) -> bool:
+def is_no_capacity(error: BaseException) -> bool:
     """Whether AWS refuses a launch for reasons of the zone, which other zones may not have."""
     if aws.code(error) == "Unsupported":
         return "availability zone" in aws.message(error).lower()
@@ -225,7 +225,7 @@ class Fleet:
         self.zones: list[networking.Zone] = parameters.get("zones") or [{"name": "its zone", "cidr": ""}]
         self.zone = self.zones[0]
         self.subnet = parameters["subnet_id"]
-        self.lacking: list[LackingZone] = []
+        self.lacking: list[FullZone] = []
         self.launched: list[str] = []
         self.scheduled: list[str] = []
 
@@ -256,7 +256,7 @@ class Fleet:
         }
 
     def launch(self, group: str, index: int, known: list[reconcile.Instance]) -> str:
-        """Launch the instance of one slot; returns its id. Raises Lacking for want of capacity, else FleetError."""
+        """Launch the instance of one slot; returns its id. Raises NoCapacity for want of capacity, else FleetError."""
         request = self.request(group, index)
         place = self.subnet + self.p["security_group_id"]
         before = [one["id"] for one in known if (one["group"], one["index"]) == (group, index)]
@@ -291,8 +291,8 @@ class Fleet:
 
     def refusal(self, error: BaseException, host: str, instance_type: str) -> aws.FleetError:
         """Return what to say when AWS refuses to launch, or start, a host."""
-        if lacks(error):
-            return Lacking(f"{instance_type}: {aws.message(error)}")
+        if is_no_capacity(error):
+            return NoCapacity(f"{instance_type}: {aws.message(error)}")
         hint = HINTS.get(aws.code(error))
         if hint:
             words = f"{aws.message(error)} ({aws.code(error)})"
@@ -319,7 +319,8 @@ class Fleet:
     def launch_all(self, slots: list[reconcile.Slot], known: list[reconcile.Instance]) -> list[str]:
         """Launch several slots, the hosts of a batch side by side; returns the ids, which are in ``launched``, too.
 
-        Goes no further after a failure. Raises Lacking when want of capacity was all, else FleetError with all reasons.
+        Goes no further after a failure. Raises NoCapacity when no other reason was given, else FleetError with
+        all reasons.
         """
         self.launched = []
         problems: list[aws.FleetError] = []
@@ -338,10 +339,10 @@ class Fleet:
                         for other in waiting:
                             other.cancel()
         if problems:
-            final = sorted({str(one) for one in problems if not isinstance(one, Lacking)})
+            final = sorted({str(one) for one in problems if not isinstance(one, NoCapacity)})
             if final:
                 raise aws.FleetError("\n".join(final))
-            raise Lacking("; ".join(sorted({str(one) for one in problems})))
+            raise NoCapacity("; ".join(sorted({str(one) for one in problems})))
         return self.launched
 
     def subnet_in(self, zone: networking.Zone) -> str:
@@ -407,13 +408,13 @@ class Fleet:
                     self.scheduled += self.schedule(ids, False)
                 try:
                     return self.wait_running(ids)
-                except Lacking as error:
+                except NoCapacity as error:
                     problem = error
             try:
                 ended = self.end_launched(todo["launch"], known)
             except aws.FleetError as error:
                 raise aws.FleetError(f"{problem}\n{error}") from problem
-            if not isinstance(problem, Lacking):
+            if not isinstance(problem, NoCapacity):
                 raise aws.FleetError(f"{problem}{' What this run had launched was ended again.' if ended else ''}")
             self.lacking.append({"name": zone["name"], "reason": str(problem)})
         raise aws.FleetError(
@@ -537,7 +538,7 @@ class Fleet:
                 if one["state"] in ("shutting-down", "terminated"):
                     # Server.InsufficientInstanceCapacity: the zone's capacity went between request and start.
                     if "insufficientinstancecapacity" in one["reason"].lower():
-                        raise Lacking(f"{one['type']}: {one['reason'].rstrip('.')}")
+                        raise NoCapacity(f"{one['type']}: {one['reason'].rstrip('.')}")
                     raise aws.FleetError(
                         f"{one['group']}-{one['index']} ({one['id']}) ended while it was starting "
                         f"({one['reason'] or 'AWS gives no reason'}): run the same command again, or destroy the fleet."

@@ -294,7 +294,7 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
             self.groups = fleet_groups.wanted_groups(self.p["groups"])
         self.check(lifetime.check_expiry(self.p["expiry_hours"]))
         if self.check(networking.check_sources(self.p["ssh_sources"], self.p["ssh_open_to_world"])):
-            self.check(networking.check_versions(self.p["ssh_sources"]))
+            self.check(networking.check_ip_versions(self.p["ssh_sources"]))
         self.result["hosts"] = sum(group["count"] for group in self.groups.values())
         self.check(
             networking.check_network(self.p["vpc_id"], self.p["subnet_id"], self.p["vpc_cidr"], self.result["hosts"])
@@ -303,8 +303,8 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
         self.check(fleet_groups.check_caps(self.p["max_hosts"], self.p["max_cost"]))
         self.check(fleet_groups.check_hosts(self.groups, self.p["max_hosts"]))
         self.check(networking.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
-        self.check(s3_urls.check_s3(self.p["dataset_source"], "dataset_source"))
-        self.check(s3_urls.check_s3(self.p["model_target"], "store_target"))
+        self.check(s3_urls.check_folder(self.p["dataset_source"], "dataset_source"))
+        self.check(s3_urls.check_folder(self.p["model_target"], "store_target"))
         if not self.problems and self.p["dataset_source"] and self.p["model_target"]:
             self.check(s3_urls.check_apart(self.p["dataset_source"], self.p["model_target"]))
         self.check(s3_urls.check_program(self.p["program"]))

@@ -578,7 +578,7 @@ def work(fleet: Resources, parameters: untyped.Parameters, dry: bool) -> untyped
         if new and not parameters["adopt"]:
             answer = fleet.aws.call("ask who the caller is", "sts", "get_caller_identity")
             caller = naming.caller_name(str(answer["Arn"]))
-            problems = naming.check_theirs(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
+            problems = naming.check_ownership(fleet.fleet, new - {caller}, parameters["owner"] or caller, False)
             if problems:
                 raise aws.FleetError(problems[0])
             owners.update(new)

@@ -61,10 +61,14 @@ def test_the_caller_has_one_name(who: str, owner: str, name: str) -> None:
 
 
 def test_another_owner_is_named() -> None:
-    assert naming.check_theirs("demo", {"ada"}, "ada", False) == naming.check_theirs("demo", set(), "ada", False) == []
-    assert naming.check_theirs("demo", {""}, "ada", False) == [], "what has no owner is nobody else's"
-    assert naming.check_theirs("demo", {"ada", "grace"}, "ada", True) == []
-    (problem,) = naming.check_theirs("demo", {"ada", "grace"}, "ada", False)
+    assert (
+        naming.check_ownership("demo", {"ada"}, "ada", False)
+        == naming.check_ownership("demo", set(), "ada", False)
+        == []
+    )
+    assert naming.check_ownership("demo", {""}, "ada", False) == [], "what has no owner is nobody else's"
+    assert naming.check_ownership("demo", {"ada", "grace"}, "ada", True) == []
+    (problem,) = naming.check_ownership("demo", {"ada", "grace"}, "ada", False)
     assert "The fleet demo is grace's, and you are ada" in problem and "fleet_adopt" in problem
 
 

@@ -127,7 +127,7 @@ def test_a_type_that_the_price_list_lacks(variables: dict[str, Any], monkeypatch
 def test_the_role_hands_on_every_option_of_preflight() -> None:
     tasks = yaml.safe_load((ROOT / "roles/fleet/tasks/validate.yml").read_text())
     options = yaml.safe_load(fleet_preflight.DOCUMENTATION)["options"]
-    assert set(options) <= set(tasks[0]["flotilla.kit.fleet_preflight"])
+    assert {"region", "name", *options} <= set(tasks[0]["flotilla.kit.fleet_preflight"])
 
 
 @pytest.mark.parametrize("inventory", ["inventories/aws", "inventories/lab", "tests/life/inventory"])

@@ -131,10 +131,10 @@ def test_the_world_wants_a_yes(source: str) -> None:
 
 def test_sources() -> None:
     assert networking.check_sources(["203.0.113.7", "10.0.0.0/8", "2001:db8::/32"], False) == []
-    assert networking.networks(["203.0.113.7", "203.0.113.7/32", "10.1.2.3/8"]) == ["203.0.113.7/32", "10.0.0.0/8"]
+    assert networking.cidrs(["203.0.113.7", "203.0.113.7/32", "10.1.2.3/8"]) == ["203.0.113.7/32", "10.0.0.0/8"]
     one(networking.check_sources(["home"], False), "'home'")
-    one(networking.check_versions(["2001:db8::1", "2001:db8:1::/48"]), "IPv6 only", "add the IPv4 address")
-    assert networking.check_versions(["2001:db8::1", "203.0.113.7"]) == networking.check_versions([]) == []
+    one(networking.check_ip_versions(["2001:db8::1", "2001:db8:1::/48"]), "IPv6 only", "add the IPv4 address")
+    assert networking.check_ip_versions(["2001:db8::1", "203.0.113.7"]) == networking.check_ip_versions([]) == []
 
 
 @pytest.mark.parametrize(
@@ -155,15 +155,15 @@ def test_bad_networks(vpc: str, subnet: str, cidr: str, hosts: int, words: list[
 
 
 def test_s3() -> None:
-    assert s3_urls.split_s3("s3://bucket/a/b") == ("bucket", "a/b/")
-    assert s3_urls.split_s3("s3://bucket//a/") == ("bucket", "a/")
-    assert s3_urls.check_s3("s3://bucket/a/", "x") == []
-    one(s3_urls.check_s3("s3://CHANGE-ME/a/", "dataset_source"), "dataset_source")
-    one(s3_urls.check_s3("bucket/a/", "x"), "s3://bucket/folder/")
-    one(s3_urls.check_s3("s3://bucket/", "x"), "no folder")
-    one(s3_urls.check_s3("s3://bucket/a*/", "x"), "other characters")
-    one(s3_urls.check_s3("s3://bucket/my data/", "x"), "other characters")
-    one(s3_urls.check_s3("s3://bucket/a//b/", "x"), "other characters")
+    assert s3_urls.split_folder("s3://bucket/a/b") == ("bucket", "a/b/")
+    assert s3_urls.split_folder("s3://bucket//a/") == ("bucket", "a/")
+    assert s3_urls.check_folder("s3://bucket/a/", "x") == []
+    one(s3_urls.check_folder("s3://CHANGE-ME/a/", "dataset_source"), "dataset_source")
+    one(s3_urls.check_folder("bucket/a/", "x"), "s3://bucket/folder/")
+    one(s3_urls.check_folder("s3://bucket/", "x"), "no folder")
+    one(s3_urls.check_folder("s3://bucket/a*/", "x"), "other characters")
+    one(s3_urls.check_folder("s3://bucket/my data/", "x"), "other characters")
+    one(s3_urls.check_folder("s3://bucket/a//b/", "x"), "other characters")
 
 
 def test_addresses() -> None:

@@ -16,7 +16,7 @@ CASES: dict[str, list[str] | None] = json.loads((ROOT / "tests/support/s3_urls.j
 
 @pytest.mark.parametrize("url", CASES)
 @pytest.mark.parametrize(
-    ("split", "error"), [(s3_urls.split_s3, ValueError), (dataset.parse_target, dataset.UserError)]
+    ("split", "error"), [(s3_urls.split_folder, ValueError), (dataset.parse_target, dataset.UserError)]
 )
 def test_bucket_and_folder(split: Callable[[str], tuple[str, str]], error: type[Exception], url: str) -> None:
     wanted = CASES[url]

@@ -115,7 +115,7 @@ class Account(findings.Findings):
         caller = naming.caller_name(self.result["arn"])
         owners = {one.get("flotilla-owner", "") for one in tags if one.get("flotilla-fleet") == self.p["name"]}
         theirs = sorted(owners - {"", caller})
-        problems = naming.check_theirs(self.p["name"], set(theirs), self.p["owner"] or caller, self.p["adopt"])
+        problems = naming.check_ownership(self.p["name"], set(theirs), self.p["owner"] or caller, self.p["adopt"])
         if problems:
             raise aws.FleetError(problems[0])
         # Without a name given, whoever raised the fleet stays its owner when somebody else goes on with it.

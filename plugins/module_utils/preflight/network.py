@@ -95,12 +95,12 @@ class Network(findings.Findings):
     def sources(self) -> None:
         """Name the networks that may use SSH: the given ones, else the caller's address."""
         if self.p["ssh_sources"]:
-            self.result["ssh_sources"] = networking.networks(self.p["ssh_sources"])
+            self.result["ssh_sources"] = networking.cidrs(self.p["ssh_sources"])
             return
         url = self.p["checkip_url"]
         try:
             text = open_url(url, timeout=10).read(64).decode("ascii", "replace").strip()
-            self.result["ssh_sources"] = networking.networks([text])
+            self.result["ssh_sources"] = networking.cidrs([text])
         except Exception as error:  # Ansible has errors of its own for a bad certificate
             self.problems.append(
                 f"Your own address could not be looked up at {url} ({error}): "

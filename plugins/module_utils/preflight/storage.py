@@ -48,7 +48,7 @@ class Storage(findings.Findings):
         self.result["dataset"] = {}
         if not url:
             return
-        bucket, prefix = s3_urls.split_s3(url)
+        bucket, prefix = s3_urls.split_folder(url)
         if not self.bucket(bucket, "dataset_source"):
             return
         where = f"s3://{bucket}/{prefix}manifest.json"
@@ -90,7 +90,7 @@ class Storage(findings.Findings):
         url = self.p["model_target"]
         if not url:
             return
-        bucket, prefix = s3_urls.split_s3(url)
+        bucket, prefix = s3_urls.split_folder(url)
         if not self.bucket(bucket, "store_target"):
             return
         client = self.aws.client("s3")
