@@ -11,7 +11,7 @@ import json
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -19,6 +19,23 @@ ROLES = Path(__file__).resolve().parent.parent / "roles"
 WIDTH = 120
 PART = "<!-- {} (scripts/role_docs.py writes this part from meta/argument_specs.yml) -->\n"
 END = "<!-- end -->"
+
+
+class Option(TypedDict, total=False):
+    """A variable, as Ansible's argument specs have it."""
+
+    description: str | list[str]
+    default: object
+    required: bool
+    choices: list[object]
+
+
+class Entry(TypedDict, total=False):
+    """An entry point, as Ansible's argument specs have it."""
+
+    short_description: str
+    description: str | list[str]
+    options: dict[str, Option]
 
 
 def plain(description: str | list[str], quote: str = "`") -> str:
@@ -34,16 +51,16 @@ def wrap(text: str, first: str, rest: str) -> str:
     )
 
 
-def options(specs: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[str]]]:
+def options(specs: dict[str, Entry]) -> dict[str, tuple[Option, list[str]]]:
     """Return a role's variables, each with its specification and the entry points that read it."""
-    found: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    found: dict[str, tuple[Option, list[str]]] = {}
     for entry, spec in specs.items():
         for name, option in (spec.get("options") or {}).items():
             found.setdefault(name, (option, []))[1].append(entry)
     return found
 
 
-def default(option: dict[str, Any]) -> str:
+def default(option: Option) -> str:
     """Return a variable's default as a cell of the table."""
     if option.get("required"):
         return "required"
@@ -54,7 +71,7 @@ def default(option: dict[str, Any]) -> str:
     return ", ".join(f"`{one if isinstance(one, str) and one else json.dumps(one)}`" for one in values)
 
 
-def variables(specs: dict[str, Any]) -> str:
+def variables(specs: dict[str, Entry]) -> str:
     """Return the table of a role's variables."""
     lines = ["| variable | default | |", "|---|---|---|"]
     for name, (option, entries) in options(specs).items():
@@ -67,7 +84,7 @@ def variables(specs: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def entry_points(specs: dict[str, Any]) -> str:
+def entry_points(specs: dict[str, Entry]) -> str:
     """Return the list of a role's entry points."""
     return "\n".join(
         wrap(f"`{entry}`: {spec['short_description']}. {plain(spec['description'])}", "- ", "  ")
@@ -75,7 +92,7 @@ def entry_points(specs: dict[str, Any]) -> str:
     )
 
 
-def readme(text: str, specs: dict[str, Any]) -> str:
+def readme(text: str, specs: dict[str, Entry]) -> str:
     """Return a README with the parts between marks written anew."""
     for part, write in (("variables", variables), ("entry points", entry_points)):
         mark = PART.format(part)
@@ -85,7 +102,7 @@ def readme(text: str, specs: dict[str, Any]) -> str:
     return text
 
 
-def defaults(text: str, specs: dict[str, Any]) -> str:
+def defaults(text: str, specs: dict[str, Entry]) -> str:
     """Return a file of defaults with a comment above each variable: the first sentence of its description."""
     known, lines = options(specs), list[str]()
     for line in text.splitlines():

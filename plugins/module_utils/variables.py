@@ -154,7 +154,8 @@ def _check_tag(key: object, value: object) -> list[str]:
             return [f"fleet_tags has a {what} of {len(text)} characters, '{text[:20]}…': AWS takes {least} to {most}."]
         if not re.fullmatch(r"[\w .:/=+@-]*", text):
             return [f"fleet_tags has the {what} '{text}': AWS takes letters, digits, spaces and . _ : / = + @ - only."]
-    if key.lower() == "name" or key.lower().startswith(("flotilla-", "aws:")):
+    lowered = str(key).lower()
+    if lowered == "name" or lowered.startswith(("flotilla-", "aws:")):
         return [f"fleet_tags has the key {key}: Name and flotilla-… are the kit's own, aws:… is AWS's; take another."]
     return []
 

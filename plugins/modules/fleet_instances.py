@@ -465,7 +465,8 @@ class Fleet:
         changed = []
         for one in kept:
             index = one["index"]
-            assert index is not None  # without one, it would be none of the fleet's hosts
+            if index is None:
+                continue  # none of the fleet's hosts
             wanted = {key: value for key, value in self.tags(one["group"], index).items() if key != "flotilla-ssh-user"}
             if any(one["tags"].get(key) != value for key, value in wanted.items()):
                 changed.append(f"{one['group']}-{one['index']}")

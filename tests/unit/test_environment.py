@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 # uv where no Python fits and no network is there; it finds those Pythons whose number is in FOUND.
 UV = """\
