@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -18,7 +20,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from flotilla.job.errors import Denied, Temporary
+from flotilla.job.errors import BadInput, Denied, Temporary
 from flotilla.storage import s3
 
 LARGE = bytes(range(256)) * 40_000  # two parts of 5 MB, S3's least
@@ -150,3 +152,15 @@ def test_an_upload_that_somebody_gave_up_is_no_success(cloud: Cloud) -> None:
     cloud.fails = lambda method: answer(404, "NoSuchUpload") if method == "complete_multipart_upload" else None
     with pytest.raises((Temporary, FileNotFoundError)):
         s3.Prefix("s3://data/x").put_stream("large", iter([LARGE]), len(LARGE), CRC)
+
+
+CASES = json.loads((Path(__file__).parents[2] / "tests/support/s3_urls.json").read_text())
+
+
+@pytest.mark.parametrize("url", CASES)
+def test_bucket_and_prefix_as_the_controller_reads_them(url: str) -> None:
+    if CASES[url] is None:
+        with pytest.raises(BadInput):
+            s3.parse_url(url)
+    else:
+        assert list(s3.parse_url(url)) == CASES[url]
