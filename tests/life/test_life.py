@@ -1,4 +1,4 @@
-"""The whole life of a fleet on real hosts: from nothing, by the README's commands, to nothing."""
+"""The whole life of a fleet on hosts of the lab: from nothing, by the README's commands, to nothing."""
 
 from __future__ import annotations
 

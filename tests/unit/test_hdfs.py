@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from harness import ROOT
+
+from tests.support.commands import ROOT
 
 
 def hdfs(memory: int, **given: Any) -> dict[str, Any]:
