@@ -1,4 +1,4 @@
-"""Each role on two hosts of the lab: check mode before anything is there, converge, nothing to do the second time, verify.
+"""Each role on two hosts of the lab: check mode from nothing, converge, nothing to do the second time, verify.
 
 The hosts, a parameter server's and a chief's, are a fleet in a VPC that was there before.
 """
