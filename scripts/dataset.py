@@ -19,11 +19,12 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -345,17 +346,6 @@ def tfrecords(rows: bytes, size: int) -> Iterator[bytes]:
 # --- prepare ----------------------------------------------------------------------------------------------
 
 
-def write_file(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write under a temporary name, then rename: a file that is there is whole."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as out:
-            out.writelines(chunks)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def crc32c(path: Path) -> str:
     """CRC-32C of a file as 8 hex digits."""
     value = 0
@@ -390,8 +380,10 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest: Manifest = json.loads(path.read_text())
     except FileNotFoundError:
-        message = f"{directory} has no manifest.json: run `prepare --output {directory}` first."
-        raise UserError(message) from None
+        raise UserError(
+            f"{directory} has no manifest.json, which lists a data set's files: write one (its format is in "
+            "roles/dataset/README.md), or name a data set that this program prepares."
+        ) from None
     except ValueError as error:
         raise UserError(f"{path} isn't JSON ({error}): prepare the data set again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -413,7 +405,7 @@ def find_fault(directory: Path, manifest: Manifest) -> str | None:
 
 
 def is_prepared(directory: Path, data: DataSet, shards: int) -> bool:
-    """Does directory hold this data set, with these splits, whole? Raise UserError where it holds another."""
+    """Whether directory holds this data set, with these splits, whole. Raise UserError where it holds another."""
     try:
         manifest = read_manifest(directory)
     except UserError:
@@ -432,7 +424,7 @@ def is_prepared(directory: Path, data: DataSet, shards: int) -> bool:
 
 def write_shard(path: Path, split: str, rows: bytes, size: int) -> ManifestFile:
     data = b"".join(tfrecords(rows, size))
-    write_file(path, [data])
+    path.write_bytes(data)
     return {
         "path": path.name,
         "split": split,
@@ -443,30 +435,53 @@ def write_shard(path: Path, split: str, rows: bytes, size: int) -> ManifestFile:
     }
 
 
+def refuse_to_replace(directory: Path, ours: bool) -> None:
+    """Raise UserError where a folder holds files of the user's; in the kit's own there are none but shards."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file: give another --output.")
+    there = sorted(directory.iterdir()) if directory.exists() else []
+    theirs = [path for path in there if not (path.match("*-of-*.tfrecord") or path.name == "manifest.json")]
+    if theirs or (there and not ours):
+        raise UserError(
+            f"{directory} isn't this data set, whole, and holds {(theirs or there)[0].name}: files that are there are "
+            f"kept, so give an empty folder{' as --cache' if ours else ''}."
+        )
+
+
 def prepare(data: DataSet, directory: Path, shards: int, source: str, cache: Path) -> None:
-    """Write the shards of all splits and, last, manifest.json into directory; nothing when they are there."""
+    """Have directory hold the shards of all splits and their manifest.json: all of them, or none.
+
+    What is there already isn't replaced, but for what an earlier run has left in the cache's own folder.
+    """
     if is_prepared(directory, data, shards):
         say(f"{data.title} is prepared in {directory}: nothing to do.")
         return
+    ours = directory.parent == cache
+    refuse_to_replace(directory, ours)
     started = time.monotonic()
     rows = data.rows(read_files(data, find_archives(data, source, cache)))
     size = 1 + math.prod(data.shape)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "manifest.json").unlink(missing_ok=True)
-    for stale in directory.glob("*-of-*.tfrecord"):
-        stale.unlink()
+    directory.parent.mkdir(parents=True, exist_ok=True)
     files: list[ManifestFile] = []
     first = 0
-    with console.status("Writing TFRecord shards"):
+    with (
+        console.status("Writing TFRecord shards"),
+        tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary,
+    ):
+        made = Path(temporary) / "made"  # with the rights that a new folder has here
+        made.mkdir()
         for split, records in data.splits.items():
             count = shards if split == "train" else 1
             bounds = [(first + records * i // count) * size for i in range(count + 1)]
             for i in range(count):
-                path = directory / f"{split}-{i:05d}-of-{count:05d}.tfrecord"
+                path = made / f"{split}-{i:05d}-of-{count:05d}.tfrecord"
                 files.append(write_shard(path, split, rows[bounds[i] : bounds[i + 1]], size))
             first += records
-    manifest: Manifest = {"format": FORMAT, "name": data.name, "files": files, "features": data.features}
-    write_file(directory / "manifest.json", [json.dumps(manifest, indent=2).encode() + b"\n"])
+        manifest: Manifest = {"format": FORMAT, "name": data.name, "files": files, "features": data.features}
+        (made / "manifest.json").write_bytes(json.dumps(manifest, indent=2).encode() + b"\n")
+        if ours and directory.exists():
+            shutil.rmtree(directory)
+        made.rename(directory)  # in place of an empty folder, too
     seconds = time.monotonic() - started
     say(f"Prepared {first:,} images in {len(files)} files in {directory} ({seconds:.1f} s).")
 
@@ -547,7 +562,7 @@ def upload(directory: Path, bucket: str, prefix: str, s3: S3Client) -> None:
         task = bar.add_task(f"Uploading to s3://{bucket}/{prefix}", total=sum(size for _, size, _ in files))
         for path, size, crc in files:
             checksum = base64.b64encode(bytes.fromhex(crc)).decode()
-            key = prefix + path.name
+            key = prefix + path.relative_to(directory).as_posix()
             if is_equal(s3, bucket, key, size, checksum):
                 skipped += 1
                 bar.advance(task, size)

@@ -243,6 +243,43 @@ def test_another_data_sets_directory_is_kept(cache: Path, mnist_cache: Path, tmp
     assert contents(output) == before
 
 
+def test_files_of_the_users_own_are_kept(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / "train-00000-of-00002.tfrecord").write_bytes(b"mine")
+    code, said = call(capsys, "prepare", "cifar10", "--cache", str(cache), "--output", str(output))
+    assert code == 2 and "holds train-00000-of-00002.tfrecord: files that are there are kept" in said
+    (cache / "tfrecord-4").mkdir()
+    (cache / "tfrecord-4" / "notes.txt").write_text("mine")
+    code, said = call(capsys, "prepare", "cifar10", "--cache", str(cache))
+    assert code == 2 and "holds notes.txt" in said and "an empty folder as --cache" in said
+    assert contents(output) == {"train-00000-of-00002.tfrecord": b"mine"}
+    assert contents(cache / "tfrecord-4") == {"notes.txt": b"mine"}
+    (output / "train-00000-of-00002.tfrecord").unlink()
+    assert call(capsys, "prepare", "cifar10", "--cache", str(cache), "--output", str(output))[0] == 0, "it is empty"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_subfolders_are_uploaded_as_such(tmp_path: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """And two files of one name in two of them stay two."""
+    s3.create_bucket(Bucket="lake")
+    files = []
+    for split in ("train", "eval"):
+        path = tmp_path / "d" / split / "0.tfrecord"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(split.encode())
+        sha256 = hashlib.sha256(split.encode()).hexdigest()
+        files.append({
+            "path": f"{split}/0.tfrecord", "split": split, "size": len(split), "records": 1, "sha256": sha256,
+            "crc32c": dataset.crc32c(path),
+        })  # fmt: skip
+    manifest = {"format": dataset.FORMAT, "name": "mine", "files": files, "features": {}}
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(manifest))
+    assert call(capsys, "upload", "s3://lake/x/", "--directory", str(tmp_path / "d"))[0] == 0
+    for split in ("train", "eval"):
+        assert s3.get_object(Bucket="lake", Key=f"x/{split}/0.tfrecord")["Body"].read() == split.encode()
+
+
 def test_mirrors(tmp_path: Path, mnist_cache: Path, capsys: Any, monkeypatch: Any) -> None:
     good, short = tmp_path / "good", tmp_path / "short"
     shutil.copytree(mnist_cache, good)
