@@ -1,4 +1,4 @@
-"""Prints how far the job is, and what this node's own programs do, from their progress files."""
+"""Prints how far the job is, and what this host's own programs do, from their progress files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="flotilla-status", description=__doc__)
     parser.add_argument("--dir", default=PROGRESS_DIR, help="folder of the progress files (default: %(default)s)")
     parser.add_argument("--job", default=JOB_FILE, help="the job's configuration (default: %(default)s)")
-    parser.add_argument("--here", action="store_true", help="only what this node does, HDFS isn't asked")
+    parser.add_argument("--here", action="store_true", help="only what this host does, HDFS isn't asked")
     parser.add_argument("--json", action="store_true", help="print a JSON object: phase to its progress")
     parser.add_argument("--tasks", action="store_true", help="print a line of JSON: phases, tasks, units and HDFS here")
     parser.add_argument("--every", type=float, metavar="SECONDS", help="with --tasks: again and again")
