@@ -68,6 +68,18 @@ def test_the_example_is_what_the_playbook_makes(variant: tuple[str, Path]) -> No
     assert file.read_text() == (ROOT / f"radl/{name}.radl").read_text(), f"write it anew: see {__file__}"
 
 
+def test_settings_of_hdfs_reach_the_hosts(tmp_path: Path) -> None:
+    given = {"hdfs_site": {"dfs.datanode.du.reserved": 10737418240}, "hdfs_replication": 2, "hdfs_datanode_heap_mb": 0}
+    extra = {"fleet_name": "demo", "radl_example": True, "radl_file": str(tmp_path / "hdfs.radl"), **given}
+    user_runs(
+        "ansible-playbook", "-i", "localhost,", "-e", "@inventories/aws/group_vars/all.yml", "playbooks/radl.yml",
+        "-e", json.dumps(extra),
+    )  # fmt: skip
+    (play,) = yaml.safe_load(parsed(tmp_path / "hdfs.radl")["configures"]["host"])
+    set_ = {name: value for name, value in play["vars"].items() if name in given}
+    assert set_ == {name: given[name] for name in ("hdfs_site", "hdfs_replication")}, "0 is the default"
+
+
 def test_the_infrastructure_manager_takes_it(variant: tuple[str, Path]) -> None:
     radl, text = parsed(variant[1]), variant[1].read_text()
     assert set(radl["systems"]) <= {"ps", "chief", "worker", "evaluator"}, "systems are called as our groups"
