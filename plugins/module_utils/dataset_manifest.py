@@ -1,13 +1,23 @@
 # Copyright: Flotilla contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A data set's manifest, held against the objects that lie beside it in S3."""
+"""A data set's manifest, held against the objects that lie beside it in S3.
+
+Hosts read it by training/flotilla/storage/manifest.py, which can't be shared: both are tested with the cases in
+tests/support/manifests.json.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from typing import TypedDict
 
 FORMAT = "flotilla-dataset/1"
+NAME = "manifest.json"
+# No spaces, and nothing that S3, HDFS or its shell would read as a pattern or as another folder.
+PATH = r"(?!.*(^|/)\.)[A-Za-z0-9._=@+-]+(/[A-Za-z0-9._=@+-]+)*"
+TEXTS = {"path": PATH, "split": r"\S+", "sha256": r"[0-9a-f]{64}", "crc32c": r"[0-9a-f]{8}"}
 
 
 class File(TypedDict):
@@ -54,17 +64,36 @@ def check_manifest(text: str, url: str) -> tuple[Manifest | None, list[str]]:
     files = manifest.get("files")
     if not isinstance(files, list) or not files:
         return None, [f"The manifest {url} lists no files: {hint}"]
-    kinds = {"path": str, "split": str, "sha256": str, "crc32c": str, "size": int, "records": int}
     for number, entry in enumerate(files):
-        for key, kind in kinds.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                return None, [f"The manifest {url} has no {key} in its file {number}: {hint}"]
+        if problem := _check_file(entry):
+            return None, [f"The manifest {url} has {problem} in its file {number}: {hint}"]
+    paths = Counter(entry["path"] for entry in files)
+    if twice := [path for path, count in paths.items() if count > 1]:
+        return None, [f"The manifest {url} lists {min(twice)} twice: {hint}"]
     for split in ("train", "validation", "eval"):
         if not any(entry["split"] == split for entry in files):
             return None, [f"The manifest {url} has no file of the split '{split}': {hint}"]
-    if not isinstance(manifest.get("name"), str) or not isinstance(manifest.get("features"), dict):
+    name = manifest.get("name")
+    if not isinstance(name, str) or not name or not isinstance(manifest.get("features"), dict):
         return None, [f"The manifest {url} has no name or no features: {hint}"]
-    return Manifest(format=FORMAT, name=manifest["name"], files=files, features=manifest["features"]), []
+    return Manifest(format=FORMAT, name=name, files=files, features=manifest["features"]), []
+
+
+def _check_file(entry: object) -> str:
+    """Return what is wrong with a file of a manifest, or nothing."""
+    if not isinstance(entry, dict):
+        return "no object"
+    for key in (*TEXTS, "size", "records"):
+        value = entry.get(key)
+        if value is None:
+            return f"no {key}"
+        if key in TEXTS:
+            fits = isinstance(value, str) and re.fullmatch(TEXTS[key], value) and value != NAME
+        else:
+            fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if not fits:
+            return f"the {key} {value!r}"
+    return ""
 
 
 def check_objects(manifest: Manifest, sizes: dict[str, int], url: str) -> list[str]:

@@ -21,8 +21,11 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     sizing,
 )
 
+from tests.support.commands import ROOT
+
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.timezone.utc)
 SMALL = {"count": 1, "instance_type": "t3.large"}
+MANIFESTS = json.loads((ROOT / "tests/support/manifests.json").read_text())
 
 
 def groups(**changes: Any) -> dict[str, Any]:
@@ -253,7 +256,7 @@ def test_systems(source: str, name: str, user: str, words: str) -> None:
 
 
 def test_manifest() -> None:
-    file = {"path": "a", "split": "train", "size": 3, "records": 1, "sha256": "0", "crc32c": "0"}
+    file = {"path": "a", "split": "train", "size": 3, "records": 1, "sha256": "0" * 64, "crc32c": "0" * 8}
     others = [{**file, "path": split, "split": split} for split in ("validation", "eval")]
     good = {"format": "flotilla-dataset/1", "name": "x", "features": {}, "files": [file, *others]}
     manifest, problems = dataset_manifest.check_manifest(json.dumps(good), "s3://b/manifest.json")
@@ -268,12 +271,26 @@ def test_manifest() -> None:
         (json.dumps({**good, "format": "x/1"}), "'x/1'"),
         (json.dumps({**good, "files": []}), "no files"),
         (json.dumps({**good, "files": [{"path": "a"}]}), "no split in its file 0"),
-        (json.dumps({**good, "files": [file, {**file, "records": "many"}]}), "no records in its file 1"),
+        (json.dumps({**good, "files": [file, {**file, "records": "many"}]}), "the records 'many' in its file 1"),
         (json.dumps({**good, "files": others}), "'train'"),
         (json.dumps({**good, "files": [file]}), "'validation'"),
         (json.dumps({**good, "name": 7}), "no name"),
     ):
         one(dataset_manifest.check_manifest(text, "s3://b/manifest.json")[1], word)
+
+
+def manifest_problems(manifest: object) -> list[str]:
+    return dataset_manifest.check_manifest(json.dumps(manifest), "s3://b/manifest.json")[1]
+
+
+def test_manifests_are_judged_as_on_hosts() -> None:
+    good = MANIFESTS["good"]
+    assert manifest_problems(good) == []
+    for what, change in MANIFESTS["bad"].items():
+        assert len(manifest_problems({**good, **change})) == 1, what
+    for what, change in MANIFESTS["bad files"].items():
+        files = [{**good["files"][0], **change}, *good["files"][1:]]
+        assert len(manifest_problems({**good, "files": files})) == 1, what
 
 
 def test_disks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +103,15 @@ def test_refuses_a_share_that_doesnt_exist() -> None:
     for index, shares in ((3, 3), (-1, 2), (0, 0)):
         with pytest.raises(BadInput, match="count shares from 0"):
             parse(content(1)).share(index, shares)
+
+
+def test_the_controller_judges_manifests_alike() -> None:
+    cases = json.loads((Path(__file__).parents[2] / "tests/support/manifests.json").read_text())
+    good = cases["good"]
+    assert parse(good).size == 6
+    bad = {what: {**good, **change} for what, change in cases["bad"].items()}
+    for what, change in cases["bad files"].items():
+        bad[what] = {**good, "files": [{**good["files"][0], **change}, *good["files"][1:]]}
+    for what, value in bad.items():
+        with pytest.raises(BadInput):
+            print(what, parse(value))

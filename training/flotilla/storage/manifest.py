@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from typing import TypedDict
 
 from flotilla.job.errors import BadInput
@@ -78,8 +79,8 @@ def parse(raw: bytes, where: str) -> Manifest:
     if not isinstance(files, list) or not files:
         raise BadInput(f"{where} lists no files: upload the data set again.")
     entries = tuple(_entry(item, number, where) for number, item in enumerate(files))
-    paths = [entry.path for entry in entries]
-    if twice := {path for path in paths if paths.count(path) > 1}:
+    paths = Counter(entry.path for entry in entries)
+    if twice := [path for path, count in paths.items() if count > 1]:
         raise BadInput(f"{where} lists {min(twice)} twice: upload the data set again.")
     features = content.get("features")
     return Manifest(name, entries, features if isinstance(features, dict) else {}, raw)
