@@ -2,7 +2,7 @@
 """Strikes a training fleet in the lab with every fault, and writes docs/faults.md: what happened, for how long.
 
     .venv/bin/python -m benchmarks.faults                   (root; an hour and a half)
-    .venv/bin/python -m benchmarks.faults ps-1 "in step"    (only faults with one of these in their names)
+    .venv/bin/python -m benchmarks.faults ps-1 synchronous    (only faults with one of these in their names)
     .venv/bin/python -m benchmarks.faults --keep ps-1       (the fleet stays, and is there for the next run)
 
 Each fault's row is written when it has happened; those of other faults stay.
@@ -260,15 +260,15 @@ def anew() -> None:
     raise_fleet()
 
 
-def in_step() -> None:
-    """Have the same fleet train in step."""
+def synchronous() -> None:
+    """Have the same fleet train synchronously."""
     if f'"{SYNC["job"]}"' in on("chief-0", "cat /etc/flotilla/job.json"):
         return
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/stop.yml")
     raise_fleet(SYNC)
 
 
-def in_step_again() -> None:
+def synchronous_again() -> None:
     if there("worker-0"):
         same_version()
     raise_fleet(SYNC)
@@ -352,18 +352,18 @@ FAULTS = [
         mirrored=True,
     ),
     Fault(
-        "in step (sync): worker-0 has another version of the program",
+        "synchronous: worker-0 has another version of the program",
         other_version,
         ends="chief-0",
-        after=in_step_again,
-        before=in_step,
+        after=synchronous_again,
+        before=synchronous,
     ),
     Fault(
-        "in step (sync): the host of worker-0 gone for good",
+        "synchronous: the host of worker-0 gone for good",
         functools.partial(lose, "worker-0"),
         ends="chief-0",
-        after=in_step_again,
-        before=in_step,
+        after=synchronous_again,
+        before=synchronous,
     ),
 ]
 

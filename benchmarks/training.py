@@ -86,7 +86,7 @@ class SetUp:
         who = f"1 ps + {self.trainers}" if self.trainers else "one process"
         how = [who, "sync" if self.sync else "async" if self.trainers > 1 else ""]
         size = f"ps with {self.ps:g} of a share" if self.ps != 1 else ""
-        return ", ".join(filter(None, [*how, "before Estimators" if self.scheme == "session" else "", size]))
+        return ", ".join(filter(None, [*how, "MonitoredTrainingSession" if self.scheme == "session" else "", size]))
 
 
 SET_UPS = [

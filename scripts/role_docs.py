@@ -7,6 +7,7 @@ each variable. Run it after a change of a specification: python scripts/role_doc
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import textwrap
@@ -128,6 +129,7 @@ def written(role: str) -> dict[Path, str]:
 
 def main() -> None:
     """Write the files of all roles."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for role in sorted(ROLES.iterdir()):
         for file, text in written(role.name).items():
             if file.read_text() != text:
