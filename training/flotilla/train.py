@@ -25,7 +25,7 @@ from flotilla import failure, mirror
 from flotilla.adapter import program
 from flotilla.job.cluster import Task, task_from, tf_config
 from flotilla.job.config import TrainConfig, load
-from flotilla.job.errors import BadInput, ProgramError
+from flotilla.job.errors import BadInput, ProgramError, cause
 from flotilla.loop import attempts, budget, checkpoints, outcome
 from flotilla.model import network
 from flotilla.storage import hdfs
@@ -210,8 +210,7 @@ class TaskRun:
             code, text = error.code, str(error)
         else:
             _log.exception("%s failed.", task.name)
-            first = (str(error).strip() or repr(error)).splitlines()[0]
-            code, text = 1, f"{task.name} failed by {type(error).__name__}: {first}"
+            code, text = 1, f"{task.name} failed by {type(error).__name__}: {cause(error)}"
         if code == BadInput.code:
             return code, text, False
         outside = code != 1 or not attempts.by_training(error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,21 @@ def test_local_files(tmp_path: Path) -> None:
     hdfs.write(path, b"[1")
     assert hdfs.read(path) == b"[1" and hdfs.read_json(path) is None
     hdfs.wait_until_readable(path, 0)
+
+
+def test_two_tasks_write_one_file_at_a_time(tmp_path: Path) -> None:
+    path = str(tmp_path / "evaluator.json")
+    begin = threading.Barrier(2)
+
+    def write(value: int) -> None:
+        begin.wait()
+        for _ in range(200):
+            hdfs.write_json(path, [value] * 1000)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, (1, 2)))  # raises what a writer raises
+    assert json.loads(Path(path).read_text()) in ([1] * 1000, [2] * 1000)
+    assert hdfs.names(str(tmp_path)) == {"evaluator.json"}
 
 
 def test_local_files_that_can_not_be_used(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -293,3 +294,40 @@ def test_arguments(tmp_path: Path) -> None:
     file.write_text(json.dumps({"arguments": [["x"]], "data_dir": "D", "model_dir": "M"}))
     with pytest.raises(BadInput, match=r"arguments is .* give a list of words"):
         config.load(["--config", os.fspath(file)])
+
+
+LABELS = """
+import tensorflow as tf
+v1 = tf.compat.v1
+
+def loss():
+    return v1.losses.sparse_softmax_cross_entropy(tf.constant([10]), tf.zeros([1, 10]))
+
+def twice():
+    with v1.device("/cpu:0"):
+        return [tf.debugging.Assert(tf.constant(False), [f"wrong {n}"]) for n in (1, 2)]
+
+with tf.Graph().as_default(), v1.Session() as session:
+    session.run(WHAT())
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (
+            "loss",
+            r"labels.py, line 6: InvalidArgumentError: Received a label value of 10 which is outside the valid range",
+        ),
+        ("twice", r"labels.py, line 10: InvalidArgumentError: assertion failed: \[wrong [12]\]"),
+    ],
+)
+def test_of_tensorflows_message_the_cause_is_said(tmp_path: Path, what: str, words: str) -> None:
+    """And the program's line that made the operation; the message's first line is "Graph execution error:"."""
+    import tensorflow as tf
+
+    file = tmp_path / "labels.py"
+    file.write_text(LABELS.replace("WHAT", what))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"^Graph execution error") as failed:
+        runpy.run_path(str(file))
+    assert re.match(words, program._where(failed.value, file))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import flotilla
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
-from flotilla.job.errors import BadInput, ProgramError
+from flotilla.job.errors import BadInput, ProgramError, cause
 from flotilla.loop import checkpoints, outcome
 from flotilla.storage import hdfs
 from flotilla.supervision.progress import TaskFile
@@ -38,6 +38,7 @@ EVALUATION = "evaluation.json"  # in the model directory: what the program's las
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
 CHECKPOINT_SECS = 60  # ours then: no fault costs more
 POLL_SECS = 3
+_OPERATION = re.compile(r'^ +File "([^"]+)", line (\d+)', re.MULTILINE)  # where TensorFlow says one was made
 
 _log = logging.getLogger("flotilla")
 
@@ -149,11 +150,12 @@ def _as_main(entry: Path, arguments: list[str]) -> Iterator[None]:
 
 
 def _where(error: BaseException, entry: Path) -> str:
-    """Say in a sentence what went wrong, and in which line of the program."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(entry.parent)]
-    text = (str(error) or repr(error)).strip().splitlines()[0]
-    place = f"{_name(Path(frames[-1].filename), entry)}, line {frames[-1].lineno}" if frames else entry.name
-    return f"{place}: {type(error).__name__}: {text}"
+    """Say in a sentence what went wrong, and in which line of the program: where it failed, or made what failed."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    frames += _OPERATION.findall(str(error).split("\nNode: ")[0])
+    own = [(Path(file), line) for file, line in frames if Path(file).is_relative_to(entry.parent)]
+    place = f"{_name(own[-1][0], entry)}, line {own[-1][1]}" if own else entry.name
+    return f"{place}: {type(error).__name__}: {cause(error)}"
 
 
 class _Adapter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class ProgramError(Exception):
     """One sentence: what, where, what to do."""
@@ -29,3 +31,17 @@ class Temporary(ProgramError):
     """A service failed although it was asked several times; it may work later."""
 
     code = 75
+
+
+def cause(error: BaseException) -> str:
+    """Return what an error says, in one line: of TensorFlow's, whose first line names no reason, the reason."""
+    text = str(error).strip() or repr(error)
+    if text.startswith("Graph execution error"):
+        text = text.split("\nOriginal stack trace")[0]
+        # The stack of the operation's definition, its name, the reason: alone, or the first of several.
+        reason = re.search(r"^ *\(0\) \w+: +(.+)", text, re.MULTILINE) or re.search(
+            r"^Node: .*\n(.+)", text, re.MULTILINE
+        )
+        if reason:
+            return reason[1].strip()
+    return text.splitlines()[0]

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -74,8 +75,8 @@ def read_json(path: str) -> dict[str, object] | None:
 
 def write(path: str, content: bytes) -> None:
     """Write a file and its folders, so that a reader sees the old or the new content, never a part."""
-    temporary = f"{path}.part"
     if not is_hdfs(path):
+        temporary = f"{path}.{_writer()}"
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(temporary).write_bytes(content)
@@ -89,11 +90,17 @@ def write(path: str, content: bytes) -> None:
     try:
         client = _client(server)
         options = hdfs_native.WriteOptions(overwrite=True, create_parent=True)
-        with client.create(f"{name}.part", options) as file:
+        temporary = f"{name}.{_writer()}"
+        with client.create(temporary, options) as file:
             file.write(content)
-        client.rename(f"{name}.part", name, overwrite=True)
+        client.rename(temporary, name, overwrite=True)
     except Exception as error:
         raise _failure(server, error) from error
+
+
+def _writer() -> str:
+    """Return what ends a temporary name: another one for each writer, as two tasks may write one file at a time."""
+    return f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.part"
 
 
 def write_json(path: str, value: object) -> None:
