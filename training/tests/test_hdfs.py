@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from flotilla.job.errors import BadInput, Denied
-from flotilla.storage import hdfs
+from flotilla.job.errors import BadInput, Denied, Temporary
+from flotilla.storage import files, hdfs
 
 
 def test_local_files(tmp_path: Path) -> None:
@@ -63,6 +66,40 @@ def test_nobody_answers() -> None:
         with pytest.raises(hdfs.Unreachable):
             hdfs.wait_until_readable(url, 1)
         assert 1 <= time.monotonic() - begin < 10
+
+
+@pytest.fixture
+def frozen() -> Iterator[str]:
+    """The address of a NameNode that takes connections, and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"hdfs://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_frozen_namenode_holds_nobody_up(frozen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdfs, "ANSWER_SECS", 0.5)
+    monkeypatch.setattr(files, "SILENCE_SECS", 0.5)
+    begin = time.monotonic()
+    words = r"^hdfs://127\.0\.0\.1:\d+ doesn't answer \(no answer within 0\.5 s\)\.$"
+    for question in (hdfs.read, hdfs.names, lambda path: hdfs.write(path, b"")):
+        with pytest.raises(hdfs.Unreachable, match=words):
+            question(f"{frozen}/jobs/x")
+    folder = files.open_folder(f"{frozen}/jobs")
+    for ask in (folder.sizes, lambda: folder.write("x", [b"1"]), lambda: next(folder.read("x"))):
+        with pytest.raises(Temporary, match=r"HDFS gives no answer within 0\.5 s: is"):
+            ask()
+    assert time.monotonic() - begin < 20
+
+
+def test_the_status_is_told_whatever_hdfs_does(frozen: str, tmp_path: Path) -> None:
+    """And the process ends, though the question still waits for its answer."""
+    (tmp_path / "job.json").write_text(json.dumps({"model_dir": f"{frozen}/jobs/x"}))
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "flotilla.status", "--dir", str(tmp_path), "--job", str(tmp_path / "job.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, "flotilla-status: HDFS hasn't answered for 4 s.\n")
+    assert time.monotonic() - begin < 8
 
 
 def test_what_the_namenode_refuses_is_said_without_its_stack() -> None:

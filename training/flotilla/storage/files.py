@@ -9,16 +9,24 @@ import socket
 import subprocess
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import google_crc32c
 
 from flotilla.job.errors import BadInput, Denied, Temporary
+from flotilla.storage.bounded import Hdfs, Late
+
+if TYPE_CHECKING:
+    import hdfs_native
 
 CHUNK = 4 * 1024**2
+ATTEMPTS = 15  # to connect to a NameNode that is being restarted
+# For one answer, or one chunk of a file: a DataNode that has just died costs one or two of HDFS's own time-outs.
+SILENCE_SECS = 180.0
+DELETE_SECS = 10.0
 
 
 class Files(Protocol):
@@ -124,32 +132,34 @@ class HdfsFiles:
 
     def __init__(self, host: str, port: int, root: str, wait: float) -> None:
         _wait_for_port(host, port, wait)
-        from hdfs_native import Client  # needed on a fleet only, not for local folders
-
         self._cluster = f"hdfs://{host}:{port}"
         self._root = root
-        with self._errors():
-            self._client = Client(self._cluster)
+        self._hdfs = Hdfs(self._cluster, ATTEMPTS)
 
     def url(self, path: str = "") -> str:
         return self._cluster + self._absolute(path)
 
     def sizes(self) -> dict[str, int]:
+        async def listed(client: hdfs_native.AsyncClient) -> dict[str, int]:
+            found = client.list_status(self._root, recursive=True)
+            return {one.path[len(self._root) + 1 :]: one.length async for one in found if not one.isdir}
+
         with self._errors():
             try:
-                found = list(self._client.list_status(self._root, recursive=True))
+                return self._hdfs.ask(listed, SILENCE_SECS)
             except FileNotFoundError:
                 return {}
-        return {status.path[len(self._root) + 1 :]: status.length for status in found if not status.isdir}
 
     def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
         with self._errors(path):
-            reader = self._client.read(self._absolute(path))
+            reader = self._hdfs.ask(lambda client: client.read(self._absolute(path)), SILENCE_SECS)
             length = len(reader)
             if size is not None and length < size:
                 raise Temporary(f"{self.url(path)} has {length} bytes, fewer than the {size} it had before.")
             # Asked for more than there is, hdfs-native panics.
-            yield from reader.read_range_stream(0, length if size is None else size)
+            stream = reader.read_range_stream(0, length if size is None else size)
+            while chunk := self._hdfs.wait(_some(stream), SILENCE_SECS):
+                yield chunk
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
         from hdfs_native import WriteOptions
@@ -157,19 +167,22 @@ class HdfsFiles:
         temporary = self._absolute(temporary_name(path))
         with self._errors(path):
             try:
-                writer = self._client.create(temporary, WriteOptions(overwrite=True, create_parent=True))
+                options = WriteOptions(overwrite=True, create_parent=True)
+                writer = self._hdfs.ask(lambda client: client.create(temporary, options), SILENCE_SECS)
                 for chunk in chunks:
-                    writer.write(chunk)
-                writer.close()
-                self._client.rename(temporary, self._absolute(path), overwrite=True)
+                    self._hdfs.wait(writer.write(chunk), SILENCE_SECS)
+                self._hdfs.wait(writer.close(), SILENCE_SECS)
+                self._hdfs.ask(
+                    lambda client: client.rename(temporary, self._absolute(path), overwrite=True), SILENCE_SECS
+                )
             except BaseException:
                 with contextlib.suppress(Exception):
-                    self._client.delete(temporary)
+                    self._hdfs.ask(lambda client: client.delete(temporary), DELETE_SECS)
                 raise
 
     def delete(self, path: str) -> None:
         with self._errors(path):
-            self._client.delete(self._absolute(path))
+            self._hdfs.ask(lambda client: client.delete(self._absolute(path)), SILENCE_SECS)
 
     def checksums(self, paths: Sequence[str]) -> dict[str, str]:
         sums: dict[str, str] = {}
@@ -216,12 +229,24 @@ class HdfsFiles:
             yield
         except FileNotFoundError as error:
             raise FileNotFoundError(self.url(path)) from error
+        except Late as error:
+            raise Temporary(f"{self.url(path)}: HDFS gives {error}: is the NameNode or a DataNode frozen?") from error
         except (RuntimeError, OSError) as error:  # hdfs-native's, with a Java stack after the first line
             text = str(error).replace("\\n", "\n").splitlines()[0]
             if "AccessControlException" in text:
                 reason = text[text.find("Permission denied") :].replace("\\", "")
                 raise Denied(f"{self.url(path)}: {reason}.") from error
             raise Temporary(f"{self.url(path)}: HDFS failed: {text}") from error
+
+
+async def _some(stream: AsyncIterator[bytes]) -> bytes:
+    """Return the next bytes of a stream, some packets of a DataNode's; none at its end."""
+    found = bytearray()
+    async for packet in stream:
+        found += packet
+        if len(found) >= CHUNK:
+            break
+    return bytes(found)
 
 
 def crc32c(chunks: Iterable[bytes], seen: Callable[[int], object] = lambda count: None) -> str:

@@ -14,18 +14,20 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flotilla.job.errors import BadInput, Denied, ProgramError, Temporary
+from flotilla.storage.bounded import Hdfs
 
 if TYPE_CHECKING:
     import hdfs_native
 
 T = TypeVar("T")
-BRIEFLY_SECS = 10
+ANSWER_SECS = 10.0  # for the NameNode, which as a rule answers within milliseconds
+DATA_SECS = 60.0  # for a small file's content: a DataNode that has just died costs a socket time-out or two
+BRIEFLY_SECS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +55,15 @@ def read(path: str) -> bytes | None:
         except OSError as error:
             raise BadInput(f"{path} can't be read: {error.strerror}.") from error
     server, name = _split(path)
+
     try:
-        with _client(server).read(name) as file:
-            content: bytes = file.read()
+        with _errors(server):
+            client = Hdfs(server, attempts=0)
+            file = client.ask(lambda native: native.read(name), ANSWER_SECS)
+            content: bytes = client.wait(file.readall(), DATA_SECS)
             return content
     except FileNotFoundError:
         return None
-    except Exception as error:
-        raise _failure(server, error) from error
 
 
 def read_json(path: str) -> dict[str, object] | None:
@@ -87,15 +90,13 @@ def write(path: str, content: bytes) -> None:
     import hdfs_native
 
     server, name = _split(path)
-    try:
-        client = _client(server)
-        options = hdfs_native.WriteOptions(overwrite=True, create_parent=True)
-        temporary = f"{name}.{_writer()}"
-        with client.create(temporary, options) as file:
-            file.write(content)
-        client.rename(temporary, name, overwrite=True)
-    except Exception as error:
-        raise _failure(server, error) from error
+    temporary = f"{name}.{_writer()}"
+    options = hdfs_native.WriteOptions(overwrite=True, create_parent=True)
+    with _errors(server):
+        client = Hdfs(server, attempts=0)
+        file = client.ask(lambda native: native.create(temporary, options), ANSWER_SECS)
+        client.wait(_filled(file, content), DATA_SECS)
+        client.ask(lambda native: native.rename(temporary, name, overwrite=True), ANSWER_SECS)
 
 
 def _writer() -> str:
@@ -116,12 +117,15 @@ def names(path: str) -> set[str]:
         except FileNotFoundError:
             return set()
     server, name = _split(path)
+
+    async def listed(native: hdfs_native.AsyncClient) -> set[str]:
+        return {status.path.rsplit("/", 1)[-1] async for status in native.list_status(name)}
+
     try:
-        return {status.path.rsplit("/", 1)[-1] for status in _client(server).list_status(name)}
+        with _errors(server):
+            return Hdfs(server, attempts=0).ask(listed, ANSWER_SECS)
     except FileNotFoundError:
         return set()
-    except Exception as error:
-        raise _failure(server, error) from error
 
 
 def retry(action: Callable[[], T], seconds: float) -> T:
@@ -140,18 +144,30 @@ def retry(action: Callable[[], T], seconds: float) -> T:
         time.sleep(1)
 
 
-def ask_briefly(ask: Callable[[], T]) -> T | None:
-    """Return what ask returns within some seconds; None where it raises a ProgramError or takes longer."""
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """Return what ask returns, or raise what it raises; after so many seconds raise Unreachable."""
     answers: list[T] = []
+    errors: list[BaseException] = []
 
     def asking() -> None:
-        with contextlib.suppress(ProgramError):
+        try:
             answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
 
     thread = threading.Thread(target=asking, daemon=True)
     thread.start()
-    thread.join(BRIEFLY_SECS)
-    return answers[0] if answers else None
+    thread.join(seconds)
+    if answers:
+        return answers[0]
+    raise errors[0] if errors else Unreachable(f"HDFS hasn't answered for {seconds:g} s.")
+
+
+def ask_briefly(ask: Callable[[], T]) -> T | None:
+    """Return what ask returns within some seconds; None where it raises a ProgramError or takes longer."""
+    with contextlib.suppress(ProgramError):
+        return within(BRIEFLY_SECS, ask)
+    return None
 
 
 def wait_until_readable(path: str, seconds: float) -> None:
@@ -174,12 +190,20 @@ def root(path: str) -> str:
     return _split(path)[0] + "/" if is_hdfs(path) else "/"
 
 
-@lru_cache(maxsize=8)
-def _client(server: str) -> hdfs_native.Client:
-    import hdfs_native
+async def _filled(file: hdfs_native.AsyncFileWriter, content: bytes) -> None:
+    await file.write(content)
+    await file.close()
 
-    # One attempt: by default it tries for minutes before it says that nobody listens.
-    return hdfs_native.Client(server, {"dfs.client.failover.max.attempts": "0"})
+
+@contextlib.contextmanager
+def _errors(server: str) -> Iterator[None]:
+    """Pass FileNotFoundError on; raise what _failure makes of other errors."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise _failure(server, error) from error
 
 
 def _failure(server: str, error: Exception) -> ProgramError:
