@@ -152,7 +152,7 @@ def _as_main(entry: Path, arguments: list[str]) -> Iterator[None]:
 def _where(error: BaseException, entry: Path) -> str:
     """Say in a sentence what went wrong, and in which line of the program: where it failed, or made what failed."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    frames += _OPERATION.findall(str(error).split("\nNode: ")[0])
+    frames += _OPERATION.findall(str(error).partition("\nNode: ")[0])
     own = [(Path(file), line) for file, line in frames if Path(file).is_relative_to(entry.parent)]
     place = f"{_name(own[-1][0], entry)}, line {own[-1][1]}" if own else entry.name
     return f"{place}: {type(error).__name__}: {cause(error)}"

@@ -37,7 +37,7 @@ def cause(error: BaseException) -> str:
     """Return what an error says, in one line: of TensorFlow's, whose first line names no reason, the reason."""
     text = str(error).strip() or repr(error)
     if text.startswith("Graph execution error"):
-        text = text.split("\nOriginal stack trace")[0]
+        text = text.partition("\nOriginal stack trace")[0]
         # The stack of the operation's definition, its name, the reason: alone, or the first of several.
         reason = re.search(r"^ *\(0\) \w+: +(.+)", text, re.MULTILINE) or re.search(
             r"^Node: .*\n(.+)", text, re.MULTILINE
