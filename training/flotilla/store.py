@@ -24,6 +24,7 @@ from flotilla import mirror
 from flotilla.adapter.program import EVALUATION
 from flotilla.job.config import read_object
 from flotilla.job.errors import BadInput, ProgramError, Temporary
+from flotilla.storage import jsons
 from flotilla.storage.files import Files, open_folder
 from flotilla.storage.objects import Entry, Item, compare, from_file, hashed, upload
 from flotilla.storage.s3 import Prefix, parse_url
@@ -148,7 +149,7 @@ def store(config: StoreConfig, target: Prefix) -> Outcome:
     for done, item in enumerate(items, len(items)):
         progress.update(done, message=f"reading back {item.path}")
         compare(target, f"{name}/{item.path}", item)
-    raw = json.dumps(manifest, indent=2).encode() + b"\n"
+    raw = jsons.dumps(manifest, indent=2).encode() + b"\n"
     target.put(f"{name}/manifest.json", raw, if_absent=old is None)
     if target.read(f"{name}/manifest.json") != raw:
         raise Temporary(f"{target.url(name)}/manifest.json isn't what was written.")
@@ -400,7 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if copier:
             copier.stop()
-    print(json.dumps(outcome))
+    print(jsons.dumps(outcome))
     return 0
 
 

@@ -193,22 +193,84 @@ print(estimator.evaluate(batches, 2, []))
 """
 
 
+NO_INPUT = """
+import tensorflow as tf
+
+
+def model_fn(features, labels, mode):
+    loss = tf.reduce_sum(features) * tf.compat.v1.get_variable("v", [])
+    optimizer = tf.compat.v1.train.GradientDescentOptimizer(0.1)
+    step = optimizer.minimize(loss, tf.compat.v1.train.get_global_step())
+    return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=step)
+
+
+def nothing():
+    return tf.data.Dataset.from_tensors(1.0).take(0)
+
+
+estimator = tf.estimator.Estimator(model_fn)
+tf.estimator.train_and_evaluate(
+    estimator, tf.estimator.TrainSpec(nothing, max_steps=60), tf.estimator.EvalSpec(nothing, steps=1)
+)
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
         ("import json\n\njson.loads('{')\n", 1, r"p\.py, line 3: JSONDecodeError: Expecting property name"),
         ("import sys\nsys.exit(3)\n", 1, r"p\.py ended with 3"),
         ("print('nothing')\n", 2, r"has no checkpoint: it has to train with tf\.estimator"),
+        ("import sys\nsys.exit(2)\n", 2, r"p\.py refuses its arguments: --steps 60\.$"),
+        ("def f():\n    import nowhere\nf()\n", 2, r"p\.py, line 2: ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "import tensorflow as tf\ntf.app.run()\n",
+            2,
+            r"p\.py, line 2: AttributeError: .*TensorFlow 1 do: tf_upgrade_v2",
+        ),
+        (NO_INPUT, 2, r"p\.py has ended without a step: does its input find the data in none\? Python's own open and"),
     ],
 )
 def test_a_program_that_fails_says_where(tmp_path: Path, text: str, code: int, words: str) -> None:
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "p.py").write_text(text)
-    assert train.main(job(tmp_path / "program" / "p.py", tmp_path)) == code
+    assert train.main(job(tmp_path / "program" / "p.py", tmp_path, "none", "--steps {max_steps}")) == code
     told = progress.read(tmp_path / "progress" / "train.json")
     assert told is not None
     assert re.search(words, told["message"]), told
     assert told["state"] == ("failed" if code == 2 else "running")
+
+
+def test_checkpoints_are_kept_as_the_program_wants(tmp_path: Path) -> None:
+    """Two, and beside them one every now and then, here each."""
+    (tmp_path / "p.py").write_text(KEPT)
+    code, log = alone(job(tmp_path / "p.py", tmp_path))
+    assert code == 0, log
+    kept = sorted(int(file.stem.split("-")[1]) for file in (tmp_path / "model").glob("model.ckpt-*.index"))
+    assert kept == [0, 20, 40, 60]
+
+
+KEPT = """
+import tensorflow as tf
+
+
+def model_fn(features, labels, mode):
+    loss = tf.reduce_sum(features) * tf.compat.v1.get_variable("v", [])
+    step = tf.compat.v1.assign_add(tf.compat.v1.train.get_global_step(), 1)
+    return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=step)
+
+
+def ones():
+    return tf.data.Dataset.from_tensors(1.0).repeat()
+
+
+config = tf.estimator.RunConfig(save_checkpoints_steps=20, keep_checkpoint_max=1, keep_checkpoint_every_n_hours=1e-9)
+tf.estimator.train_and_evaluate(
+    tf.estimator.Estimator(model_fn, config=config),
+    tf.estimator.TrainSpec(ones, max_steps=60),
+    tf.estimator.EvalSpec(ones, steps=1),
+)
+"""
 
 
 def test_a_program_that_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
@@ -242,6 +304,14 @@ def test_fewer_steps_than_there_are_are_refused_where_the_program_is_told_them(t
         (
             {"main.py": "import os\nfrom nowhere.b import c\n"},
             r"main\.py, line 2: import nowhere, which isn't installed",
+        ),
+        (
+            {"main.py": "import tensorflow as tf\nfrom tensorflow.contrib import slim\n"},
+            r"main\.py, line 2: import tensorflow\.contrib\.slim, as programs for TensorFlow 1 do: tf_upgrade_v2",
+        ),
+        (
+            {"main.py": "from tensorflow import contrib\n"},
+            r"main\.py, line 1: import tensorflow\.contrib, as programs for TensorFlow 1 do",
         ),
     ],
 )

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation.json"  # in the model directory: what the program's last evaluation gave
 DEFAULT_SAVE_SECS = 600  # RunConfig's, where the program doesn't say how often
+KEEP_NONE_HOURS = 10_000  # TensorFlow's own default: none is kept beside the newest
 CHECKPOINT_SECS = 60  # ours then: no fault costs more
 POLL_SECS = 3
+OLD = "as programs for TensorFlow 1 do: tf_upgrade_v2 rewrites them, or import tensorflow.compat.v1 as tf"
 _OPERATION = re.compile(r'^ +File "([^"]+)", line (\d+)', re.MULTILINE)  # where TensorFlow says one was made
 
 _log = logging.getLogger("flotilla")
@@ -65,7 +67,10 @@ def check(entry: str) -> None:
                 f"The program's {_name(file, path)}, line {line}: {getattr(error, 'msg', error)}."
             ) from error
     own = {part.removesuffix(".py") for file in trees for part in file.relative_to(path.parent).parts}
-    for name, line in _imports(trees[path]):
+    for module, line in _imports(trees[path]):
+        name = module.split(".")[0]
+        if re.match(r"tensorflow\.contrib\b", module):
+            raise BadInput(f"The program's {path.name}, line {line}: import {module}, {OLD}.")
         if name not in own and name not in sys.builtin_module_names and importlib.util.find_spec(name) is None:
             raise BadInput(
                 f"The program's {path.name}, line {line}: import {name}, which isn't installed: "
@@ -74,12 +79,13 @@ def check(entry: str) -> None:
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield the packages, and lines, that a module can't begin without: what is tried isn't needed."""
+    """Yield the modules, and lines, that a module can't begin without: what is tried isn't needed."""
     for node in tree.body:
         if isinstance(node, ast.Import):
-            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0], node.lineno
+            # A name of a package may be a module of it
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
 def _name(file: Path, entry: Path) -> str:
@@ -120,21 +126,30 @@ class Program:
             try:
                 runpy.run_path(str(entry), run_name="__main__")
             except SystemExit as error:
+                if error.code == 2:  # of argparse and absl, which have said what it is
+                    raise BadInput(f"{entry.name} refuses its arguments: {shlex.join(arguments)}.") from None
                 if error.code not in (None, 0):
                     raise ProgramError(f"{entry.name} ended with {error.code}.") from None
             except ProgramError:
                 raise
             except Exception as error:
                 _log.exception("%s failed.", entry.name)
-                raise ProgramError(_where(error, entry)) from error
+                # What is wrong with the program itself doesn't come right by trying again.
+                kind = BadInput if isinstance(error, (ImportError, SyntaxError)) or _is_old(error) else ProgramError
+                raise kind(_where(error, entry)) from error
 
     def finish(self, hook_maker: HookMaker) -> dict[str, object]:
-        """Return what result.json says of the model; raise BadInput where the program left no checkpoint."""
+        """Return what result.json says of the model; raise BadInput where the program has trained nothing."""
         step = checkpoints.latest_step(self._config.model_dir)
         if step is None:
             raise BadInput(
                 f"{self._entry.name} has ended, but {self._config.model_dir} has no checkpoint: it has to train with "
                 "tf.estimator.train_and_evaluate or tf.compat.v1.train.MonitoredTrainingSession."
+            )
+        if step == 0:
+            raise BadInput(
+                f"{self._entry.name} has ended without a step: does its input find the data in "
+                f"{self._config.data_dir}? Python's own open and glob don't, where that is hdfs://…: tf.io.gfile does."
             )
         return {"program": self._config.program_name, "global_step": step, "metrics": {}}
 
@@ -155,7 +170,15 @@ def _where(error: BaseException, entry: Path) -> str:
     frames += _OPERATION.findall(str(error).partition("\nNode: ")[0])
     own = [(Path(file), line) for file, line in frames if Path(file).is_relative_to(entry.parent)]
     place = f"{_name(own[-1][0], entry)}, line {own[-1][1]}" if own else entry.name
-    return f"{place}: {type(error).__name__}: {cause(error)}"
+    return f"{place}: {type(error).__name__}: {cause(error)}" + (f", {OLD}" if _is_old(error) else "")
+
+
+def _is_old(error: BaseException) -> bool:
+    """Whether a program asks TensorFlow for what only version 1 had."""
+    return (
+        isinstance(error, AttributeError)
+        and re.match(r"module 'tensorflow\b.*' has no attribute", str(error)) is not None
+    )
 
 
 class _Adapter:
@@ -234,6 +257,7 @@ class _Adapter:
             {"loss": spec.loss},
             spec.scaffold,
             estimator.config.keep_checkpoint_max,
+            estimator.config.keep_checkpoint_every_n_hours,
             estimator.config.save_checkpoints_steps,
             estimator.config.save_checkpoints_secs,
         )
@@ -327,6 +351,7 @@ class _Adapter:
             {"loss": tf.add_n(losses)} if losses else {},
             options.get("scaffold"),
             self._config.keep_checkpoints,
+            None,
             *(_number(options.get(key)) for key in ("save_checkpoint_steps", "save_checkpoint_secs")),
         )
         return original(
@@ -359,7 +384,13 @@ class _Adapter:
         return session
 
     def _beside(
-        self, tensors: dict[str, Any], scaffold: Any, keep: int | None, steps: float | None, secs: float | None
+        self,
+        tensors: dict[str, Any],
+        scaffold: Any,
+        keep: int | None,
+        keep_every_hours: float | None,
+        steps: float | None,
+        secs: float | None,
     ) -> tuple[list[Any], list[Any], Any]:
         """Return hooks of every trainer, hooks of the chief, and the scaffold, with a saver that isn't sharded."""
         import tensorflow as tf
@@ -374,6 +405,7 @@ class _Adapter:
                 saver_model_dir(self._config, self._task),
                 theirs._var_list if theirs else None,
                 max_to_keep=keep,
+                keep_checkpoint_every_n_hours=keep_every_hours or KEEP_NONE_HOURS,
                 allow_empty=True,
             )
             if theirs:  # a Keras model's restores objects, too

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flotilla.job.errors import BadInput, Denied, ProgramError, Temporary
+from flotilla.storage import jsons
 from flotilla.storage.bounded import Hdfs
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _writer() -> str:
 
 def write_json(path: str, value: object) -> None:
     """Write value as JSON, indented, as by write."""
-    write(path, (json.dumps(value, indent=2) + "\n").encode())
+    write(path, (jsons.dumps(value, indent=2) + "\n").encode())
 
 
 def names(path: str) -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from flotilla.job.errors import ProgramError
-from flotilla.storage import hdfs
+from flotilla.storage import hdfs, jsons
 
 FOLDER = "progress"  # in the model directory, for the copies
 COPY_SECS = 10.0
@@ -62,7 +62,7 @@ def write_json(path: str | Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+        temporary.write_text(jsons.dumps(value) + "\n", encoding="utf-8")
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
