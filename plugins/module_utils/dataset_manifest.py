@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import TypedDict
 
 FORMAT = "flotilla-dataset/1"
 NAME = "manifest.json"
+SPLITS = ("train", "validation", "eval")  # that the built-in network reads; a program reads what it likes
 # No spaces, and nothing that S3, HDFS or its shell would read as a pattern or as another folder.
 PATH = r"(?!.*(^|/)\.)[A-Za-z0-9._=@+-]+(/[A-Za-z0-9._=@+-]+)*"
 TEXTS = {"path": PATH, "split": r"\S+", "sha256": r"[0-9a-f]{64}", "crc32c": r"[0-9a-f]{8}"}
@@ -51,8 +53,8 @@ def check_batch(batch: int, manifest: Manifest, url: str) -> list[str]:
     ]
 
 
-def check_manifest(text: str, url: str) -> tuple[Manifest | None, list[str]]:
-    """Parse a data set's manifest; returns it, or None with the problems found."""
+def check_manifest(text: str, url: str, splits: Sequence[str] = SPLITS) -> tuple[Manifest | None, list[str]]:
+    """Parse a data set's manifest, which has to have these splits; returns it, or None with the problems found."""
     hint = "upload the data set again with its manifest."
     try:
         manifest = json.loads(text)
@@ -70,7 +72,7 @@ def check_manifest(text: str, url: str) -> tuple[Manifest | None, list[str]]:
     paths = Counter(entry["path"] for entry in files)
     if twice := [path for path, count in paths.items() if count > 1]:
         return None, [f"The manifest {url} lists {min(twice)} twice: {hint}"]
-    for split in ("train", "validation", "eval"):
+    for split in splits:
         if not any(entry["split"] == split for entry in files):
             return None, [f"The manifest {url} has no file of the split '{split}': {hint}"]
     name = manifest.get("name")

@@ -42,6 +42,21 @@ def test_a_good_program_is_packed_the_same_each_time(folder: Path) -> None:
         assert archive.getnames() == ["lib/a.py", "main.py"]
 
 
+def test_links_are_followed_as_python_does(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    common = tmp_path_factory.mktemp("common")
+    (common / "net.py").write_text("SIZE = 1\n")
+    (folder / "common").symlink_to(common)
+    (folder / "again").symlink_to(folder)
+    (folder / "twice").mkdir()
+    (folder / "twice" / "lib").symlink_to(folder / "lib")
+    (folder / "gone").symlink_to(folder / "nowhere")
+    (folder / "main.py").write_text("from common import net\n")
+    assert pack("--check", str(folder), ".", "main.py").returncode == 0
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(pack(str(folder), ".").stdout))) as archive:
+        assert archive.getnames() == ["common/net.py", "lib/a.py", "main.py", "twice/lib/a.py"]
+        assert archive.extractfile("common/net.py").read() == b"SIZE = 1\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words", "names", "entry"),
     [

@@ -277,6 +277,9 @@ def test_manifest() -> None:
         (json.dumps({**good, "name": 7}), "no name"),
     ):
         one(dataset_manifest.check_manifest(text, "s3://b/manifest.json")[1], word)
+    only = json.dumps({**good, "files": [file, others[1]]})
+    one(dataset_manifest.check_manifest(only, "s3://b/manifest.json")[1], "'validation'")
+    assert dataset_manifest.check_manifest(only, "s3://b/manifest.json", ())[1] == [], "a program may want no more"
 
 
 def manifest_problems(manifest: object) -> list[str]:

@@ -63,7 +63,8 @@ class Storage(findings.Findings):
             else:
                 self.problems.append(aws.explain(error, f"read {where}", self.aws.profile))
             return
-        manifest, problems = dataset_manifest.check_manifest(body.decode("utf-8", "replace"), where)
+        splits = () if self.p["program"] else dataset_manifest.SPLITS
+        manifest, problems = dataset_manifest.check_manifest(body.decode("utf-8", "replace"), where, splits)
         self.check(problems)
         if manifest is None:
             return

@@ -8,6 +8,7 @@ import ast
 import base64
 import gzip
 import io
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -15,9 +16,17 @@ from pathlib import Path
 LIMIT = 20_000_000  # bytes; it goes to every host from here
 
 
+def walk(folder):
+    """Yield the files below a folder, also where links lead, but not in a circle."""
+    for path, folders, files in os.walk(folder, followlinks=True):
+        here = Path(path).resolve()
+        folders[:] = [name for name in folders if not here.is_relative_to(Path(path, name).resolve())]
+        yield from (Path(path, name) for name in files)
+
+
 def find(root, names):
     """List the files, without hidden ones, environments, and what Python leaves behind."""
-    found = [file for name in names for file in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])]
+    found = [file for name in names for file in (walk(root / name) if (root / name).is_dir() else [root / name])]
     others = {path.parent for path in found if path.name == "pyvenv.cfg"}
     return sorted(
         path
