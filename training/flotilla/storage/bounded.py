@@ -1,65 +1,36 @@
-"""Calls of hdfs-native that end: by itself it waits for ever for a NameNode's answer or a DataNode's acknowledgement.
+"""Calls that end: hdfs-native waits for ever for a NameNode's answer or a DataNode's acknowledgement, deaf to Ctrl-C.
 
-Its client for asyncio can be given up after a while; the one for threads can't, and doesn't even hear Ctrl-C.
+So it is asked in threads that are left behind when it is late. Its client for asyncio can be given up, but isn't safe
+at a process's end (0.14.7).
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    import hdfs_native
+from collections.abc import Callable
+from typing import TypeVar
 
 T = TypeVar("T")
-_lock = threading.Lock()
-_clients: dict[tuple[str, int], hdfs_native.AsyncClient] = {}
 
 
 class Late(Exception):
     """There was no answer within the time that was given."""
 
 
-class Hdfs:
-    """A NameNode's file system, asked from any thread.
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """Return what ask returns, or raise what it raises; after so many seconds raise Late."""
+    answers: list[T] = []
+    errors: list[BaseException] = []
 
-    Args:
-        server: as hdfs://host:port.
-        attempts: how often a connection that is refused is tried, at growing intervals; 0: once.
-    """
-
-    def __init__(self, server: str, attempts: int) -> None:
-        self._server, self._attempts = server, attempts
-
-    def ask(self, call: Callable[[hdfs_native.AsyncClient], Coroutine[object, object, T]], seconds: float) -> T:
-        """Return what a call of the client returns; raise what it raises, or Late after so many seconds."""
-        return self.wait(call(self._client()), seconds)
-
-    def wait(self, call: Coroutine[object, object, T], seconds: float) -> T:
-        """Return what a call returns, as of a reader or writer; raise what it raises, or Late."""
+    def asking() -> None:
         try:
-            return asyncio.run_coroutine_threadsafe(asyncio.wait_for(call, seconds), _loop()).result()
-        except asyncio.TimeoutError as error:
-            with _lock:  # its connection may wait for ever
-                _clients.pop((self._server, self._attempts), None)
-            raise Late(f"no answer within {seconds:g} s") from error
+            answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
 
-    def _client(self) -> hdfs_native.AsyncClient:
-        import hdfs_native
-
-        key = self._server, self._attempts
-        with _lock:
-            if key not in _clients:
-                options = {"dfs.client.failover.max.attempts": str(self._attempts)}
-                _clients[key] = hdfs_native.AsyncClient(self._server, options)
-            return _clients[key]
-
-
-@lru_cache(maxsize=1)
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="hdfs", daemon=True).start()
-    return loop
+    thread = threading.Thread(target=asking, name="bounded", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if answers:
+        return answers[0]
+    raise errors[0] if errors else Late(f"no answer within {seconds:g} s")

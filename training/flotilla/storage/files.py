@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
 import subprocess
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -17,13 +18,12 @@ from urllib.parse import urlsplit
 import google_crc32c
 
 from flotilla.job.errors import BadInput, Denied, Temporary
-from flotilla.storage.bounded import Hdfs, Late
+from flotilla.storage.bounded import Late, within
 
 if TYPE_CHECKING:
     import hdfs_native
 
 CHUNK = 4 * 1024**2
-ATTEMPTS = 15  # to connect to a NameNode that is being restarted
 # For one answer, or one chunk of a file: a DataNode that has just died costs one or two of HDFS's own time-outs.
 SILENCE_SECS = 180.0
 DELETE_SECS = 10.0
@@ -134,31 +134,31 @@ class HdfsFiles:
         _wait_for_port(host, port, wait)
         self._cluster = f"hdfs://{host}:{port}"
         self._root = root
-        self._hdfs = Hdfs(self._cluster, ATTEMPTS)
+        self._client = self._connect()
 
     def url(self, path: str = "") -> str:
         return self._cluster + self._absolute(path)
 
     def sizes(self) -> dict[str, int]:
-        async def listed(client: hdfs_native.AsyncClient) -> dict[str, int]:
-            found = client.list_status(self._root, recursive=True)
-            return {one.path[len(self._root) + 1 :]: one.length async for one in found if not one.isdir}
+        def listed() -> dict[str, int]:
+            found = self._client.list_status(self._root, recursive=True)
+            return {one.path[len(self._root) + 1 :]: one.length for one in found if not one.isdir}
 
         with self._errors():
             try:
-                return self._hdfs.ask(listed, SILENCE_SECS)
+                return within(SILENCE_SECS, listed)
             except FileNotFoundError:
                 return {}
 
     def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
         with self._errors(path):
-            reader = self._hdfs.ask(lambda client: client.read(self._absolute(path)), SILENCE_SECS)
+            reader = within(SILENCE_SECS, lambda: self._client.read(self._absolute(path)))
             length = len(reader)
             if size is not None and length < size:
                 raise Temporary(f"{self.url(path)} has {length} bytes, fewer than the {size} it had before.")
             # Asked for more than there is, hdfs-native panics.
             stream = reader.read_range_stream(0, length if size is None else size)
-            while chunk := self._hdfs.wait(_some(stream), SILENCE_SECS):
+            while chunk := within(SILENCE_SECS, lambda: _some(stream)):
                 yield chunk
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
@@ -168,21 +168,19 @@ class HdfsFiles:
         with self._errors(path):
             try:
                 options = WriteOptions(overwrite=True, create_parent=True)
-                writer = self._hdfs.ask(lambda client: client.create(temporary, options), SILENCE_SECS)
+                writer = within(SILENCE_SECS, lambda: self._client.create(temporary, options))
                 for chunk in chunks:
-                    self._hdfs.wait(writer.write(chunk), SILENCE_SECS)
-                self._hdfs.wait(writer.close(), SILENCE_SECS)
-                self._hdfs.ask(
-                    lambda client: client.rename(temporary, self._absolute(path), overwrite=True), SILENCE_SECS
-                )
+                    within(SILENCE_SECS, functools.partial(writer.write, chunk))
+                within(SILENCE_SECS, writer.close)
+                within(SILENCE_SECS, lambda: self._client.rename(temporary, self._absolute(path), overwrite=True))
             except BaseException:
                 with contextlib.suppress(Exception):
-                    self._hdfs.ask(lambda client: client.delete(temporary), DELETE_SECS)
+                    within(DELETE_SECS, lambda: self._client.delete(temporary))
                 raise
 
     def delete(self, path: str) -> None:
         with self._errors(path):
-            self._hdfs.ask(lambda client: client.delete(self._absolute(path)), SILENCE_SECS)
+            within(SILENCE_SECS, lambda: self._client.delete(self._absolute(path)))
 
     def checksums(self, paths: Sequence[str]) -> dict[str, str]:
         sums: dict[str, str] = {}
@@ -207,6 +205,12 @@ class HdfsFiles:
         fields = self._command("-df", self._cluster + "/").splitlines()[-1].split()
         return int(fields[3]), _replication()
 
+    def _connect(self) -> hdfs_native.Client:
+        from hdfs_native import Client  # needed on a fleet only, not for local folders
+
+        with self._errors():
+            return Client(self._cluster)
+
     def _absolute(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
@@ -230,6 +234,7 @@ class HdfsFiles:
         except FileNotFoundError as error:
             raise FileNotFoundError(self.url(path)) from error
         except Late as error:
+            self._client = self._connect()  # the other's connection may wait for ever
             raise Temporary(f"{self.url(path)}: HDFS gives {error}: is the NameNode or a DataNode frozen?") from error
         except (RuntimeError, OSError) as error:  # hdfs-native's, with a Java stack after the first line
             text = str(error).replace("\\n", "\n").splitlines()[0]
@@ -239,10 +244,10 @@ class HdfsFiles:
             raise Temporary(f"{self.url(path)}: HDFS failed: {text}") from error
 
 
-async def _some(stream: AsyncIterator[bytes]) -> bytes:
+def _some(stream: Iterator[bytes]) -> bytes:
     """Return the next bytes of a stream, some packets of a DataNode's; none at its end."""
     found = bytearray()
-    async for packet in stream:
+    for packet in stream:
         found += packet
         if len(found) >= CHUNK:
             break

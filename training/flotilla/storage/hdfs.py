@@ -15,12 +15,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flotilla.job.errors import BadInput, Denied, ProgramError, Temporary
-from flotilla.storage import jsons
-from flotilla.storage.bounded import Hdfs
+from flotilla.storage import bounded, jsons
 
 if TYPE_CHECKING:
     import hdfs_native
@@ -59,9 +59,8 @@ def read(path: str) -> bytes | None:
 
     try:
         with _errors(server):
-            client = Hdfs(server, attempts=0)
-            file = client.ask(lambda native: native.read(name), ANSWER_SECS)
-            content: bytes = client.wait(file.readall(), DATA_SECS)
+            file = bounded.within(ANSWER_SECS, lambda: _client(server).read(name))
+            content: bytes = bounded.within(DATA_SECS, file.read)
             return content
     except FileNotFoundError:
         return None
@@ -94,10 +93,9 @@ def write(path: str, content: bytes) -> None:
     temporary = f"{name}.{_writer()}"
     options = hdfs_native.WriteOptions(overwrite=True, create_parent=True)
     with _errors(server):
-        client = Hdfs(server, attempts=0)
-        file = client.ask(lambda native: native.create(temporary, options), ANSWER_SECS)
-        client.wait(_filled(file, content), DATA_SECS)
-        client.ask(lambda native: native.rename(temporary, name, overwrite=True), ANSWER_SECS)
+        file = bounded.within(ANSWER_SECS, lambda: _client(server).create(temporary, options))
+        bounded.within(DATA_SECS, lambda: (file.write(content), file.close()))
+        bounded.within(ANSWER_SECS, lambda: _client(server).rename(temporary, name, overwrite=True))
 
 
 def _writer() -> str:
@@ -119,12 +117,12 @@ def names(path: str) -> set[str]:
             return set()
     server, name = _split(path)
 
-    async def listed(native: hdfs_native.AsyncClient) -> set[str]:
-        return {status.path.rsplit("/", 1)[-1] async for status in native.list_status(name)}
+    def listed() -> set[str]:
+        return {status.path.rsplit("/", 1)[-1] for status in _client(server).list_status(name)}
 
     try:
         with _errors(server):
-            return Hdfs(server, attempts=0).ask(listed, ANSWER_SECS)
+            return bounded.within(ANSWER_SECS, listed)
     except FileNotFoundError:
         return set()
 
@@ -147,21 +145,10 @@ def retry(action: Callable[[], T], seconds: float) -> T:
 
 def within(seconds: float, ask: Callable[[], T]) -> T:
     """Return what ask returns, or raise what it raises; after so many seconds raise Unreachable."""
-    answers: list[T] = []
-    errors: list[BaseException] = []
-
-    def asking() -> None:
-        try:
-            answers.append(ask())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=asking, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if answers:
-        return answers[0]
-    raise errors[0] if errors else Unreachable(f"HDFS hasn't answered for {seconds:g} s.")
+    try:
+        return bounded.within(seconds, ask)
+    except bounded.Late as error:
+        raise Unreachable(f"HDFS hasn't answered for {seconds:g} s.") from error
 
 
 def ask_briefly(ask: Callable[[], T]) -> T | None:
@@ -191,9 +178,12 @@ def root(path: str) -> str:
     return _split(path)[0] + "/" if is_hdfs(path) else "/"
 
 
-async def _filled(file: hdfs_native.AsyncFileWriter, content: bytes) -> None:
-    await file.write(content)
-    await file.close()
+@lru_cache(maxsize=8)
+def _client(server: str) -> hdfs_native.Client:
+    import hdfs_native
+
+    # One attempt: by default it tries for minutes before it says that nobody listens.
+    return hdfs_native.Client(server, {"dfs.client.failover.max.attempts": "0"})
 
 
 @contextlib.contextmanager
@@ -204,6 +194,8 @@ def _errors(server: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:
+        if isinstance(error, bounded.Late):
+            _client.cache_clear()  # its connection may wait for ever
         raise _failure(server, error) from error
 
 
