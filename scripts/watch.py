@@ -16,10 +16,10 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
 
+from inventory import Inventory, NoInventory, hosts, parse, ssh
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -45,60 +45,22 @@ STYLES = {
 }
 
 
-class InventoryGroup(TypedDict, total=False):
-    """A group of what `ansible-inventory --list` prints."""
-
-    hosts: list[str]
-    children: list[str]
-    hostvars: dict[str, dict[str, object]]  # by host; of _meta alone, which is no group
-
-
-Inventory = Mapping[str, InventoryGroup]
-
-
-class NoInventory(Exception):
-    """The inventory can't be read, in one sentence."""
-
-
 # From the inventory to hosts
 
 
 def read_inventory(listed: Inventory, once: bool = False) -> dict[str, Host]:
-    """Return the hosts of what `ansible-inventory --list` prints: those of the group fleet, or all without one."""
-    variables = listed["_meta"]["hostvars"]
-    hosts = {}
-    for name in sorted(set(_members(listed, "fleet") or _members(listed, "all"))):
-        its = variables.get(name, {})
-        hosts[name] = Host(
-            name, ssh(name, its, once), str(its.get("fleet_expires") or ""), str(its.get("fleet_name") or "")
-        )
-    return hosts
-
-
-def unmarked(found: dict[str, object]) -> object:
-    """Return a text that `ansible-inventory --list` marks as one that isn't to be templated, and all else as it is."""
-    return found.get("__ansible_unsafe", found)
-
-
-def _members(listed: Inventory, group: str) -> list[str]:
-    entry: InventoryGroup = listed.get(group, {})
-    return [*entry.get("hosts", []), *(name for child in entry.get("children", []) for name in _members(listed, child))]
-
-
-def ssh(name: str, variables: Mapping[str, object], once: bool) -> list[str]:
-    """Return the command that asks a host, with the connection that Ansible would take."""
-    options = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "LogLevel=ERROR"]
-    command = ["ssh", "-T", "-S", "none", *(part for option in options for part in ("-o", option))]
-    for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
-        command += shlex.split(str(variables.get(key) or ""))
-    if key_file := variables.get("ansible_ssh_private_key_file"):
-        command += ["-i", str(Path(str(key_file)).expanduser())]
-    if port := variables.get("ansible_port"):
-        command += ["-p", str(port)]
-    if user := variables.get("ansible_user"):
-        command += ["-l", str(user)]
+    """Return the hosts of what `ansible-inventory --list` prints, each with the command that asks it."""
     every = [] if once else ["--every", str(EVERY_SECS)]
-    return [*command, str(variables.get("ansible_host") or name), shlex.join(["flotilla-status", "--tasks", *every])]
+    ask = shlex.join(["flotilla-status", "--tasks", *every])
+    return {
+        name: Host(
+            name,
+            [*ssh(name, its, "BatchMode=yes"), ask],
+            str(its.get("fleet_expires") or ""),
+            str(its.get("fleet_name") or ""),
+        )
+        for name, its in hosts(listed).items()
+    }
 
 
 # From the object to a screen, or a line
@@ -255,15 +217,8 @@ class Fleet:
             out, error = await process.communicate()
         finally:
             await _end(process)
-        try:
-            found = (
-                read_inventory(json.loads(out, object_hook=unmarked), self._once) if process.returncode == 0 else None
-            )
-        except (ValueError, LookupError):
-            found = None
-        if found is None:
-            said = error.decode(errors="replace").strip().splitlines() or ["it isn't JSON"]
-            raise NoInventory(f"The inventory {self._inventory} can't be read: {said[-1]}")
+        listed = parse(self._inventory, process.returncode or 0, out, error.decode(errors="replace"))
+        found = read_inventory(listed, self._once)
         for name in [
             name for name in self.hosts if name not in found or self.hosts[name].command != found[name].command
         ]:

@@ -26,7 +26,7 @@ class Progress(TypedDict, total=False):
     """What a program on a host says of its work, in the file that training/flotilla/supervision/progress.py writes."""
 
     phase: str  # stage, train, store or mirror
-    state: str  # running, done or failed
+    state: str  # running, done, failed or stopped
     done: float  # how much of total
     total: float
     unit: str  # what is counted: bytes, steps, objects
@@ -241,7 +241,7 @@ class ActionModule(ActionBase):
         text = f"{unit} failed ({look.unit.get('Result')}, {look.restarts} restarts): "
         text += f"{reason or 'see the lines below'}\n"
         text += "".join(f"  {line}\n" for line in self._journal(unit, JOURNAL_LINES))
-        return f"{text}More: {where}. When the cause is gone, run the same command again."
+        return f"{text}More: scripts/logs, or {where}. When the cause is gone, run the same command again."
 
     def _journal(self, unit: str, lines: int) -> list[str]:
         text = f"SYSTEMD_COLORS=0 journalctl --unit={shlex.quote(unit)} --lines={lines} --no-pager --output=cat"

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import fnmatch
+import re
+from collections.abc import Sequence
 from typing import TypedDict
 
 from ansible_collections.flotilla.kit.plugins.module_utils import s3_urls, untyped
@@ -30,10 +32,11 @@ class Policy(TypedDict):
     Statement: list[Statement]
 
 
-def policy(dataset: str, model: str, program: str = "", partition: str = "aws") -> Policy:
+def policy(dataset: str, model: str, program: str = "", partition: str = "aws", keys: Sequence[str] = ()) -> Policy:
     """Return the access policy of the nodes, and no more than they need.
 
-    They read the data set's folder, read and write the model's, and read the program's object, where it is in S3.
+    They read the data set's folder, which may be encrypted with keys (ARNs) of KMS, read and write the model's, and
+    read the program's object, where it is in S3.
     """
     statements: list[Statement] = []
     for name, url, actions in (
@@ -43,12 +46,13 @@ def policy(dataset: str, model: str, program: str = "", partition: str = "aws") 
         if not url:
             continue
         bucket, prefix = s3_urls.split_folder(url)
+        folder = _literally(prefix)
         statements.append(
             {
                 "Sid": name,
                 "Effect": "Allow",
                 "Action": actions,
-                "Resource": [f"arn:{partition}:s3:::{bucket}/{prefix}*"],
+                "Resource": [f"arn:{partition}:s3:::{bucket}/{folder}*"],
             }
         )
         statements.append(
@@ -57,13 +61,24 @@ def policy(dataset: str, model: str, program: str = "", partition: str = "aws") 
                 "Effect": "Allow",
                 "Action": ["s3:ListBucket"],
                 "Resource": [f"arn:{partition}:s3:::{bucket}"],
-                "Condition": {"StringLike": {"s3:prefix": [f"{prefix}*", prefix.rstrip("/")]}},
+                "Condition": {"StringLike": {"s3:prefix": [f"{folder}*", folder.rstrip("/")]}},
             }
+        )
+    if keys:
+        statements.append(
+            {"Sid": "DatasetKeys", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": sorted(keys)}
         )
     if program.startswith("s3://"):
         resource = f"arn:{partition}:s3:::{'/'.join(s3_urls.split_program(program))}"
         statements.append({"Sid": "Program", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource]})
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _literally(prefix: str) -> str:
+    """Return a prefix as a policy names it: without its own patterns and variables, and in Latin-1, which is all that
+    IAM takes; another character is any one character there."""
+    escaped = re.sub(r"[*?$]", r"${\g<0>}", prefix)
+    return re.sub(r"[^\x20-\xff]", "?", escaped)
 
 
 def check_boundary(arn: str, most: untyped.Answer, policy: Policy) -> list[str]:

@@ -67,8 +67,22 @@ def amount(value: object) -> float | None:
     return None if isinstance(value, bool) or not math.isfinite(number) or number <= 0 else number
 
 
-def check_groups(groups: object, alone: bool = False) -> list[str]:
-    """Counts, types and sizes of the groups, as far as they can be judged without AWS; ``alone`` takes a chief only."""
+def filled(groups: object, defaults: Mapping[str, Mapping[str, object]]) -> object:
+    """Return the groups with what they leave out; what is no mapping stays as it is, to be refused."""
+    if not isinstance(groups, Mapping):
+        return groups
+    found: dict[str, object] = dict(groups)
+    for name, group in defaults.items():
+        given = groups.get(name, {})
+        found[name] = {**group, **given} if isinstance(given, Mapping) else given
+    return found
+
+
+def check_groups(groups: object, alone: bool = False, partial: bool = False) -> list[str]:
+    """Counts, types and sizes of the groups, as far as they can be judged without AWS.
+
+    ``alone`` takes a chief only; ``partial`` takes groups that a network's file will fill.
+    """
     if not isinstance(groups, dict):
         return ["fleet_groups must be a mapping of ps, chief and worker to a count and an instance_type each."]
     problems = []
@@ -92,8 +106,8 @@ def check_groups(groups: object, alone: bool = False) -> list[str]:
                 problems.append(
                     f"fleet_groups.{name} has an unknown key '{key}': known are {', '.join(sorted(known))}."
                 )
-        problems += _check_group(str(name), group)
-    if problems:
+        problems += _check_group(str(name), group, partial)
+    if problems or partial:
         return problems
     if _count(groups, "ps") < 1 and not alone:
         problems.append("The fleet has no parameter server: set fleet_groups.ps.count to 1 or more.")
@@ -108,7 +122,7 @@ def check_groups(groups: object, alone: bool = False) -> list[str]:
     return problems
 
 
-def _check_group(name: str, group: Mapping[str, object]) -> list[str]:
+def _check_group(name: str, group: Mapping[str, object], partial: bool) -> list[str]:
     problems = []
     if not isinstance(group.get("enabled", True), bool):
         problems.append(f"fleet_groups.{name}.enabled is '{group['enabled']}': set it to true or false.")
@@ -119,6 +133,8 @@ def _check_group(name: str, group: Mapping[str, object]) -> list[str]:
         problems.append(
             f"fleet_groups.{name} has a host, but enabled is false: set its count to 0, or leave enabled out."
         )
+    if partial and "count" not in group:
+        count = 0
     if count is None:
         shown = group.get("count")
         problems.append(
@@ -128,7 +144,7 @@ def _check_group(name: str, group: Mapping[str, object]) -> list[str]:
         )
     elif count < 0:
         problems.append(f"fleet_groups.{name}.count is {count}: a number of hosts can't be negative.")
-    elif count > 0 and not str(group.get("instance_type") or "").strip():
+    elif count > 0 and not partial and not str(group.get("instance_type") or "").strip():
         problems.append(f"fleet_groups.{name} has no instance_type: set one, for example t3.large.")
     for key in ("instance_type", "image"):
         if not re.fullmatch(r"[A-Za-z0-9._/-]*", str(group.get(key) or "").strip()):

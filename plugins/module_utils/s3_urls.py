@@ -11,21 +11,36 @@ PROGRAM_LIMIT = 20_000_000  # bytes, as for a program of the controller (roles/t
 
 def split_folder(url: str) -> tuple[str, str]:
     """Return bucket and prefix (ending in a slash, or empty) of an s3:// address; raises ValueError."""
-    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", url.strip())
+    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", url, re.DOTALL)
     if not match:
         raise ValueError(url)
     prefix = (match[2] or "").strip("/")
     return match[1], prefix + "/" if prefix else ""
 
 
+def check_source(url: str, variable: str) -> list[str]:
+    """A data set's folder may have any name that S3 has, and be a whole bucket: the nodes only read it."""
+    if not url:
+        return []
+    try:
+        prefix = split_folder(url)[1]
+    except ValueError:
+        return [f"{variable} {url!r} isn't an address in S3: write it as s3://bucket/folder/."]
+    if "//" in url[5:] or {".", ".."} & set(prefix.split("/")) or re.search(r"[\0-\x1f\x7f]", prefix):
+        return [f"{variable} {url!r} has a // or .. or a control character in it: write it as s3://bucket/folder/."]
+    return []
+
+
 def check_folder(url: str, variable: str) -> list[str]:
-    """An address in S3 has a bucket and a folder: the nodes may use that folder and nothing else."""
+    """The models' folder has a bucket and a folder: the nodes may use that folder and nothing else."""
     if not url:
         return []
     try:
         prefix = split_folder(url)[1]
     except ValueError:
         return [f"{variable} '{url}' isn't an address in S3: write it as s3://bucket/folder/."]
+    if url != url.strip():
+        return [f"{variable} {url!r} has a space, // or .. in it: write it as s3://bucket/folder/."]
     if not prefix:
         return [
             f"{variable} {url} has no folder, which would open the whole bucket to the nodes: write s3://bucket/folder/."
@@ -33,7 +48,7 @@ def check_folder(url: str, variable: str) -> list[str]:
     if not re.fullmatch(r"([A-Za-z0-9._=@+-]+/)+", prefix):
         return [f"{variable} {url} has a folder with other characters than letters, digits and . _ = @ + -: rename it."]
     # Hosts take it as it is written, so nothing is made good here.
-    if url != url.strip() or "//" in url[5:] or {".", ".."} & set(prefix.split("/")):
+    if "//" in url[5:] or {".", ".."} & set(prefix.split("/")):
         return [f"{variable} {url!r} has a space, // or .. in it: write it as s3://bucket/folder/."]
     return []
 

@@ -92,15 +92,21 @@ def near_types(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "look up the region's types."
 
 
-def disk_need(total: int, nodes: int, gpu: bool, local_disk: int) -> int:
-    """Return the GiB that a node's volume needs: the base, and its share of the replicated data (in bytes).
+def disk_need(total: int, nodes: int, gpu: bool, local_disk: int, copy: int = 0) -> int:
+    """Return the GiB that a node's volume needs: the base, its share of the replicated data, and a copy (in bytes).
 
     Replication is min(3, nodes). Local NVMe disks (local_disk, in GiB) hold the data where they are large enough, but
     on GPU hosts AWS's image has taken them for itself.
     """
     share = total * min(3, nodes) / max(nodes, 1) * 1.2 / GIB
-    base = BASE_DISK_GPU if gpu else BASE_DISK
+    base = (BASE_DISK_GPU if gpu else BASE_DISK) + math.ceil(copy / GIB)
     return base if local_disk >= share and not gpu else base + math.ceil(share)
+
+
+def disk_room(volume: int, gpu: bool, local_disk: int, copy: int = 0) -> int:
+    """Return the bytes that a host has for HDFS, on its local disks or its volume, whose sizes are given in GiB."""
+    beside = volume - (BASE_DISK_GPU if gpu else BASE_DISK) - math.ceil(copy / GIB)
+    return max(local_disk if not gpu else 0, beside, 0) * GIB
 
 
 def pick_disk(group: str, wanted: int, need: int, image: int, default: int, gpu: bool) -> tuple[int, list[str]]:

@@ -31,6 +31,10 @@ CAST = ("fleet_ssh_sources",)  # a module makes a list of it
 WEEK = 7 * 24 * 60  # minutes: no fleet lives longer
 JOB_LENGTH = 64
 MOST_STEPS = 2**63 - 1  # TensorFlow's global step
+# Variables that tasks have from the kit, by which they find HDFS, S3 and each other
+OWN_ENVIRONMENT = re.compile(
+    r"TF_CONFIG|HOME|PATH|CLASSPATH|JAVA_HOME|LD_LIBRARY_PATH|NOTIFY_SOCKET|(HADOOP|LIBHDFS|AWS)_\w*"
+)
 MOST_BATCH = 2**31 - 1
 # AWS allows 50 tags a resource, and a host has 9 of the kit's own (module_utils/launch.py).
 MOST_TAGS = 50 - 9
@@ -116,11 +120,11 @@ def check_job(job: object, written: str | None = None) -> list[str]:
     return []
 
 
-def check_whole(name: str, value: object, what: str, most: int) -> list[str]:
-    """A number of something, from 1 on."""
+def check_whole(name: str, value: object, what: str, most: int, least: int = 1) -> list[str]:
+    """A number of something, from ``least`` on."""
     number = fleet_groups.whole(value)
-    if number is None or number < 1:
-        return [f"{name} is '{value}': give a whole number of {what}, at least 1."]
+    if number is None or number < least:
+        return [f"{name} is '{value}': give a whole number of {what}, at least {least}."]
     return [f"{name} is {value}: give at most {most}."] if number > most else []
 
 
@@ -170,6 +174,20 @@ def check_minutes(name: str, minutes: object, none: str) -> list[str]:
     return []
 
 
+def check_environment(environment: object) -> list[str]:
+    """Names and values for the environment of a program; no value is shown."""
+    if not isinstance(environment, Mapping):
+        return ["training_environment has to be a mapping of names to values, as {WANDB_MODE: offline}."]
+    for name, value in environment.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            return [f"training_environment has the name '{name}': take letters, digits and underscores."]
+        if OWN_ENVIRONMENT.fullmatch(str(name)):
+            return [f"training_environment sets {name}, which the hosts' own programs need: leave it out."]
+        if isinstance(value, (Mapping, list)) or value is None:
+            return [f"training_environment.{name} is no text: write its value in quotes."]
+    return []
+
+
 def check_sync(sync: object, groups: object) -> list[str]:
     """Synchronous training takes more than one trainer."""
     if str(sync).lower() not in ("true", "yes", "on", "1") or not isinstance(groups, Mapping):
@@ -192,13 +210,15 @@ def check_values(
         "fleet_region": lambda region: regions.check_region(str(region)),
         "fleet_endpoint_url": lambda url: regions.check_endpoint(str(url)),
         "fleet_expiry_hours": lifetime.check_expiry,
-        "fleet_groups": fleet_groups.check_groups,
+        "fleet_groups": lambda groups: fleet_groups.check_groups(groups, partial=bool(values.get("training_network"))),
         "job": lambda job: check_job(job, written),
         "fleet_ssh_key": check_ssh_key,
         "fleet_tags": check_tags,
         "fleet_volume_size": lambda size: check_whole("fleet_volume_size", size, "GiB", 16384),
         "training_max_steps": lambda steps: check_whole("training_max_steps", steps, "steps", MOST_STEPS),
         "training_batch_size": lambda size: check_whole("training_batch_size", size, "images", MOST_BATCH),
+        "training_watchdog_secs": lambda secs: check_whole("training_watchdog_secs", secs, "seconds", WEEK * 60, 5),
+        "training_environment": check_environment,
         "training_minutes": lambda minutes: check_minutes("training_minutes", minutes, "all training_max_steps"),
         "store_mirror_minutes": lambda minutes: check_minutes("store_mirror_minutes", minutes, "no mirror"),
     }
@@ -208,15 +228,18 @@ def check_values(
             problems += checks[name](value) if name in checks else check_kind(name, value, specs[name])
         elif name not in ("fleet_profile", *NEEDED, *FOLDERS):  # of most lines without a value Ansible makes an error
             problems.append(f"{name} is empty: give it a value, or leave it out.")
+    if values.get("training_network"):  # its file may say how many workers there are
+        return problems
     return problems or check_sync(values.get("training_sync"), values.get("fleet_groups"))
 
 
 def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:
     """What a training can't do without is set, and it doesn't write where it reads; ``unknown`` aren't judged."""
+    by_network = ("training_max_steps", "training_batch_size") if values.get("training_network") else ()
     problems = [
         f"{name} isn't set: the inventory's group_vars/all.yml sets it, as inventories/aws/group_vars/all.yml does."
         for name in NEEDED
-        if values.get(name) is None and name not in unknown
+        if values.get(name) is None and name not in unknown and name not in by_network
     ]
     urls = {name: str(values.get(name) or "") for name in FOLDERS if name not in unknown}
     for name, url in urls.items():
@@ -225,5 +248,6 @@ def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> l
         elif "CHANGE-ME" in url:
             problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")
         else:
-            problems += s3_urls.check_folder(url, name)
+            check = s3_urls.check_source if name == "dataset_source" else s3_urls.check_folder
+            problems += check(url, name)
     return problems if problems or len(urls) < 2 else s3_urls.check_apart(*urls.values())

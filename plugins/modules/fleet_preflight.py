@@ -101,6 +101,10 @@ options:
     description: The data set's folder in S3.
     type: str
     default: ""
+  requester_pays:
+    description: Whether this account pays for what the data set's bucket, another account's, gives.
+    type: bool
+    default: false
   model_target:
     description: The folder in S3 that models are written to.
     type: str
@@ -109,10 +113,21 @@ options:
     description: The user's own program; where it is an object in S3, that is looked at, and nodes may read it.
     type: str
     default: ""
+  network:
+    description:
+      - A network's YAML file, which is held against the data set and the instance types' memory. What O(groups) leaves
+        out, it decides.
+      - With it, O(root) is needed.
+    type: path
+    default: ""
   batch_size:
     description: Examples a batch, of which the data set must have one at least to train on; 0 means not judged.
     type: int
     default: 0
+  local_data:
+    description: Whether each node has the data set as files on its disk, too, beside HDFS.
+    type: bool
+    default: false
   accelerator:
     description: What TensorFlow shall compute on.
     type: str
@@ -241,8 +256,14 @@ running:
   description: How many of them are there already.
   returned: success
   type: int
+network:
+  description: What the plan says of the network's file, as sentences.
+  returned: success
+  type: list
+  elements: str
 dataset:
-  description: Name, files, bytes and records of the data set; empty when none was given.
+  description: Name, files, bytes and records of the data set, its version (a digest of all that is said of its
+    files), and what the plan says of it; empty when none was given.
   returned: success
   type: dict
 baked:
@@ -290,6 +311,7 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
         self.check(naming.check_name(self.p["name"]))
         self.check(naming.check_owner(self.p["owner"]))
         self.check(variables.check_tags(self.tags))
+        self.network_file()
         if self.check(fleet_groups.check_groups(self.p["groups"], bool(self.p.get("builder")))):
             self.groups = fleet_groups.wanted_groups(self.p["groups"])
         self.check(lifetime.check_expiry(self.p["expiry_hours"]))
@@ -303,7 +325,7 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
         self.check(fleet_groups.check_caps(self.p["max_hosts"], self.p["max_cost"]))
         self.check(fleet_groups.check_hosts(self.groups, self.p["max_hosts"]))
         self.check(networking.check_addresses(self.p["public_addresses"], self.p["vpc_id"], self.p["ssh_sources"]))
-        self.check(s3_urls.check_folder(self.p["dataset_source"], "dataset_source"))
+        self.check(s3_urls.check_source(self.p["dataset_source"], "dataset_source"))
         self.check(s3_urls.check_folder(self.p["model_target"], "store_target"))
         if not self.problems and self.p["dataset_source"] and self.p["model_target"]:
             self.check(s3_urls.check_apart(self.p["dataset_source"], self.p["model_target"]))
@@ -340,7 +362,11 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
         self.sources()
         partition = self.result["arn"].split(":")[1]
         self.result["policy"] = access_policy.policy(
-            self.p["dataset_source"], self.p["model_target"], self.p["program"], partition
+            self.p["dataset_source"],
+            self.p["model_target"],
+            self.p["program"],
+            partition,
+            self.result["dataset"].pop("keys", []),
         )
         if self.boundary_policy:
             self.check(
@@ -373,9 +399,12 @@ def main() -> None:
             "max_cost": {"type": "raw", "default": 25},
             "unknown_prices": {"type": "bool", "default": False},
             "dataset_source": {"type": "str", "default": ""},
+            "requester_pays": {"type": "bool", "default": False},
             "model_target": {"type": "str", "default": ""},
             "program": {"type": "str", "default": ""},
+            "network": {"type": "path", "default": ""},
             "batch_size": {"type": "int", "default": 0},
+            "local_data": {"type": "bool", "default": False},
             "accelerator": {"type": "str", "choices": ["auto", "cpu", "gpu"], "default": "auto"},
             "images": {
                 "type": "dict",

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,22 @@ from typing import Any
 import boto3
 import pytest
 
+from benchmarks import programs
 from tests.support.browser import chromium, look
-from tests.support.commands import ROOT, user_runs
-from tests.support.fleet import BUCKET, INVENTORY, SERVED, host, left, manifest, playbook, variables, watch
+from tests.support.commands import ROOT, user_runs, wait_until
+from tests.support.fleet import (
+    BUCKET,
+    CIFAR10,
+    INVENTORY,
+    SERVED,
+    host,
+    left,
+    manifest,
+    on_hdfs,
+    playbook,
+    variables,
+    watch,
+)
 from tests.support.lab import upload
 
 PREDICT = """
@@ -44,13 +58,14 @@ for batch in tf.data.TFRecordDataset(os.path.join(folder, name)).batch(1000).tak
 print(json.dumps({"accuracy": right / total}))
 """
 
+MODEL = "cifar10/model"  # the run of the job
 CARDS = {  # what TensorBoard shows of a training, and the runs that each card is about
-    "accuracy": {".", "eval_eval", "eval_validation"},
-    "examples_per_second": {".", "chief-0", "worker-0", "worker-1"},
-    "global_step_per_second": {"."},
-    "learning_rate": {"."},
-    "loss": {".", "eval_eval", "eval_validation"},
-    "staleness": {"chief-0", "worker-0", "worker-1"},
+    "accuracy": {MODEL, f"{MODEL}/eval_eval", f"{MODEL}/eval_validation"},
+    "examples_per_second": {MODEL, f"{MODEL}/chief-0", f"{MODEL}/worker-0", f"{MODEL}/worker-1"},
+    "global_step_per_second": {MODEL},
+    "learning_rate": {MODEL},
+    "loss": {MODEL, f"{MODEL}/eval_eval", f"{MODEL}/eval_validation"},
+    "staleness": {f"{MODEL}/chief-0", f"{MODEL}/worker-0", f"{MODEL}/worker-1"},
 }
 
 
@@ -71,7 +86,8 @@ BAD = {
         {"fleet_groups": {g: {"count": 1, "instance_type": "p2.xlarge"} for g in ("ps", "chief")}}, "g4dn",
     ),
     "no such bucket": ({"dataset_source": "s3://flotilla-nowhere/cifar10/"}, "flotilla-nowhere"),
-    "no manifest": ({"dataset_source": "s3://flotilla-test/nothing/"}, "manifest.json"),
+    "no data": ({"dataset_source": "s3://flotilla-test/nothing/"}, "There is nothing in s3://flotilla-test/nothing/"),
+    "the folder above": ({"dataset_source": "s3://flotilla-test/cifar10/.."}, "has a // or .."),
     "model bucket missing": ({"store_target": "s3://flotilla-nowhere/models/"}, "flotilla-nowhere"),
     "open to the world": ({"fleet_ssh_sources": ["0.0.0.0/0"]}, "0.0.0.0/0"),
     "expired": ({"fleet_expiry_hours": -1}, "expiry"),
@@ -239,7 +255,7 @@ def test_hdfs_is_healthy(life: str) -> None:
 
 def test_data_in_hdfs_equals_the_source_byte_for_byte(life: str, region: boto3.Session) -> None:
     for file in manifest(region, "cifar10/manifest.json")["files"]:
-        command = f"sudo -u flotilla hdfs dfs -cat /datasets/cifar10/{file['path']} | sha256sum"
+        command = f"sudo -u flotilla hdfs dfs -cat {CIFAR10}/{file['path']} | sha256sum"
         assert host("chief-0").check_output(command).split()[0] == file["sha256"], file["path"]
 
 
@@ -317,10 +333,26 @@ def test_nodes_may_do_nothing_else_in_s3(life: str) -> None:
     assert "AccessDenied" in done.stderr
 
 
+FOLDER = f"s3://{BUCKET}/any/my digits 100%"
+
+
+def as_it_is(region: boto3.Session) -> set[str]:
+    """Make a folder as somebody has it, without a manifest and with names as they come; returns its files."""
+    s3, files = region.client("s3"), {"notes/a b%20+[x]*{y}?#größe$.txt", ".hidden", "empty"}
+    for path in files:
+        s3.put_object(Bucket=BUCKET, Key=f"any/my digits 100%/{path}", Body=b"" if path == "empty" else path.encode())
+    s3.put_object(Bucket=BUCKET, Key="any/my digits 100%/notes/", Body=b"")
+    for file in manifest(region, "mnist/manifest.json")["files"]:
+        source = {"Bucket": BUCKET, "Key": f"mnist/{file['path']}"}
+        s3.copy_object(Bucket=BUCKET, Key=f"any/my digits 100%/{file['path']}", CopySource=source)
+        files.add(file["path"])
+    return files
+
+
 DIGITS = {
     "job": "digits",
     "training_max_steps": 150,
-    "dataset_source": f"s3://{BUCKET}/mnist/",
+    "dataset_source": FOLDER,
     "training_arguments": ["--data-dir", "{data_dir}", "--model-dir", "{model_dir}", "--max-steps", "{max_steps}"],
 }
 
@@ -329,13 +361,18 @@ def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.
     """A plain Estimator program on MNIST, from git, on the fleet that has trained the kit's own network."""
     user_runs("scripts/lab", "im", seconds=300)  # for its git server, which has this checkout's commits
     upload("mnist")
+    files = as_it_is(region)
     program = {
         "training_program": SERVED,
         "training_entry": "training/programs/digits.py",
     }
     first = manifest(region, "models/cifar10/manifest.json")
     output = run_job("site.yml", engineer, program)
+    assert re.search(r"The data set .*my digits 100% is taken as it is, without a manifest: \d+ objects", output)
     assert re.search(r"train +150/150 steps", output)
+    there = host("ps-0").check_output(f"sudo -u flotilla env LC_ALL=C.UTF-8 hdfs dfs -ls -R -C {on_hdfs(FOLDER)}")
+    found = {line.removeprefix(f"{on_hdfs(FOLDER)}/") for line in there.splitlines()}
+    assert found == files | {"notes"}, "the data set's files, and nothing of the kit's"
     stored = manifest(region, "models/digits/manifest.json")
     assert stored["global_step"] >= 150 and stored["metrics"]["accuracy"] > 0.8
     assert "saved_model/saved_model.pb" in [file["path"] for file in stored["files"]]
@@ -343,7 +380,7 @@ def test_another_program_on_other_data_is_the_next_job(life: str, region: boto3.
     assert host("ps-0").check_output("systemctl is-system-running") == "running"
 
 
-def run_job(which: str, engineer: str, program: dict[str, str]) -> str:
+def run_job(which: str, engineer: str, program: dict[str, Any]) -> str:
     return user_runs(
         "env", engineer, "ansible-playbook", "-i", INVENTORY, which, "-v", "-e", json.dumps(DIGITS | program)
     ).stdout
@@ -374,11 +411,128 @@ def test_the_same_program_from_elsewhere_is_the_same_job(
     assert manifest(region, "models/digits/manifest.json") == stored
 
 
+STRANGERS = """
+import argparse, csv, glob, os
+import tensorflow as tf
+
+parser = argparse.ArgumentParser()
+for name in ("--data", "--model", "--steps", "--shift"):
+    parser.add_argument(name)
+given = parser.parse_args()
+words = open("words/digits.txt").read().split()  # beside the program
+files = sorted(glob.glob(os.path.join(given.data, "train-*")))  # by Python's own means
+assert os.environ["GREETING"] == SAID
+
+
+def batches():
+    def decode(records):
+        spec = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+        found = tf.io.parse_example(records, spec)
+        image = tf.reshape(tf.io.decode_raw(found["image"], tf.uint8), [-1, 784])
+        return {"image": tf.cast(image, tf.float32) / 255}, found["label"] + int(given.shift)
+
+    return tf.data.TFRecordDataset(files).shuffle(1000).repeat().batch(50).map(decode)
+
+
+class History(tf.estimator.SessionRunHook):
+    def after_run(self, context, values):
+        with open("history.csv", "a") as file:
+            csv.writer(file).writerow(words)
+
+
+image = tf.feature_column.numeric_column("image", shape=[784])
+classifier = tf.estimator.DNNClassifier([20], [image], n_classes=10, model_dir=given.model)
+train = tf.estimator.TrainSpec(batches, max_steps=int(given.steps), hooks=[History()])
+tf.estimator.train_and_evaluate(classifier, train, tf.estimator.EvalSpec(lambda: batches().take(10), throttle_secs=0))
+"""
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The variables of somebody's own program: it reads and writes files as if it were on a laptop."""
+    folder, greeting = tmp_path_factory.mktemp("strangers") / "my model", 'say "$HOME" \\ `now`'
+    (folder / "words").mkdir(parents=True)
+    (folder / "words/digits.txt").write_text("zero one")
+    (folder / "main.py").write_text(STRANGERS.replace("SAID", repr(greeting)))
+    arguments = ["--data", "{local_data_dir}", "--model", "{model_dir}", "--steps", "{max_steps}", "--shift"]
+    return {
+        "dataset_source": FOLDER, "training_max_steps": 60, "training_program": str(folder),
+        "training_arguments": [*arguments, 0], "training_environment": {"GREETING": greeting},
+    }  # fmt: skip
+
+
+def test_a_strangers_program_runs_as_on_a_laptop(
+    life: str, region: boto3.Session, engineer: str, strangers: dict[str, Any]
+) -> None:
+    output = run_job("playbooks/train.yml", engineer, {"job": "strangers", **strangers})
+    user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/store.yml")
+    stored = manifest(region, "models/strangers/manifest.json")
+    assert stored["global_step"] >= 60 and stored["versions"]["program"]
+    assert stored["variables"]["training_program"] == "my model" and "`now`" not in output + json.dumps(stored)
+    paths = {file["path"] for file in stored["files"]}
+    assert "files/local/chief-0/history.csv" in paths
+    tasks = {"ps-0", "chief-0", "worker-0", "worker-1", "evaluator-0"}
+    assert {f"logs/{task}.log.gz" for task in tasks} <= paths
+    said = user_runs("scripts/logs", "--profile", "flotilla-lab", f"s3://{BUCKET}/models/strangers/", "chief-0").stdout
+    assert "chief-0     " in said and "has done its part" in said
+    here = user_runs("scripts/logs", "-i", INVENTORY, "worker-1").stdout
+    assert re.search(r"^\d\d:\d\d:\d\d worker-1 +worker-1 has done its part", here, re.MULTILINE)
+    kept = user_runs("scripts/ssh", "-i", INVENTORY, "chief-0", "ls /var/lib/flotilla/data").stdout
+    assert kept.split() == [Path(on_hdfs(FOLDER)).name]
+    assert host("chief-0").file("/etc/flotilla/program.env").mode == 0o600
+
+
+@pytest.mark.parametrize("name", ["keras_model", "classic", "own_operations"])  # benchmarks/programs.py tries all
+def test_programs_as_people_write_them_train(life: str, region: boto3.Session, engineer: str, name: str) -> None:
+    (case,) = [case for case in programs.TRAINS if case.name == name]
+    job = {
+        "job": name, "training_max_steps": 30, "training_program": str(case.path), "training_entry": case.start,
+        "training_arguments": list(case.arguments),
+    }  # fmt: skip
+    run_job("playbooks/train.yml", engineer, job)
+    user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/store.yml")
+    assert manifest(region, f"models/{name}/manifest.json")["global_step"] >= 30
+
+
+def test_a_programs_error_is_said_with_its_cause_and_its_logs_are_stored(
+    life: str, region: boto3.Session, engineer: str, strangers: dict[str, Any]
+) -> None:
+    wrong = {"job": "shifted", **strangers, "training_arguments": [*strangers["training_arguments"][:-1], 1]}
+    command = ["ansible-playbook", "-i", INVENTORY, "playbooks/train.yml"]
+    began = time.time()
+    done = user_runs("env", engineer, *command, "-e", json.dumps(wrong), check=False)
+    said = " ".join(done.stdout.split())
+    assert (
+        done.returncode and "line 33: InvalidArgumentError: assertion failed: [Labels must be <= n_classes - 1]" in said
+    )
+    assert time.time() - began < 200
+
+    def logs() -> set[str]:
+        found = region.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="models/shifted/logs/")
+        return {Path(entry["Key"]).name for entry in found.get("Contents", [])}
+
+    wait_until(lambda: {"job-failed.json", "chief-0.log.gz", "ps-0.log.gz"} <= logs(), 90, "the logs are in S3")
+    user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/stop.yml")
+
+
+def test_a_network_that_is_a_file_trains(life: str, region: boto3.Session, engineer: str) -> None:
+    job = {
+        "job": "file", "dataset_source": f"s3://{BUCKET}/mnist/", "training_network": "networks/mnist-128-64.yml",
+        "training_max_steps": 40,
+    }  # fmt: skip
+    phases = "fleet,dataset,training,store"
+    command = ["ansible-playbook", "-i", INVENTORY, "site.yml", "--tags", phases, "-e", json.dumps(job)]
+    user_runs("env", engineer, *command)
+    stored = manifest(region, "models/file/manifest.json")
+    assert stored["global_step"] >= 40 and stored["variables"]["training_network"] == "mnist-128-64.yml"
+    assert {"network.yml", "saved_model/saved_model.pb"} <= {file["path"] for file in stored["files"]}
+
+
 def test_a_job_that_is_refused_changes_nothing(life: str, engineer: str, tmp_path: Path) -> None:
     nowhere, large = tmp_path / "nowhere", {"training_batch_size": 100_000}
     nowhere.mkdir()
     (nowhere / "main.py").write_text("import tensorflow\n")
-    (nowhere / "requirements.txt").write_text("numpy==9.9\n")
+    (nowhere / "requirements.txt").write_text("no-such-package-as-this==9.9\n")
     files = "sha256sum /etc/flotilla/*.json /etc/systemd/system/*.service /etc/systemd/system/*.timer"
     before = [host(name).check_output(files) for name in ("chief-0", "worker-0")]
     for change, words in (

@@ -22,7 +22,8 @@ LINTERS = {
     "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
     "ruff": ["ruff", "check", "."],
     "ruff-format": ["ruff", "format", "--check", "."],
-    "mypy": ["mypy", "--cache-dir", ".mypy_cache/lab", "--strict", "lab", "scripts/dataset.py", "scripts/watch.py"],
+    "mypy": ["mypy", "--cache-dir", ".mypy_cache/lab", "--strict", "lab", "scripts/dataset.py", "scripts/watch.py",
+        "scripts/board.py", "scripts/login.py", "scripts/logs.py", "scripts/trial.py"],
     "mypy-training": [
         "mypy", "--cache-dir", ".mypy_cache/training", "--config-file", "training/pyproject.toml", "training/flotilla",
     ],

@@ -48,6 +48,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("written")
     given = {
         "ansible_python_interpreter": sys.executable,
+        "__training_environment_file": "/etc/flotilla/program.env",
         "__training_job": {"done_file": "/var/lib/flotilla/chief.done"},
         "__tensorflow_with_hdfs": True,
         "__tensorflow_home": "/opt/tensorflow",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SLOW = 3  # waits only end what never comes
 BY_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
@@ -24,7 +25,7 @@ def user_environment() -> dict[str, str]:
     return environment
 
 
-def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
+def user_runs(*command: str, seconds: float = 1800, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command of the README in the repository's root; its output is shown when it fails."""
     done = subprocess.run(command, cwd=ROOT, env=user_environment(), text=True, timeout=seconds,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
@@ -60,7 +61,8 @@ def kill_family(pid: int) -> None:
 
 
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something to become true, checking up to five times a second."""
+    """Wait for something to become true, checking up to five times a second; a slow machine has SLOW times as long."""
+    seconds *= SLOW
     deadline = time.monotonic() + seconds
     while True:
         asked = time.monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,6 +89,15 @@ def manifest(session: boto3.Session, key: str) -> dict[str, Any]:
     """A manifest in the tests' bucket."""
     body = session.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
     return dict(json.loads(body))
+
+
+def on_hdfs(source: str) -> str:
+    """The folder that a data set's folder in S3 is staged to."""
+    url = source.rstrip("/")
+    return f"/datasets/{re.sub('[^A-Za-z0-9._-]', '-', Path(url).name)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+CIFAR10 = on_hdfs(f"s3://{BUCKET}/cifar10/")
 
 
 def watch(*options: str, code: int = 0) -> dict[str, Any]:

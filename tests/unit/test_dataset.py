@@ -17,8 +17,10 @@ from typing import Any
 import boto3
 import dataset
 import google_crc32c
+import known_data
 import numpy as np
 import pytest
+import tfrecords
 from moto import mock_aws
 from PIL import Image
 
@@ -40,7 +42,7 @@ def idx(values: Any) -> bytes:
     return struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape) + bytes(values.tobytes())
 
 
-BATCHES = {name: rows(i) for i, name in enumerate(dataset.CIFAR10.files)}
+BATCHES = {name: rows(i) for i, name in enumerate(known_data.CIFAR10.files)}
 PICTURES = np.random.default_rng(7).integers(0, 256, (4 * IMAGES, 28, 28), np.uint8)
 DIGITS = np.random.default_rng(8).integers(0, 10, 4 * IMAGES, np.uint8)
 IDX = {
@@ -89,12 +91,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data sets of few images; nothing can be downloaded."""
     for name, files in {"cifar10": BATCHES, "mnist": IDX}.items():
         data = dataclasses.replace(
-            dataset.DATA_SETS[name],
+            known_data.DATA_SETS[name],
             mirrors=("http://127.0.0.1:9/",),
             files={file: md5(content) for file, content in files.items()},
             splits=SPLITS[name],
         )
-        monkeypatch.setitem(dataset.DATA_SETS, name, data)
+        monkeypatch.setitem(known_data.DATA_SETS, name, data)
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def records(data: bytes) -> list[bytes]:
 def test_example_is_what_tensorflow_reads() -> None:
     # As tf.train.Example(...).SerializeToString(deterministic=True) writes it
     expected = bytes.fromhex("0a200a0e0a05696d61676512050a030a01410a0e0a056c6162656c12051a030a0107")
-    assert dataset.example(b"A", 7) == expected
+    assert tfrecords.example(b"A", 7) == expected
 
 
 def read_splits(output: Path) -> dict[str, list[bytes]]:
@@ -191,7 +193,7 @@ def test_prepare(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     read = read_splits(output)
     for split, several in {"train": batches[:4], "validation": batches[4:5], "eval": batches[5:]}.items():
         table = b"".join(several)
-        wanted = [dataset.example(table[i + 1 : i + 3073], table[i]) for i in range(0, len(table), 3073)]
+        wanted = [tfrecords.example(table[i + 1 : i + 3073], table[i]) for i in range(0, len(table), 3073)]
         assert read[split] == wanted
 
     before = contents(output)
@@ -213,13 +215,13 @@ def test_mnist(mnist_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "label": {"dtype": "int64", "classes": 10},
     }
     assert [entry["records"] for entry in manifest["files"]] == [20, 20, 20, 20, 10, IMAGES]
-    wanted = [dataset.example(PICTURES[i].tobytes(), int(DIGITS[i])) for i in range(4 * IMAGES)]
+    wanted = [tfrecords.example(PICTURES[i].tobytes(), int(DIGITS[i])) for i in range(4 * IMAGES)]
     assert read_splits(output) == {"train": wanted[:80], "validation": wanted[80:90], "eval": wanted[90:]}
 
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_splits_are_the_published_sizes(name: str) -> None:
-    splits = dataset.DATA_SETS[name].splits
+    splits = known_data.DATA_SETS[name].splits
     assert splits["train"] + splits["validation"] == {"cifar10": 50_000, "mnist": 60_000}[name]
     assert splits["eval"] == 10_000
 
@@ -227,8 +229,8 @@ def test_splits_are_the_published_sizes(name: str) -> None:
 def test_other_splits_are_made_again(mnist_cache: Path, capsys: Any, monkeypatch: Any) -> None:
     call(capsys, "prepare", "mnist", "--cache", str(mnist_cache))
     splits = {"train": 70, "validation": 20, "eval": IMAGES}
-    data = dataclasses.replace(dataset.DATA_SETS["mnist"], splits=splits)
-    monkeypatch.setitem(dataset.DATA_SETS, "mnist", data)
+    data = dataclasses.replace(known_data.DATA_SETS["mnist"], splits=splits)
+    monkeypatch.setitem(known_data.DATA_SETS, "mnist", data)
     code, said = call(capsys, "prepare", "mnist", "--cache", str(mnist_cache))
     assert code == 0 and "Prepared 120 images" in said
     assert {split: len(found) for split, found in read_splits(mnist_cache / "tfrecord-4").items()} == splits
@@ -275,7 +277,7 @@ def test_subfolders_are_uploaded_as_such(tmp_path: Path, s3: Any, capsys: pytest
         })  # fmt: skip
     manifest = {"format": dataset.FORMAT, "name": "mine", "files": files, "features": {}}
     (tmp_path / "d" / "manifest.json").write_text(json.dumps(manifest))
-    assert call(capsys, "upload", "s3://lake/x/", "--directory", str(tmp_path / "d"))[0] == 0
+    assert call(capsys, "upload", str(tmp_path / "d"), "s3://lake/x/")[0] == 0
     for split in ("train", "eval"):
         assert s3.get_object(Bucket="lake", Key=f"x/{split}/0.tfrecord")["Body"].read() == split.encode()
 
@@ -287,18 +289,18 @@ def test_mirrors(tmp_path: Path, mnist_cache: Path, capsys: Any, monkeypatch: An
     (short / "t10k-images-idx3-ubyte.gz").write_bytes(b"an error page")
     (short / "t10k-labels-idx1-ubyte.gz").unlink()
     data = dataclasses.replace(
-        dataset.DATA_SETS["mnist"],
+        known_data.DATA_SETS["mnist"],
         mirrors=("http://127.0.0.1:9/", f"{short.as_uri()}/", f"{good.as_uri()}/"),
         archives={path.name: md5(path.read_bytes()) for path in sorted(good.iterdir())},
     )
-    monkeypatch.setitem(dataset.DATA_SETS, "mnist", data)
+    monkeypatch.setitem(known_data.DATA_SETS, "mnist", data)
     call(capsys, "prepare", "mnist", "--cache", str(mnist_cache))
     empty = tmp_path / "empty"
     assert call(capsys, "prepare", "mnist", "--cache", str(empty), "--source", "home")[0] == 0
     assert contents(empty / "tfrecord-4") == contents(mnist_cache / "tfrecord-4")
     assert {path.name for path in empty.iterdir()} == {*data.archives, "tfrecord-4"}
 
-    monkeypatch.setitem(dataset.DATA_SETS, "mnist", dataclasses.replace(data, mirrors=data.mirrors[:2]))
+    monkeypatch.setitem(known_data.DATA_SETS, "mnist", dataclasses.replace(data, mirrors=data.mirrors[:2]))
     code, said = call(capsys, "prepare", "mnist", "--cache", str(tmp_path / "other"), "--source", "home")
     assert code == 2 and "127.0.0.1:9" in said and "t10k-images-idx3-ubyte.gz: it has MD5" in said
     assert not list((tmp_path / "other").iterdir())
@@ -422,19 +424,20 @@ def test_manifest_goes_last(cache: Path, s3: Any, capsys: Any, monkeypatch: Any)
 
 def test_another_data_set_is_kept(cache: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
     s3.create_bucket(Bucket="lake")
-    s3.put_object(Bucket="lake", Key="x/manifest.json", Body=b'{"name": "faces"}')
+    s3.put_object(Bucket="lake", Key="x/manifest.json", Body=b'{"format": "flotilla-dataset/1", "name": "faces"}')
     code, said = call(capsys, "upload", "cifar10", "s3://lake/x/", "--cache", str(cache))
-    assert code == 2 and "holds the data set 'faces': choose another prefix" in said
+    assert code == 2 and "s3://lake/x/ holds the data set 'faces': choose another prefix" in said
+    s3.put_object(Bucket="lake", Key="x/manifest.json", Body=b'{"name": "a web app"}')
+    code, said = call(capsys, "upload", "cifar10", "s3://lake/x/", "--cache", str(cache))
+    assert code == 2 and "s3://lake/x/manifest.json is there and isn't a data set's manifest" in said
 
 
 def test_prepared_directory(cache: Path, tmp_path: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
     s3.create_bucket(Bucket="lake")
-    code, said = call(capsys, "upload", "s3://lake/x/", "--directory", str(tmp_path))
-    assert code == 2 and "has no manifest.json" in said
     call(capsys, "prepare", "cifar10", "--output", str(tmp_path / "d"), "--cache", str(cache))
-    assert call(capsys, "upload", "s3://lake/x/", "--directory", str(tmp_path / "d"))[0] == 0
+    assert call(capsys, "upload", str(tmp_path / "d"), "s3://lake/x/")[0] == 0
     (tmp_path / "d" / "eval-00000-of-00001.tfrecord").unlink()
-    code, said = call(capsys, "upload", "s3://lake/x/", "--directory", str(tmp_path / "d"))
+    code, said = call(capsys, "upload", str(tmp_path / "d"), "s3://lake/x/")
     assert code == 2 and "eval-00000-of-00001.tfrecord is missing" in said
 
 
@@ -444,18 +447,232 @@ def test_each_data_set_has_its_prefix(cache: Path, mnist_cache: Path, s3: Any, c
     manifest = s3.get_object(Bucket="lake", Key="mnist/manifest.json")["Body"].read()
     assert manifest == (mnist_cache / "tfrecord-4" / "manifest.json").read_bytes()
     code, said = call(capsys, "upload", "cifar10", "s3://lake/mnist/", "--cache", str(cache))
-    assert code == 2 and "holds the data set 'mnist': choose another prefix for 'cifar10'" in said
+    assert code == 2 and "holds the data set 'mnist': choose another prefix" in said
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["s3://lake/x/"], ["faces", "s3://lake/x/"], ["mnist"], ["mnist", "s3://lake/x/", "--directory", "d"]],
+    [["upload", "s3://lake/x/"], ["upload", "mnist"], ["manifest"], ["manifest", ".", "--split", "train"],
+     ["manifest", ".", "--share", "train=all"], ["manifest", ".", "--split", "a=b", "--share", "a=1"],
+     ["manifest", ".", "--shape", "32,32"], ["manifest", ".", "--column", "age"], ["prepare", "x", "--size", "0"]],
     ids=" ".join,
-)
-def test_upload_takes_a_name_or_a_directory(arguments: list[str]) -> None:
+)  # fmt: skip
+def test_wrong_arguments(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        dataset.main(["upload", *arguments])
+        dataset.main(arguments)
     assert end.value.code == 2
+
+
+def keys(s3: Any, bucket: str = "lake") -> dict[str, bytes]:
+    found = s3.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return {one["Key"]: s3.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in found}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder as somebody has it."""
+    folder = tmp_path / "my data"
+    for path, content in {
+        "train/part-0": b"a", "eval/part-0": b"b", "a b%20+[x]?*größe.csv": b"1,2", ".hidden": b"", "empty": b"",
+    }.items():  # fmt: skip
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_any_folder(mine: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is, and nothing else; again it goes on, and what is equal isn't sent."""
+    before = files_of(mine)
+    code, said = call(capsys, "upload", str(mine), "s3://lake/x", "--create-bucket")
+    assert code == 0 and "5 objects uploaded, 0 already there" in said
+    assert "Next: ansible-playbook site.yml -e dataset_source=s3://lake/x/ -e training_program=" in said
+    assert keys(s3) == {f"x/{path}": content for path, content in before.items()}
+    assert files_of(mine) == before
+    (mine / "empty").write_bytes(b"no longer")
+    s3.put_object(Bucket="lake", Key="x/other", Body=b"")
+    code, said = call(capsys, "upload", str(mine), "s3://lake/x")
+    assert code == 0 and "1 objects uploaded, 4 already there" in said
+    assert "1 other objects are there, such as other: a fleet takes the folder as a whole" in said
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: (folder / "a:b").write_bytes(b""), "HDFS has no names with a colon"),
+        (lambda folder: (folder / "a\nb").write_bytes(b""), "HDFS has no names with a colon or such characters"),
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
+        (lambda folder: (shutil.rmtree(folder), folder.write_bytes(b"")), "is a file: name the folder"),
+        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "has no files"),
+    ],
+    ids=["colon", "newline", "absent", "a file", "empty"],
+)
+def test_a_folder_that_cannot_be_uploaded(make: Any, words: str, mine: Path, s3: Any, capsys: Any) -> None:
+    make(mine)
+    s3.create_bucket(Bucket="lake")
+    code, said = call(capsys, "upload", str(mine), "s3://lake/x/")
+    assert code == 2 and words in said and keys(s3) == {}
+
+
+def test_a_linked_folder_is_named(mine: Path, s3: Any, capsys: Any) -> None:
+    (mine / "linked").symlink_to(mine.parent)
+    code, said = call(capsys, "upload", str(mine), "s3://lake/x/", "--create-bucket")
+    assert code == 0 and "linked, a link to a folder" in said and len(keys(s3)) == 5
+
+
+def test_a_manifest_for_what_is_there(mine: Path, s3: Any, capsys: Any) -> None:
+    """For a folder and for one in S3, equal but for their names; by what the files are called."""
+    call(capsys, "upload", str(mine), "s3://lake/x/", "--create-bucket")
+    assert call(capsys, "manifest", "s3://lake/x/", "--name", "mine")[0] == 0
+    code, said = call(capsys, "manifest", str(mine), "--name", "mine")
+    assert code == 0 and "train: 1 files" in said and "without a split: 3 files" in said
+    written = keys(s3)["x/manifest.json"]
+    assert (mine / "manifest.json").read_bytes() == written
+    manifest = json.loads(written)
+    assert {file["path"]: file.get("split") for file in manifest["files"]} == {
+        "train/part-0": "train", "eval/part-0": "eval", "a b%20+[x]?*größe.csv": None, ".hidden": None, "empty": None,
+    }  # fmt: skip
+    assert all("records" not in file for file in manifest["files"])
+    assert call(capsys, "manifest", str(mine), "--name", "mine")[0] == 0, "again, over its own"
+    assert (mine / "manifest.json").read_bytes() == written
+    assert call(capsys, "upload", str(mine), "s3://lake/x/")[0] == 0
+    (mine / "manifest.json").write_text('{"name": "a web app"}')
+    code, said = call(capsys, "manifest", str(mine))
+    assert code == 2 and "isn't a data set's manifest: it is kept" in said
+    assert (mine / "manifest.json").read_text() == '{"name": "a web app"}'
+
+
+def test_splits_by_pattern_and_by_share(mine: Path, cache: Path, capsys: Any) -> None:
+    def splits(*arguments: str) -> dict[str, str]:
+        assert call(capsys, "manifest", str(mine), *arguments)[0] == 0
+        files = json.loads((mine / "manifest.json").read_text())["files"]
+        return {file["path"]: file["split"] for file in files if "split" in file}
+
+    by_pattern = splits("--split", "train=*/part-*", "--split", "eval=*.csv")
+    assert by_pattern == {"train/part-0": "train", "eval/part-0": "train", "a b%20+[x]?*größe.csv": "eval"}
+    shares = ("--share", "train=60", "--share", "eval=40")
+    dealt = splits(*shares)
+    assert sorted(dealt.values()) == ["eval", "eval", "train", "train", "train"]
+    assert splits(*shares) == dealt and splits(*shares, "--seed", "1") != dealt
+
+    output = mine.parent / "records"
+    call(capsys, "prepare", "cifar10", "--cache", str(cache), "--output", str(output))
+    made = json.loads((output / "manifest.json").read_text())
+    assert call(capsys, "manifest", str(output), "--shape", "3,32,32", "--classes", "10", "--name", "cifar10")[0] == 0
+    found = json.loads((output / "manifest.json").read_text())
+    assert found["features"] == made["features"], "what the built-in network has to know"
+    assert sorted(map(str, map(sorted, (file.items() for file in found["files"])))) == sorted(
+        map(str, map(sorted, (file.items() for file in made["files"])))
+    ), "with the records counted"
+    code, said = call(capsys, "manifest", str(output), "--shape", "3,32,32")
+    assert code == 2 and "--shape and --classes belong together" in said
+    both = ("--column", "age=float32", "--shape", "3,32,32", "--classes", "2")
+    assert "give one of them" in call(capsys, "manifest", str(output), *both)[1]
+    assert (
+        call(capsys, "manifest", str(output), "--column", "age=float32", "--column", "at=int64,2", "--classes", "2")[0]
+        == 0
+    )
+    assert json.loads((output / "manifest.json").read_text())["features"] == {
+        "age": {"dtype": "float32", "shape": [1]},
+        "at": {"dtype": "int64", "shape": [2]},
+        "label": {"dtype": "int64", "classes": 2},
+    }
+
+
+def picture(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+def decoded(record: bytes) -> tuple[Any, int]:
+    """The picture and the label of a record that `example` has made."""
+    start = record.index(b"\xff\xd8")
+    return Image.open(io.BytesIO(record[start:])), record[-1]
+
+
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+def test_pictures(tmp_path: Path, capsys: Any) -> None:
+    """By class, dealt out to the splits class by class; the same each time."""
+    folder = tmp_path / "colors"
+    for name, color in COLORS.items():
+        for i in range(20):
+            picture(folder / name / f"{i}.{'png' if i % 2 else 'jpg'}", color)
+    (folder / "red" / "notes.txt").write_text("mine")
+    before = files_of(folder)
+    output = tmp_path / "records"
+    arguments = ("prepare", str(folder), "--output", str(output), "--size", "16", "--shards", "3")
+    code, said = call(capsys, *arguments)
+    assert code == 0 and "Prepared 60 pictures of 3 classes in 5 files" in said, said
+    assert "left out: 1 files that aren't called as pictures are, such as" in said and "can't be read" not in said
+    assert files_of(folder) == before
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["features"] == {
+        "image": {"shape": [3, 16, 16], "dtype": "uint8", "encoding": "jpeg"},
+        "label": {"dtype": "int64", "classes": 3, "names": ["blue", "green", "red"]},
+    }
+    splits = read_splits(output)
+    assert {split: len(found) for split, found in splits.items()} == {"train": 48, "validation": 6, "eval": 6}
+    for found in splits.values():
+        labels = []
+        for record in found:
+            image, label = decoded(record)
+            assert image.size == (16, 16)
+            near = [abs(a - b) for a, b in zip(image.getpixel((8, 8)), list(COLORS.values())[label], strict=True)]
+            assert max(near) < 10
+            labels.append(label)
+        assert {labels.count(label) for label in range(3)} == {len(found) // 3}
+    made = contents(output)
+    shutil.rmtree(output)
+    assert call(capsys, *arguments)[0] == 0 and contents(output) == made
+    code, said = call(capsys, *arguments)
+    assert code == 2 and "files that are there are kept" in said and contents(output) == made
+    shutil.rmtree(output)
+    (folder / "red" / "broken.jpg").write_bytes(b"no picture")
+    code, said = call(capsys, *arguments)
+    assert code == 0 and "Prepared 60 pictures" in said
+    assert f"left out: 1 files that can't be read as pictures, such as {folder}/red/broken.jpg" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (("train", "val", "test"), {"train": 30, "validation": 30, "eval": 30}),
+        (("training", "test"), {"train": 27, "validation": 3, "eval": 30}),
+        (("train", "validation"), {"train": 27, "validation": 3, "eval": 30}),
+    ],
+)
+def test_pictures_in_splits(given: tuple[str, ...], wanted: dict[str, int], tmp_path: Path, capsys: Any) -> None:
+    for split in given:
+        for name, color in COLORS.items():
+            for i in range(10):
+                picture(tmp_path / "in" / split / name / f"{i}.png", color)
+    output = tmp_path / "records"
+    assert call(capsys, "prepare", str(tmp_path / "in"), "--output", str(output), "--size", "8")[0] == 0
+    assert {split: len(found) for split, found in read_splits(output).items()} == wanted
+
+
+def test_pictures_that_cannot_be_used(tmp_path: Path, capsys: Any) -> None:
+    folder, output = tmp_path / "in", str(tmp_path / "records")
+
+    def refused(*arguments: str) -> str:
+        code, said = call(capsys, "prepare", *arguments)
+        assert code == 2 and not (tmp_path / "records").exists()
+        return said
+
+    assert "there is no folder" in refused(str(folder), "--output", output)
+    picture(folder / "red" / "0.png", COLORS["red"])
+    assert "has pictures of 1 classes" in refused(str(folder), "--output", output)
+    picture(folder / "blue" / "0.png", COLORS["blue"])
+    assert "has no pictures for the split" in refused(str(folder), "--output", output)
+    assert "where to? Give --output DIR" in refused(str(folder))
+    assert "would be taken for a class" in refused(str(folder), "--output", str(folder / "records"))
+    picture(folder / "train" / "red" / "0.png", COLORS["red"])
+    assert "has the split train and the folder blue" in refused(str(folder), "--output", output)
 
 
 @pytest.mark.parametrize("target", ["lake/x", "http://lake/x", "s3://", "s3:///x"])

@@ -63,7 +63,8 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         s3.create_bucket(Bucket="models")
         kinds = {"size": 5, "records": 1, "sha256": "0" * 64, "crc32c": "0" * 8}
         files = [{"path": f"{split}-0.tfrecord", "split": split, **kinds} for split in ("train", "validation", "eval")]
-        manifest = {"format": "flotilla-dataset/1", "name": "cifar10", "features": {}, "files": files}
+        features = {"image": {"dtype": "uint8", "shape": [3, 32, 32]}, "label": {"dtype": "int64", "classes": 10}}
+        manifest = {"format": "flotilla-dataset/1", "name": "cifar10", "features": features, "files": files}
         for file in files:
             s3.put_object(Bucket="data", Key=f"cifar10/{file['path']}", Body=b"12345")
         s3.put_object(Bucket="data", Key="cifar10/manifest.json", Body=json.dumps(manifest))
@@ -108,9 +109,11 @@ def variables(image: str) -> dict[str, Any]:
         "max_cost": 25,
         "unknown_prices": False,
         "dataset_source": "s3://data/cifar10/",
+        "requester_pays": False,
         "model_target": "s3://models/out/",
         "program": "",
         "batch_size": 0,
+        "local_data": False,
         "accelerator": "auto",
         "images": {"cpu": image, "gpu": image, "gpu_plain": image},
         "volume_size": 20,
@@ -133,7 +136,14 @@ def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], imag
     preflight.run()
     assert preflight.problems == [] and preflight.warnings == []
     result = preflight.result
-    assert result["dataset"] == {"name": "cifar10", "files": 3, "bytes": 15, "records": 3}
+    dataset = result["dataset"]
+    assert {key: dataset[key] for key in ("name", "files", "bytes", "records")} == {
+        "name": "cifar10", "files": 3, "bytes": 15, "records": 3
+    }  # fmt: skip
+    assert dataset["says"] == [
+        "The data set s3://data/cifar10/ is cifar10, by its manifest: 3 objects, 15 B, of 5 B each.",
+        "It fills 0% of HDFS, which keeps 3 copies.",
+    ]
     assert result["ssh_sources"] == ["203.0.113.7/32"]
     assert (result["hosts"], result["running"]) == (4, 0)
     assert result["owner"] and result["zone"].startswith(REGION)
@@ -175,7 +185,7 @@ def test_preflight_without_permission_to_ask_for_prices(
     ("changes", "words"),
     [
         ({"dataset_source": "s3://not-there/cifar10/"}, ["bucket not-there of dataset_source isn't there"]),
-        ({"dataset_source": "s3://data/mnist/"}, ["has no manifest"]),
+        ({"dataset_source": "s3://data/mnist/"}, ["There is nothing in s3://data/mnist/"]),
         ({"model_target": "s3://not-there/out/"}, ["bucket not-there of store_target isn't there"]),
         ({"program": "s3://not-there/a.zip"}, ["no object a.zip in the bucket not-there", "upload the program there"]),
         ({"program": "s3://data/programs/a.zip"}, ["no object programs/a.zip in the bucket data", "training_program"]),
@@ -291,6 +301,79 @@ def test_the_boundary_is_found_by_its_name(variables: dict[str, Any]) -> None:
     (problem,) = found(boundary="other")[1]
     assert "couldn't use arn:aws:s3:::models/out/*, arn:aws:s3:::models, as their boundary" in problem
     assert other["Policy"]["Arn"] in problem
+
+
+def test_a_folder_of_anybodys(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a manifest: listed, judged and shown as it is, for a program of one's own."""
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="lake")
+    folder = {"dataset_source": "s3://lake/my pictures/größe 100%", "program": "train.py"}
+    for key, body in {"": b"", "cat/1.jpg": b"12", "dog/a b.jpg": b"x" * 1500}.items():
+        s3.put_object(Bucket="lake", Key=f"my pictures/größe 100%/{key}", Body=body)
+    preflight = Preflight({**variables, **folder})
+    preflight.run()
+    assert preflight.problems == []
+    said = preflight.result["dataset"]
+    assert (said["files"], said["bytes"], said["name"]) == (2, 1502, "größe 100%")
+    assert said["says"][0] == (
+        "The data set s3://lake/my pictures/größe 100% is taken as it is, without a manifest: 2 objects, 1.5 kB, of "
+        "2 B to 1.5 kB each; 1 empty objects that stand for folders are left out."
+    )
+    read, listing = preflight.result["policy"]["Statement"][:2]
+    assert read["Resource"] == ["arn:aws:s3:::lake/my pictures/größe 100%/*"]
+    assert listing["Condition"]["StringLike"]["s3:prefix"] == [
+        "my pictures/größe 100%/*",
+        "my pictures/größe 100%",
+    ]
+
+    (problem,) = problems(variables, **{**folder, "program": ""})
+    assert "has no manifest.json of the kit's, and the built-in network can't know" in problem
+    (problem,) = problems(variables, **{**folder, "dataset_source": "s3://lake/my pictures/größe 100%/cat/1.jpg"})
+    assert "there is 'my pictures/größe 100%/cat/1.jpg', and dataset_source names a folder" in problem
+    s3.put_object(Bucket="lake", Key="my pictures/größe 100%/manifest.json", Body=b'{"name": "a web app"}')
+    preflight = Preflight({**variables, **folder})
+    preflight.run()
+    assert preflight.problems == [] and preflight.result["dataset"]["files"] == 3, "it is a file like any other"
+    assert problems(variables, **{**folder, "dataset_source": "s3://lake"}) == [], "a whole bucket may be read"
+
+
+def test_whose_bucket_and_whose_keys(variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    make: Callable[..., Any] = aws.Aws.client
+    asked: list[dict[str, Any]] = []
+    key = "arn:aws:kms:us-east-1:111122223333:key/1"
+
+    def others(self: Any, service: str) -> Any:
+        client = make(self, service)
+        if service != "s3" or isinstance(client, Others):
+            return client
+        return Others(client)
+
+    class Others:
+        def __init__(self, client: Any) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._client, name)
+
+        def head_bucket(self, **request: Any) -> Any:
+            if "ExpectedBucketOwner" in request:
+                raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket")
+            return self._client.head_bucket(**request)
+
+        def head_object(self, **request: Any) -> Any:
+            asked.append(request)
+            return {**self._client.head_object(**request), "SSEKMSKeyId": key}
+
+    monkeypatch.setattr(aws.Aws, "client", others)
+    preflight = Preflight({**variables, "requester_pays": True})
+    preflight.run()
+    assert preflight.problems == []
+    assert any("is another account's" in text for text in preflight.warnings)
+    assert all(request["RequestPayer"] == "requester" for request in asked) and asked
+    statements = {one["Sid"]: one for one in preflight.result["policy"]["Statement"]}
+    assert statements["DatasetKeys"] == {
+        "Sid": "DatasetKeys", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": [key]
+    }  # fmt: skip
 
 
 def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:

@@ -305,6 +305,7 @@ def variables(base: str, root: Path) -> dict[str, Any]:
         "ssh_open_to_world": False, "checkip_url": "http://127.0.0.1:9/", "ssh_key": "", "boundary": "", "vpc_id": "",
         "subnet_id": "", "vpc_cidr": "10.77.0.0/16", "zone": "", "max_hosts": 20, "max_cost": 25,
         "unknown_prices": False, "dataset_source": "", "model_target": "", "program": "", "batch_size": 0,
+        "local_data": False,
         "accelerator": "auto", "images": dict.fromkeys(("cpu", "gpu", "gpu_plain"), base), "volume_size": 20,
         "public_addresses": True, "baked": "auto", "distribution": "slim", "root": str(root), "builder": "",
     }  # fmt: skip

@@ -123,6 +123,12 @@ def test_every_playbook_looks_first() -> None:
         ("training_max_steps", -1, ["at least 1"]),
         ("training_max_steps", 10**30, ["at most"]),
         ("training_batch_size", 0, ["images, at least 1"]),
+        ("training_watchdog_secs", 2, ["'2'", "whole number of seconds, at least 5"]),
+        ("training_environment", "A=1", ["training_environment", "mapping"]),
+        ("training_environment", {"A-B": "1"}, ["'A-B'", "letters, digits and underscores"]),
+        ("training_environment", {"AWS_PROFILE": "1"}, ["sets AWS_PROFILE", "leave it out"]),
+        ("training_environment", {"TF_CONFIG": "{}"}, ["sets TF_CONFIG"]),
+        ("training_environment", {"A": ["x"]}, ["training_environment.A is no text"]),
         ("fleet_expiry_hours", "4h", ["'4h'", "number of hours"]),
         ("fleet_expiry_hours", True, ["number of hours"]),
         ("fleet_volume_size", 10**6, ["at most 16384"]),
@@ -411,7 +417,7 @@ def test_radl_holds_a_job_as_it_is_called(option: str, name: str, tmp_path: Path
     )
     recipes = json.loads(user_runs(str(ROOT / ".venv-im/bin/python"), "-c", ask, str(file)).stdout)
     found = [play for recipe in recipes for play in yaml.safe_load(recipe) if isinstance(play, dict)]
-    assert [play["vars"]["job"] for play in found if "job" in play.get("vars", {})] == [name] * 3
+    assert [play["vars"]["job"] for play in found if "job" in play.get("vars", {})] == [name] * 2
     assert f'{{name: "{name}", max_steps: 60000}}' in file.read_text()
 
 

@@ -62,7 +62,7 @@ def test_links_are_followed_as_python_does(folder: Path, tmp_path_factory: pytes
     [
         ("lib/a.py", "x = 1\ndef f(:\n", "lib/a.py, line 2: invalid syntax", ".", "main.py"),
         ("main.py", "", "has no Python file other.py: training_entry names the one to run", ".", "other.py"),
-        ("data.bin", "0" * 20_000_001, "data.bin the most of it: data belong into dataset_source", ".", "main.py"),
+        ("data.bin", "0" * 20_000_001, "data.bin the most of it, and at most 20 MB go to", ".", "main.py"),
         ("main.py", "import near\n", "main.py imports near, which lies beside it: give", "main.py", "main.py"),
         ("main.py", "", "there is no ", "nowhere.py", "nowhere.py"),
     ],
@@ -76,3 +76,13 @@ def test_what_can_not_run_is_refused(folder: Path, name: str, text: str, words: 
 
 def test_a_program_may_be_as_large_in_s3() -> None:
     assert runpy.run_path(str(PACK))["LIMIT"] == s3_urls.PROGRAM_LIMIT
+
+
+def test_versions_that_are_not_followed_are_said(folder: Path) -> None:
+    """As PowerShell writes the file; 2.15.1 and the rest stand in training/requirements-cpu.lock."""
+    wanted = "-e .\ntensorflow_gpu==1.15.0  # old\ntensorboard>=1.15,<2\nnumpy>=1.20\npandas==2.2.0\nother @ git+https://x/y\n"
+    (folder / "requirements.txt").write_text(wanted, encoding="utf-16")
+    assert pack("--check", str(folder), ".", "main.py").stdout.splitlines() == [
+        "requirements.txt asks for tensorflow_gpu==1.15.0: the hosts have 2.15.1, which stays.",
+        "requirements.txt asks for tensorboard<2,>=1.15: the hosts have 2.15.2, which stays.",
+    ]

@@ -26,6 +26,8 @@ from tests.support.commands import ROOT
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.timezone.utc)
 SMALL = {"count": 1, "instance_type": "t3.large"}
 MANIFESTS = json.loads((ROOT / "tests/support/manifests.json").read_text())
+LISTINGS = json.loads((ROOT / "tests/support/listings.json").read_text())
+FEATURES = MANIFESTS["good"]["features"]
 
 
 def groups(**changes: Any) -> dict[str, Any]:
@@ -258,28 +260,45 @@ def test_systems(source: str, name: str, user: str, words: str) -> None:
 def test_manifest() -> None:
     file = {"path": "a", "split": "train", "size": 3, "records": 1, "sha256": "0" * 64, "crc32c": "0" * 8}
     others = [{**file, "path": split, "split": split} for split in ("validation", "eval")]
-    good = {"format": "flotilla-dataset/1", "name": "x", "features": {}, "files": [file, *others]}
+    good = {"format": "flotilla-dataset/1", "name": "x", "features": FEATURES, "files": [file, *others]}
     manifest, problems = dataset_manifest.check_manifest(json.dumps(good), "s3://b/manifest.json")
     assert problems == []
     sizes = {"a": 3, "validation": 3, "eval": 3, "more": 1}
-    assert dataset_manifest.check_objects(manifest, sizes, "s3://b/") == []
-    one(dataset_manifest.check_objects(manifest, {}, "s3://b/"), "a (and 2 more) isn't there")
-    one(dataset_manifest.check_objects(manifest, {**sizes, "a": 4}, "s3://b/"), "another size")
+    assert dataset_manifest.compare(manifest, sizes, "s3://b/") == []
+    one(dataset_manifest.compare(manifest, {}, "s3://b/"), "a (and 2 more) isn't there")
+    one(dataset_manifest.compare(manifest, {**sizes, "a": 4}, "s3://b/"), "another size")
     for text, word in (
         ("{", "JSON"),
         ("[]", "format"),
         (json.dumps({**good, "format": "x/1"}), "'x/1'"),
         (json.dumps({**good, "files": []}), "no files"),
-        (json.dumps({**good, "files": [{"path": "a"}]}), "no split in its file 0"),
+        (json.dumps({**good, "files": [{"path": "a"}]}), "no crc32c in its file 0"),
         (json.dumps({**good, "files": [file, {**file, "records": "many"}]}), "the records 'many' in its file 1"),
         (json.dumps({**good, "files": others}), "'train'"),
         (json.dumps({**good, "files": [file]}), "'validation'"),
         (json.dumps({**good, "name": 7}), "no name"),
+        (json.dumps({**good, "features": {}}), "no features image and label, which the network needs"),
     ):
         one(dataset_manifest.check_manifest(text, "s3://b/manifest.json")[1], word)
     only = json.dumps({**good, "files": [file, others[1]]})
     one(dataset_manifest.check_manifest(only, "s3://b/manifest.json")[1], "'validation'")
     assert dataset_manifest.check_manifest(only, "s3://b/manifest.json", ())[1] == [], "a program may want no more"
+
+
+def test_a_folder_is_a_data_set_as_it_is() -> None:
+    found, problems = dataset_manifest.check_objects(LISTINGS["good"], "d/", "s3://b/d/")
+    assert problems == [] and found
+    assert found["version"] == LISTINGS["version"], "as on hosts"
+    assert (sorted(found["sizes"]), found["folders"]) == ([0, 1, 2, 3, 7], 2)
+    for what, objects in LISTINGS["bad"].items():
+        found, problems = dataset_manifest.check_objects(objects, "d/", "s3://b/d/")
+        assert found is None and len(problems) == 1, what
+    names = [{"Key": f"d/{number}:", "Size": 1, "ETag": ""} for number in range(5)]
+    _, problems = dataset_manifest.check_objects(names, "d/", "s3://b/d/")
+    one(problems, "not to be staged, as HDFS has no names with a colon: rename it, or name a folder without it: '0:'")
+    assert problems[0].endswith("'2:' and 2 more.")
+    two = [names[0], {"Key": "d/x", "Size": 1, "ETag": "", "StorageClass": "GLACIER"}]
+    assert len(dataset_manifest.check_objects(two, "d/", "s3://b/d/")[1]) == 2, "each kind of problem is told"
 
 
 def manifest_problems(manifest: object) -> list[str]:

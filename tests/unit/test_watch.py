@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import inventory
 import pytest
 import watch
 from rich.console import Console
@@ -292,7 +293,7 @@ def test_inventory() -> None:
         "ps": {"hosts": ["ps-0"]},
         "chief": {"hosts": ["chief-0"]},
     }
-    hosts = watch.read_inventory(json.loads(json.dumps(listed), object_hook=watch.unmarked))
+    hosts = watch.read_inventory(json.loads(json.dumps(listed), object_hook=inventory.unmarked))
     assert list(hosts) == ["chief-0", "ps-0"]
     assert hosts["ps-0"].expires == "2027-01-15T10:00:00Z"
     command = hosts["ps-0"].command

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import logging
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -23,6 +24,7 @@ from flotilla.job.errors import BadInput, ProgramError, Temporary
 from flotilla.storage.s3 import Prefix
 
 KINDS = (".tar.gz", ".tgz", ".zip", ".py")
+_log = logging.getLogger(__name__)
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, BadGzipFile, EOFError, KeyError, RuntimeError, ValueError)
 
 
@@ -65,6 +67,8 @@ def _put(source: Prefix, name: str, etag: str, kind: str, home: Path) -> None:
                 continue
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
+        for mark in list(root.rglob("pyvenv.cfg")):  # somebody's Python environment, of another machine
+            shutil.rmtree(mark.parent)
         top = list(root.iterdir())
         (top[0] if len(top) == 1 and top[0].is_dir() else root).rename(home)
 
@@ -75,12 +79,19 @@ def _files(file: IO[bytes], kind: str, name: str) -> Iterator[tuple[str, bytes]]
         yield name, file.read()
     elif kind == ".zip":
         with zipfile.ZipFile(file) as zipped:
-            yield from ((entry.filename, zipped.read(entry)) for entry in zipped.infolist() if not entry.is_dir())
+            for entry in zipped.infolist():
+                path = entry.filename.replace("\\", "/")  # some of Windows' programs
+                if not path.endswith("/"):
+                    yield path, zipped.read(entry)
     else:
         # Not extractall(): the Python of Debian 12 lacks its filters.
         with tarfile.open(fileobj=file, mode="r:gz") as tarred:
             for member in tarred:
-                content = tarred.extractfile(member)
+                try:
+                    content = tarred.extractfile(member)
+                except KeyError:
+                    _log.warning("%s leads to %s, which isn't in the archive: left out.", member.name, member.linkname)
+                    continue
                 if content:
                     yield member.name, content.read()
 

@@ -1,4 +1,4 @@
-"""Puts a finished model into S3: SavedModel, last checkpoint, metrics and event files.
+"""Puts a finished model into S3: SavedModel, last checkpoint, metrics, event files, and the tasks' logs.
 
 manifest.json is written last, after every object was read back and compared, so that a model without a
 manifest is not a model. A finished model is never overwritten: another one of the same job is stored as <job>-2, -3 …
@@ -15,24 +15,34 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 import flotilla
+from flotilla import logs as task_logs
 from flotilla import mirror
 from flotilla.adapter.program import EVALUATION
 from flotilla.job.config import read_object
 from flotilla.job.errors import BadInput, ProgramError, Temporary
+from flotilla.loop.outcome import FAILED
 from flotilla.storage import jsons
 from flotilla.storage.files import Files, open_folder
 from flotilla.storage.objects import Entry, Item, compare, from_file, hashed, upload
 from flotilla.storage.s3 import Prefix, parse_url
-from flotilla.supervision.progress import HdfsCopier, Progress, write_json
+from flotilla.supervision.progress import FOLDER, HdfsCopier, Progress, write_json
 
 FORMAT = "flotilla-model/1"
 SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores
 PROGRAM_SETTLE_SECS = 600  # nobody knows how long that of a program takes
+LOGS_SECS = 30.0  # for the tasks' last words, once the model is stored
+CLOSE_SECS = 15.0  # which a task that ends has for its event files
+# What is in a model directory beside the program's own files: checkpoints, the kit's notes, what is being written
+_OURS = re.compile(
+    r"(model\.ckpt-\d+\.[^/]*|checkpoint|job-[^/]*\.json|progress/.*|(.*/)?(temp-|\.)[^/]*(/.*)?|.*\.part"
+    r"|(model|variables|steps|evaluator|evaluation|result)\.json)$"
+)
+LOGS = "logs"  # in a stored model's folder
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +68,7 @@ class Manifest(TypedDict):
     variables: dict[str, object]  # what the user set
     created: str  # UTC, as 2026-01-31T12:00:00Z
     files: list[Entry]
+    left_out: list[str]  # older checkpoints, which end with the fleet
 
 
 class Outcome(TypedDict, total=False):
@@ -71,6 +82,7 @@ class Outcome(TypedDict, total=False):
     objects: int
     bytes: int
     target: str  # of the configuration
+    logs: str  # the address of a failed job's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +149,7 @@ def store(config: StoreConfig, target: Prefix) -> Outcome:
         "variables": config.variables,
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "files": [item.entry() for item in items],
+        "left_out": _left_out(source, items),
     }
     name, old = _find_name(target, config.job, manifest, _claim(source, config))
     if old is not None and _all_there(target, name, old):
@@ -149,11 +162,58 @@ def store(config: StoreConfig, target: Prefix) -> Outcome:
     for done, item in enumerate(items, len(items)):
         progress.update(done, message=f"reading back {item.path}")
         compare(target, f"{name}/{item.path}", item)
+    said = logs(source, progress)
+    for item in said:
+        upload(target, f"{name}/{item.path}", item)
+        compare(target, f"{name}/{item.path}", item)
+    manifest["files"] = sorted([*manifest["files"], *(item.entry() for item in said)], key=lambda entry: entry["path"])
     raw = jsons.dumps(manifest, indent=2).encode() + b"\n"
     target.put(f"{name}/manifest.json", raw, if_absent=old is None)
     if target.read(f"{name}/manifest.json") != raw:
         raise Temporary(f"{target.url(name)}/manifest.json isn't what was written.")
     return _outcome(True, target, name, manifest)
+
+
+def store_logs(config: StoreConfig, target: Prefix) -> Outcome:
+    """Store the logs of a failed job's tasks, and why it has failed, where its model would lie."""
+    source = open_folder(config.model_dir)
+    items = logs(source, Progress("", "store", 0, "objects"))
+    with contextlib.suppress(FileNotFoundError):
+        items.append(from_file(f"{LOGS}/{FAILED}", source, FAILED))
+    name = _find_name(target, config.job, None, _claim(source, config))[0]
+    for item in items:
+        upload(target, f"{name}/{item.path}", item)
+    return {"changed": bool(items), "job": config.job, "logs": target.url(f"{name}/{LOGS}/"), "objects": len(items)}
+
+
+def logs(source: Files, progress: Progress) -> list[Item]:
+    """Return the logs of the job's tasks.
+
+    A task's log comes when it has ended, which may be some seconds later; of one that ends still later the log is left
+    out, or an earlier process's.
+    """
+    deadline = time.monotonic() + LOGS_SECS
+    while True:
+        there = source.statuses()
+        paths = {task: f"{task_logs.FOLDER}/{task_logs.name(task)}" for task in _began(there)}
+        late = sorted(
+            task
+            for task, path in paths.items()
+            if path not in there or there[path].changed < there[f"{FOLDER}/{task}.started"].changed
+        )
+        if not late or time.monotonic() >= deadline:
+            break
+        progress.update(0, message=f"waiting for the log of {late[0]}")
+        time.sleep(1)
+    if late:
+        _log.warning("Not ended yet: %s. Their logs end earlier, or aren't stored.", ", ".join(late))
+    found = [path for path in there if path.startswith(f"{task_logs.FOLDER}/")]
+    return [from_file(f"{LOGS}/{PurePosixPath(path).name}", source, path) for path in sorted(found)]
+
+
+def _began(there: Iterable[str]) -> list[str]:
+    """Return the tasks that have said at their start that they did, which parameter servers don't."""
+    return [PurePosixPath(path).stem for path in there if path.startswith(f"{FOLDER}/") and path.endswith(".started")]
 
 
 def check(target: Prefix, job: str) -> dict[str, object]:
@@ -165,21 +225,30 @@ def check(target: Prefix, job: str) -> dict[str, object]:
 
 
 def _settle(source: Files, progress: Progress, seconds: float) -> None:
-    """Wait a while for the evaluator to end, and for each folder's last event file to be closed.
+    """Wait a while for the evaluator to end, and for event files to be closed; then close those of killed tasks.
 
-    Until then HDFS shows such a file's size, but not its content. A task that was killed leaves one for an hour; once
-    it was started again, it's not the last one.
+    Until then HDFS shows such a file's size, but not its content, and would for twenty minutes.
     """
     deadline = time.monotonic() + seconds
-    sizes = source.sizes()
-    waiting = list({PurePosixPath(path).parent: path for path in sorted(sizes) if _is_events(path)}.values())
-    while _evaluating(source) or (
-        waiting := [path for path in waiting if sum(map(len, source.read(path))) < sizes.get(path, 0)]
-    ):
+    while _evaluating(source):
         if time.monotonic() >= deadline:
-            _log.warning("%s: a task hasn't closed its events; what it still writes isn't stored.", source.url())
-            return
+            _log.warning("%s: the evaluator hasn't ended; what it still writes isn't stored.", source.url())
+            break
         progress.update(0, message="waiting for the evaluator to end")
+        time.sleep(1)
+    sizes = source.sizes()
+    waiting = sorted(path for path in sizes if _is_events(path))
+    newest = {PurePosixPath(path).parent: path for path in waiting}.values()
+    deadline = time.monotonic() + CLOSE_SECS
+    while waiting := [path for path in waiting if sum(map(len, source.read(path))) < sizes.get(path, 0)]:
+        over = time.monotonic() - deadline
+        if over >= CLOSE_SECS:
+            _log.warning("%s isn't closed; what is in it isn't stored.", source.url(waiting[0]))
+            return
+        for path in waiting:
+            if over >= 0 or path not in newest:  # a task that was started again has left it
+                source.close(path)
+        progress.update(0, message=f"waiting for {waiting[0]} to be closed")
         time.sleep(1)
         sizes = source.sizes()
 
@@ -197,7 +266,11 @@ def _is_events(path: str) -> bool:
 
 
 def collect(source: Files, result: Result) -> list[Item]:
-    """Return the objects of a model: saved_model/ (a program may have none), checkpoint/, events/ and result.json."""
+    """Return the objects of a model: saved_model/ (a program may have none), checkpoint/, events/ and result.json.
+
+    And network.yml, where the network was a file; and of a program files/: all else that it has written into the model
+    directory, but for other checkpoints.
+    """
     sizes = source.sizes()
     export = result.get("saved_model", "").strip("/") or _last_export(sizes)
     if export and f"{export}/saved_model.pb" not in sizes:
@@ -207,12 +280,28 @@ def collect(source: Files, result: Result) -> list[Item]:
     names |= {path: "checkpoint/" + path for path in sizes if path.startswith(checkpoint + ".")}
     names |= {path: "events/" + path for path in sizes if _is_events(path)}
     names["result.json"] = "result.json"
+    names |= {path: path for path in sizes if path == "network.yml"}
+    if "program" in result:  # which may write what it likes
+        names |= {path: "files/" + path for path in sizes if path not in names and not _OURS.match(path)}
     items = [from_file(to, source, path) for path, to in names.items()]
     items = [item for item in items if item.size or not _is_events(item.path)]
     # So that the folder can be given to tf.train.latest_checkpoint; the job's own state names older ones too.
     state = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
     items.append(hashed("checkpoint/checkpoint", lambda: iter([state])))
     return sorted(items, key=lambda item: item.path)
+
+
+def _left_out(source: Files, items: list[Item]) -> list[str]:
+    """Return the names of the checkpoints that aren't stored, and say so."""
+    stored = {PurePosixPath(item.path).name for item in items}
+    found = sorted(
+        path.removesuffix(".index")
+        for path in source.sizes()
+        if re.fullmatch(r"model\.ckpt-\d+\.index", path) and path not in stored
+    )
+    if found:
+        _log.warning("%s has %d older checkpoints, which aren't stored.", source.url(), len(found))
+    return found
 
 
 def _result(source: Files, job: str) -> Result:
@@ -299,11 +388,13 @@ def _is_claimed(target: Prefix, name: str, claim: bytes) -> bool:
 
 
 def _identity(manifest: Manifest) -> object:
-    """What makes a model the same; event files may have grown since."""
+    """What makes a model the same; event files and logs may have grown since."""
     if not isinstance(manifest, dict):
         return None
     files = manifest.get("files") or []
-    model = sorted((f["path"], f["size"], f["sha256"]) for f in files if not f["path"].startswith("events/"))
+    model = sorted(
+        (f["path"], f["size"], f["sha256"]) for f in files if not f["path"].startswith(("events/", f"{LOGS}/"))
+    )
     return manifest.get("format"), manifest.get("job"), manifest.get("global_step"), model
 
 
@@ -370,9 +461,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="store the model that this configuration names")
-    commands = parser.add_subparsers(dest="command", metavar="check")
+    commands = parser.add_subparsers(dest="command", metavar="check|logs")
     checking = commands.add_parser("check", help="prove that a model can be stored, leaving nothing")
     checking.add_argument("--target", required=True, metavar="s3://BUCKET/PREFIX/")
+    commands.add_parser("logs", help="store the tasks' logs of a failed job, which --config names")
     checking.add_argument("--job", default="job", metavar="NAME", help="the job's name (default: job)")
     return parser
 
@@ -387,13 +479,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "check":
             outcome: Outcome | dict[str, object] = check(Prefix(args.target), args.job)
+        elif args.config and args.command == "logs":
+            config = load_config(args.config)
+            outcome = store_logs(config, Prefix(config.target))
         elif args.config:
             config = load_config(args.config)
             progress_file = config.progress
             copier = HdfsCopier(config.progress, config.model_dir)
             outcome = _run(config)
         else:
-            parser.error("give --config FILE, or the command check")
+            parser.error("give --config FILE, with the command logs or without, or the command check")
     except FileNotFoundError as error:  # the evaluator deleted an old event file, say
         return _failed(Temporary(f"{error} is gone."), progress_file)
     except ProgramError as error:

@@ -24,7 +24,7 @@ import flotilla
 from flotilla import failure, mirror
 from flotilla.adapter import program
 from flotilla.job.cluster import Task, task_from, tf_config
-from flotilla.job.config import TrainConfig, load
+from flotilla.job.config import NETWORK_KEYS, TrainConfig, load
 from flotilla.job.errors import BadInput, ProgramError, cause
 from flotilla.loop import attempts, budget, checkpoints, outcome
 from flotilla.model import network
@@ -112,6 +112,10 @@ class TaskRun:
         config, task = self.config, self.task
         if waiting.due(config, task):
             self._wait_for_job()
+        if not config.max_steps:
+            self.config = config = network.with_steps(config, task.trainers)
+            if self.progress:
+                self.progress.expect(config.max_steps)
         hdfs.wait_until_readable(hdfs.join(config.model_dir, "checkpoint"), config.reach_secs)
         done = outcome.finished(config)
         # A program's last evaluation is its evaluator's, however late it begins; the built-in network's is the chief's.
@@ -133,6 +137,9 @@ class TaskRun:
     def report_error(self, error: Exception) -> int:
         """Log an error, and tell it where a human looks; return the exit status."""
         termination.on_end = None  # why it ends is told here
+        if self.task.type == "worker" and _is_over(self.config):  # the parameter servers have ended with it
+            _log.info("The job is done: %s ends.", self.task.name)
+            return 0
         code, text, passing = self._judge(error)
         self.task_file.update(problem=text, waited=passing)
         # What a restart may cure is not yet a failure.
@@ -145,10 +152,15 @@ class TaskRun:
     def say_stopped(self, saved: bool) -> None:
         """Say that the task ends as it was told to, with a checkpoint or without."""
         _log.info("%s ends as it was told to; the job goes on from its last checkpoint.", self.task.name)
-        if self.progress and not saved:
-            self.progress.say("stopped without a checkpoint: a parameter server or HDFS didn't answer in time")
-        elif self.progress:
-            self.progress.say(f"stopped, with a checkpoint of step {_latest_step(self.config)}")
+        if self.progress:
+            step = _latest_step(self.config)
+            if step == 0:
+                self.progress.stop("it had not begun to train", 0)
+            elif saved:
+                self.progress.stop(f"with a checkpoint of step {step}", step or 0)
+            else:
+                message = "without a checkpoint: a parameter server or HDFS didn't answer in time"
+                self.progress.stop(message, step or 0)
             HdfsCopier(self.config.progress, self.config.model_dir).stop()
         _close_events()
 
@@ -249,6 +261,7 @@ class TaskRun:
 
         if task.type == "ps":
             _load_without_gpus()
+            _load_hdfs(config)
         elif task.type != "evaluator":  # that has time until there is a checkpoint
             self.task_file.update(device=hardware.device(task))
             _load_hdfs(config)
@@ -257,7 +270,8 @@ class TaskRun:
             import tensorflow as tf
 
             tf.io.gfile.exists(hdfs.root(config.data_dir))  # starts its Java
-        if task.type != "ps" and not outcome.finished(config):
+        # A ps reads no data, but how many steps an epoch is.
+        if (task.type != "ps" or not config.max_steps) and not outcome.finished(config):
             waiting.for_data(config, say)
         waiting.over(config, task)
         self.task_file.update(warning="")
@@ -268,9 +282,13 @@ class TaskRun:
         """Hold variables until the job is done: a ps never ends by itself, and needs no files."""
         config, task = self.config, self.task
         _load_without_gpus()
+        _load_hdfs(config)  # for programs that restore something on it
         import tensorflow as tf
 
-        tf.distribute.Server(tf.train.ClusterSpec(dict(task.cluster)), job_name="ps", task_index=task.index)
+        if config.program:
+            self.task_file.update(warning=program.load_operations(config))
+        cluster = task.as_worker[0] if config.knows_workers_only else dict(task.cluster)
+        tf.distribute.Server(tf.train.ClusterSpec(cluster), job_name="ps", task_index=task.index)
         _log.info("%s serves at %s until %s is done.", task.name, task.cluster["ps"][task.index], config.model_dir)
         watchdog.beat(FROZEN_SECS)
         report = progress.read(config.progress)
@@ -288,7 +306,7 @@ class TaskRun:
         if task.type == "evaluator":
             _wait_for_checkpoint(config)
         self.task_file.update(device=hardware.device(task))
-        version = program.version(config.program) if task.cluster else ""
+        version = program.version(config.program, config.program_root) if task.cluster else ""
         limit = budget.Budget(config)
         work: Work = program.Program(config, task) if config.program else network.Network(config, task, limit)
         _load_hdfs(config)
@@ -300,7 +318,7 @@ class TaskRun:
         watch = watchdog.Watchdog(
             config.watchdog_secs,
             config.watchdog_start_secs,
-            lambda message: _leave_stalled(config, message),
+            self._leave_stalled,
             excused=lambda: self.peers.away,  # starting again doesn't bring it back
         )
         if config.program:
@@ -358,6 +376,29 @@ class TaskRun:
             outcome.announce_evaluator(config)
         return began
 
+    def _leave_stalled(self, message: str) -> None:
+        """End, to be started again; for good where that hasn't helped."""
+        config, task = self.config, self.task
+        if _is_over(config):
+            _log.error("%s The job is done.", message)
+            watchdog.leave(0)
+        if config.program:
+            message += (
+                f" If a step, or a hook of the program's, takes longer than {config.watchdog_secs} s, "
+                "give training_watchdog_secs more."
+            )
+        alone = not self.peers.away and failure.ends_job(task, config.sync)
+        count = attempts.count_failure(config, task, False) if alone else 0
+        if count:
+            message = f"{message.rstrip('.')} ({count} times since the same checkpoint)."
+        _log.error("%s %s", message, "Giving up." if count else "Ending, to be started again.")
+        self.task_file.update(problem=message)
+        if self.progress and count:
+            self._fail(self.progress, message)
+        elif self.progress:
+            self.progress.say(message)
+        watchdog.leave(BadInput.code if count else watchdog.STOOD_STILL)
+
     def _leave_after_end(self) -> None:
         """End a worker or evaluator that waits in vain, when the job is done without it, or has failed."""
         config, task = self.config, self.task
@@ -405,7 +446,7 @@ class TaskRun:
         text = ", ".join(shown) + (f" on {config.eval_split}" if metrics else "")
         _log.info("%s: %s", config.name, text)
         if self.progress:
-            self.progress.finish(text, metrics)
+            self.progress.finish(text, metrics, float(str(result["global_step"])))
 
 
 def _load_hdfs(config: TrainConfig) -> None:
@@ -473,12 +514,6 @@ def _seed(config: TrainConfig, task: Task) -> int:
     return (config.seed * 1_000_003 + trainer * 7_919 + start) % (1 << 31)
 
 
-def _leave_stalled(config: TrainConfig, message: str) -> None:
-    over = _is_over(config)
-    _log.error("%s %s", message, "The job is done." if over else "Ending, to be started again.")
-    watchdog.leave(0 if over else watchdog.STOOD_STILL)
-
-
 def _is_over(config: TrainConfig) -> bool:
     """Whether HDFS says, within some seconds, that the job is done."""
     return hdfs.ask_briefly(lambda: outcome.finished(config)) is not None
@@ -491,20 +526,21 @@ def _result(config: TrainConfig, work: Work, hook_maker: HookMaker, seconds: flo
     if result and result["global_step"] == checkpoints.latest_step(config.model_dir):
         return result
     speed = hook_maker.examples_per_second
+    left_out = NETWORK_KEYS if config.program else ()
     result = {
         "name": config.name,
         **work.finish(hook_maker),
         "examples_per_second": round(speed, 1) if speed else None,
         "seconds": round(seconds, 1),
-        "versions": _versions(),
-        "config": dataclasses.asdict(config),
+        "versions": _versions(config),
+        "config": {key: value for key, value in dataclasses.asdict(config).items() if key not in left_out},
     }
     hdfs.write_json(file, result)
     return result
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions that made the model."""
+def _versions(config: TrainConfig) -> dict[str, str]:
+    """Return the versions that made the model; of a program its files' checksum."""
     import tensorflow as tf
 
     found = {
@@ -515,6 +551,8 @@ def _versions() -> dict[str, str]:
     for name in ("tensorflow-estimator", "tensorflow-io", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
+    if config.program:
+        found["program"] = program.own_version(config.program, config.program_root)
     return found
 
 

@@ -111,6 +111,53 @@ def test_augmentation_shifts_and_flips_whole_images() -> None:
     assert 60 < sum(step == 1 for _, _, step in found) < 140
 
 
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A data set of JPEG pictures, each of one color."""
+    import tensorflow as tf
+
+    entries = []
+    for split, count in (("train", 6), ("eval", 2)):
+        with tf.io.TFRecordWriter(str(tmp_path / f"{split}.tfrecord")) as writer:
+            for n in range(count):
+                jpeg = tf.io.encode_jpeg(np.full([24, 20, 3], 40 * n, np.uint8), quality=100).numpy()
+                feature = {
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[n])),
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+        entries.append({"path": f"{split}.tfrecord", "split": split, "size": 1, "records": count, "crc32c": "0" * 8})
+    features = {
+        "image": {"shape": [3, 24, 20], "dtype": "uint8", "encoding": "jpeg"},
+        "label": {"dtype": "int64", "classes": 6},
+    }
+    content = {"format": "flotilla-dataset/1", "name": "pictures", "files": entries, "features": features}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_pictures(pictures: Path) -> None:
+    found = data.load(str(pictures))
+    assert (found.shape, found.encoding) == ((24, 20, 3), "jpeg")
+    data.check_records(found, "train")
+    ((features, label),) = data.evaluation_batches(found, "train", 6)
+    images = features["image"].numpy()
+    assert images.shape == (6, 24, 20, 3) and label.numpy().tolist() == [0, 1, 2, 3, 4, 5]
+    assert [round(image.mean() / 40) for image in images] == [0, 1, 2, 3, 4, 5]
+    features, label = next(iter(data.training_batches(found, "train", 4, 10, 1)))
+    assert features["image"].shape == (4, 24, 20, 3) and len(set(label.numpy())) == 4
+
+    manifest = json.loads((pictures / "manifest.json").read_text())
+    manifest["features"]["image"]["shape"] = [3, 24, 24]
+    (pictures / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=r"a JPEG image of 24 x 24 pixels and 3 channels and a label below 6"):
+        data.check_records(data.load(str(pictures)), "train")
+    manifest["features"]["image"]["encoding"] = "webp"
+    (pictures / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match="doesn't describe images"):
+        data.load(str(pictures))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
+from flotilla.job.design import resnet
 from flotilla.model import estimator
 from flotilla.model.data import DataSet
 
@@ -52,7 +53,7 @@ def test_learning_rate() -> None:
 def test_session_of_a_worker(tmp_path: object) -> None:
     config = dataclasses.replace(CONFIG, model_dir=str(tmp_path))
     data = DataSet("x", (8, 8, 3), 2, {}, {"train": 1})
-    run = estimator.build(config, data, Task("worker", 1, {"ps": ["a:1"]}), 7).config
+    run = estimator.build(config, data, resnet(8, (8, 8, 3), 2), Task("worker", 1, {"ps": ["a:1"]}), 7).config
     assert list(run.session_config.device_filters) == ["/job:ps", "/job:worker/task:1"]
     assert run.session_config.allow_soft_placement and run.session_config.gpu_options.allow_growth
     assert run.experimental_max_worker_delay_secs == 1

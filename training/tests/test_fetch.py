@@ -127,7 +127,14 @@ def test_an_object_that_changes_meanwhile_is_not_mixed_up(
 def test_what_a_computer_leaves_behind_is_left_out(
     client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    others = {"._digits": b"\0", "__MACOSX/digits/._main.py": b"\0", "digits/._main.py": b"\0", "digits/.git/x": b""}
+    environment = {"digits/venv/pyvenv.cfg": b"", "digits/venv/lib/x.py": b""}
+    others = {
+        **environment,
+        "._digits": b"\0",
+        "__MACOSX/digits/._main.py": b"\0",
+        "digits/._main.py": b"\0",
+        "digits/.git/x": b"",
+    }
     url = put(client, tarred({**others, "digits/__pycache__/main.pyc": b"", **below("digits", FILES)}))
     assert there(Path(run(capsys, url, tmp_path)[1]["home"])) == FILES
 
@@ -138,9 +145,8 @@ def test_links_are_followed_in_the_archive_alone(
     url = put(client, tarred({"main.py": b"1"}, {"same.py": "main.py"}))
     assert there(Path(run(capsys, url, tmp_path / "a")[1]["home"])) == {"main.py": b"1", "same.py": b"1"}
     url = put(client, tarred({"main.py": b"1"}, {"passwd": "/etc/passwd"}))
-    code, _, error = run(capsys, url, tmp_path / "b")
-    assert code == 2 and "isn't a whole archive" in error and "passwd" in error
-    assert there(tmp_path / "b") == {}
+    code, found, _ = run(capsys, url, tmp_path / "b")
+    assert code == 0 and there(Path(found["home"])) == {"main.py": b"1"}, "a link that leads nowhere in it is left out"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +182,7 @@ def test_what_s3_refuses_is_said(client: Any, tmp_path: Path, capsys: pytest.Cap
     url = put(client, tarred(FILES))
     refusals = [Refusal(client, "HeadObject", "403"), Refusal(client, "ListObjectsV2")]
     code, _, error = run(capsys, url, tmp_path)
-    assert code == 2 and f"{url}: HeadObject is refused (403): allow it" in error
+    assert code == 2 and f"{url}: HeadObject is refused (403): playbooks/provision.yml" in error
     for refusal in refusals:
         refusal.on = False
     assert run(capsys, url, tmp_path)[0] == 0

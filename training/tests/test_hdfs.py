@@ -68,6 +68,30 @@ def test_nobody_answers() -> None:
         assert 1 <= time.monotonic() - begin < 10
 
 
+def test_a_file_is_written_again_where_a_datanode_dies_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Dying:
+        """The first file's DataNode dies."""
+
+        def create(self, name: str, _options: object) -> Dying:
+            written.append(name)
+            return self
+
+        def write(self, _content: bytes) -> None:
+            if len(written) == 1:
+                raise OSError("Connection refused (os error 111)")
+
+        def close(self) -> None: ...
+
+        def rename(self, _temporary: str, name: str, overwrite: bool) -> None:
+            written.append(f"{name} {overwrite}")
+
+    monkeypatch.setattr(hdfs, "_client", lambda _server: Dying())
+    hdfs.write("hdfs://h:1/jobs/x", b"1")
+    assert written == [written[0], written[0], "/jobs/x True"] and written[0].startswith("/jobs/x.")
+
+
 @pytest.fixture
 def frozen() -> Iterator[str]:
     """The address of a NameNode that takes connections, and never answers."""

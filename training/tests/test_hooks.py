@@ -63,6 +63,18 @@ def test_speed_is_its_own_and_staleness_that_of_the_steps_of_others(
     assert trainer.told() == {"step": 24, "steps_per_second": 0.5, "examples_per_second": 64.0, "staleness": 3.0}
 
 
+def test_a_last_step_soon_after_a_report_says_no_other_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step's time says nothing; the report before is counted in."""
+    file, now = tmp_path / "train.json", [100.0]
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: now[0])
+    hook = hooks.ReportHook({}, 32, 128, 10, Progress(file, "train", 0, "steps"))
+    hook._writer = None
+    for step in (1, 11, 21, 31, 32):
+        now[0] += 10 if step < 32 else 0.1
+        hook.after_run(None, SimpleNamespace(results=[step, {}]))
+    assert json.loads(file.read_text())["rate"] == pytest.approx(11 / 10.1 * 128, abs=0.1)
+
+
 def test_the_first_step_is_told_at_once(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     hook = hooks.ReportHook({}, 1000, 128, 10, Progress(file, "train", 0, "steps"))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flotilla.model import precision, resnet
+from flotilla.job import design
+from flotilla.model import layers, precision
 
 v1 = tf.compat.v1
-NETWORK = ((32, 32, 3), 10, 8)
+NETWORK = design.resnet(8, (32, 32, 3), 10)
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [((2.0, 1.0), "bfloat16"), ((1.0, 1.0), "float32")])
@@ -23,12 +24,12 @@ def test_the_faster_one_is_chosen(seconds: tuple[float, float], chosen: str, mon
         return measured.setdefault(step, seconds[len(measured) % 2])
 
     monkeypatch.setattr(precision, "_seconds", each_its_own)
-    assert precision.choose("auto", *NETWORK) == chosen
+    assert precision.choose("auto", NETWORK) == chosen
 
 
 def test_what_is_asked_for_isnt_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_step", None)
-    assert [precision.choose(wanted, *NETWORK) for wanted in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    assert [precision.choose(wanted, NETWORK) for wanted in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
 def test_both_compute_nearly_the_same() -> None:
@@ -36,7 +37,7 @@ def test_both_compute_nearly_the_same() -> None:
         with tf.Graph().as_default():
             v1.set_random_seed(1)
             images = v1.placeholder(tf.uint8, [8, 32, 32, 3])
-            found = resnet.network(images, 8, 10, 1)
+            found = layers.network(layers.inputs({"image": images}, NETWORK), NETWORK, 1)
             with v1.Session(config=precision.settings(chosen)) as session:
                 session.run(v1.global_variables_initializer())
                 values = np.random.default_rng(0).integers(0, 255, images.shape, np.uint8)

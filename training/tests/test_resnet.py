@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import CLASSES
 
-from flotilla.model import resnet
+from flotilla import train
+from flotilla.job import design
+from flotilla.model import layers
 
 v1 = tf.compat.v1
+
+
+def network(images: Any, size: int, classes: int, trainers: int, packed: bool = True) -> Any:
+    described = design.resnet(size, tuple(map(int, images.shape[1:])), classes)
+    return layers.network(layers.inputs({"image": images}, described), described, trainers, packed)
 
 
 def build(size: int, classes: int, trainers: int) -> tuple[Any, Any]:
     graph = tf.Graph()
     with graph.as_default():
         images = v1.placeholder(tf.uint8, [None, 32, 32, 3], name="images")
-        logits = resnet.network(images, size, classes, trainers)
+        logits = network(images, size, classes, trainers)
     return graph, logits
 
 
@@ -34,6 +43,20 @@ def test_resnet44_has_the_parameters_of_the_source(classes: int, parameters: int
         assert len(v1.get_collection(v1.GraphKeys.UPDATE_OPS)) == 2
         # One of each kind for all batch norms: 43 kernels, gamma, beta, and the last layer's two.
         assert len(variables) == 43 + 2 + 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (8, 8), (1, 1), (97, 130), (224, 224)])
+def test_images_of_any_size(height: int, width: int) -> None:
+    """Odd ones, too; large ones are brought to a quarter of their size first."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = v1.placeholder(tf.uint8, [None, height, width, 1], name="images")
+        logits = network(images, 8, 5, 0)
+        session.run(v1.global_variables_initializer())
+        found = session.run(logits, {"images:0": np.zeros([2, height, width, 1], np.uint8)})
+        assert found.shape == (2, 5) and np.isfinite(found).all()
+        last = [op for op in tf.compat.v1.get_default_graph().get_operations() if op.type == "Conv2D"][-1]
+        quarter = 4 if min(height, width) >= design.LARGE else 1
+        assert abs(int(last.outputs[0].shape[1]) - height / quarter / 4) <= 1
 
 
 def test_every_trainable_variable_is_read_once() -> None:
@@ -82,3 +105,39 @@ def test_evaluation_changes_nothing() -> None:
     graph, _ = build(8, 10, 0)
     with graph.as_default():
         assert v1.get_collection(v1.GraphKeys.UPDATE_OPS) == []
+
+
+def test_an_export_is_the_evaluated_network_with_batch_norms_of_their_own(tiny: list[str], tmp_path: Path) -> None:
+    """No converter has to follow parts of a variable, and checkpoints stay packed."""
+    assert train.main(tiny) == 0
+    checkpoint = tf.train.latest_checkpoint(str(tmp_path / "model"))
+    packed = [f"batch_norm/{kind}" for kind in ("beta", "gamma", "moving_mean", "moving_variance")]
+    saved = dict(tf.train.list_variables(checkpoint))
+    assert [n for n in saved if n.startswith("batch_norm/") and not n.endswith("/Momentum")] == packed
+    assert [saved[name] for name in packed] == [[16 + 2 * (16 + 32 + 64)]] * 4
+    pictures = np.random.default_rng(1).integers(0, 256, [20, 16, 16, 3], np.uint8)
+    graph = tf.Graph()
+    with graph.as_default(), v1.Session() as session:
+        logits = network(tf.constant(pictures), 8, CLASSES, 0)
+        v1.train.Saver().restore(session, checkpoint)
+        evaluated = session.run(logits)
+    (folder,) = (tmp_path / "model/export").iterdir()
+    exported = tf.saved_model.load(str(folder))
+    found = exported.signatures["serving_default"](image=tf.constant(pictures))
+    assert found["logits"].numpy() == pytest.approx(evaluated, abs=1e-6)
+    assert np.ptp(evaluated, axis=0).min() > 0  # of pictures that aren't the same to it
+    operations = exported.graph.get_operations()
+    norms = [op for op in operations if op.type.startswith("FusedBatchNorm")]
+    assert len(norms) == 7 and not [op for op in operations if op.type.startswith("Split")]
+    assert len(exported.variables) == 7 + 4 * 7 + 2 + 1
+
+
+def test_a_checkpoint_of_another_network_is_not_exported(tmp_path: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.get_variable("first/kernel", [3, 3, 3, 16])
+        session.run(v1.global_variables_initializer())
+        path = v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    with tf.Graph().as_default(), v1.Session() as session:
+        network(tf.zeros([1, 32, 32, 3], tf.uint8), 8, 10, 0, packed=False)
+        with pytest.raises(tf.errors.NotFoundError, match="batch_norm/"):
+            layers.Unpacker().restore(session, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ def test_store(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) ->
         data = there["models/cifar10/" + entry["path"]]
         assert (entry["size"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert {entry["path"] for entry in manifest["files"]} == STORED
+    assert manifest["left_out"] == ["model.ckpt-200", "model.ckpt-4000"]
     state = there["models/cifar10/checkpoint/checkpoint"].decode().splitlines()
     assert state == ['model_checkpoint_path: "model.ckpt-400"', 'all_model_checkpoint_paths: "model.ckpt-400"']
     head = client.head_object(Bucket="data", Key="models/cifar10/saved_model/saved_model.pb", ChecksumMode="ENABLED")
@@ -139,6 +141,24 @@ def test_store(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) ->
     assert done["manifest"] == outcome["manifest"] and done["metrics"] == RESULT["metrics"]
     told = json.loads((config.parent / "store.json").read_text())
     assert told["state"] == "done" and outcome["manifest"] in told["message"]
+
+
+def test_what_a_program_has_written_is_stored_too(
+    client: Any, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but other checkpoints, which the manifest names, and the kit's own notes."""
+    model = config.parent / "model"
+    (model / "result.json").write_text(json.dumps({**RESULT, "program": "p/p.py", "saved_model": ""}))
+    theirs = {"report.txt", "samples/1.png", "keras/checkpoint", "export/best/17/saved_model.pb", "model.json.bak"}
+    notes = {"model.json", "steps.json", "progress/train.json", "evaluation.json", "export/temp-1/x", "x.part"}
+    for path in theirs | notes:
+        (model / path).parent.mkdir(parents=True, exist_ok=True)
+        (model / path).write_text("{}")
+    code, _, said = call(capsys, "--config", str(config))
+    assert code == 0, said
+    stored = {key.removeprefix("models/cifar10/files/") for key in objects(client) if "/files/" in key}
+    # Of several exports the newest is saved_model/.
+    assert stored == theirs | {"export/1700/saved_model.pb", "graph.pbtxt"}
 
 
 def test_events_are_stored_when_the_evaluator_has_closed_them(
@@ -158,20 +178,44 @@ def test_events_are_stored_when_the_evaluator_has_closed_them(
     assert objects(client)[f"models/cifar10/events/{path}"] == b"e2"
 
 
-def test_events_of_a_task_that_was_killed_and_started_again_are_not_waited_for(
-    client: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [True, False])
+def test_events_that_a_killed_task_has_left_open_are_closed(
+    client: Any, config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    (config.parent / "model/worker-0/events.out.tfevents.2.worker-0").write_bytes(b"w2")
+    """At once where the task was started again, and has another file; else when a task had its time to end."""
+    path = "worker-0/events.out.tfevents.1.worker-0"
+    if again:
+        (config.parent / "model/worker-0/events.out.tfevents.2.worker-0").write_bytes(b"w2")
+    read, closed, waited = files.LocalFiles.read, [], []
+
+    def open_file(self: files.LocalFiles, name: str, size: int | None = None) -> Iterator[bytes]:
+        return iter(()) if name == path and not closed else read(self, name, size)
+
+    monkeypatch.setattr(files.LocalFiles, "read", open_file)
+    monkeypatch.setattr(files.LocalFiles, "close", lambda self, name: closed.append(name))
+    clock = time.monotonic
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.monotonic", lambda: clock() + sum(waited))
+    assert call(capsys, "--config", str(config))[0] == 0
+    assert closed == [path] and (len(waited) == 1 if again else len(waited) >= store.CLOSE_SECS)
+    assert objects(client)[f"models/cifar10/events/{path}"] == b"w1"
+
+
+def test_events_that_stay_open_are_named(
+    client: Any, config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is stored without them."""
     path = "worker-0/events.out.tfevents.1.worker-0"
     read, waited = files.LocalFiles.read, []
     monkeypatch.setattr(
         files.LocalFiles, "read", lambda self, name, size=None: iter(() if name == path else read(self, name, size))
     )
+    clock = time.monotonic
     monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.monotonic", lambda: clock() + sum(waited))
     assert call(capsys, "--config", str(config))[0] == 0
-    assert waited == []
-    there = {key for key in objects(client) if "/worker-0/" in key}
-    assert there == {"models/cifar10/events/worker-0/events.out.tfevents.2.worker-0"}
+    assert f"{path} isn't closed; what is in it isn't stored." in caplog.text
+    assert f"models/cifar10/events/{path}" not in objects(client)
 
 
 def test_events_that_the_evaluator_has_yet_to_write_are_waited_for(
@@ -188,6 +232,61 @@ def test_events_that_the_evaluator_has_yet_to_write_are_waited_for(
     monkeypatch.setattr(store, "SETTLE_SECS", 10)
     assert call(capsys, "--config", str(config))[0] == 0
     assert objects(client)[f"models/cifar10/events/eval_validation/{late.name}"] == b"e3"
+
+
+def logged(config: Path, *tasks: str, at: float | None = None) -> None:
+    """Tasks have begun, and their logs are on HDFS."""
+    folder = config.parent / "model/progress"
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        (folder / f"{task}.started").write_text("1")
+        (folder / f"logs/{task}.log.gz").write_bytes(f"what {task} said".encode())
+        if at:
+            os.utime(folder / f"logs/{task}.log.gz", (at, at))
+
+
+def test_logs_are_stored_with_the_model(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logged(config, "chief-0", "worker-0")
+    code, _, _ = call(capsys, "--config", str(config))
+    assert code == 0 and objects(client)["models/cifar10/logs/worker-0.log.gz"] == b"what worker-0 said"
+    manifest = json.loads(objects(client)["models/cifar10/manifest.json"])
+    assert {"logs/chief-0.log.gz", "logs/worker-0.log.gz"} <= {file["path"] for file in manifest["files"]}
+    (config.parent / "store.done").unlink()
+    logged(config, "worker-0", at=2e9)
+    code, outcome, _ = call(capsys, "--config", str(config))
+    assert code == 0 and not outcome["changed"], "a log that has grown makes no other model"
+
+
+def test_the_log_of_a_task_that_ends_late_is_waited_for(
+    client: Any, config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged(config, "chief-0", "worker-0", at=1e9)  # of an earlier process
+    slept: list[float] = []
+
+    def end(seconds: float) -> None:
+        slept.append(seconds)
+        logged(config, "chief-0", "worker-0")
+
+    monkeypatch.setattr(time, "sleep", end)
+    assert call(capsys, "--config", str(config))[0] == 0
+    assert len(slept) == 1
+
+
+def test_the_logs_of_a_failed_job_are_stored_where_its_model_would_lie(
+    client: Any, config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "LOGS_SECS", 0)
+    (config.parent / "model/job-failed.json").write_text('{"message": "the reason"}')
+    logged(config, "chief-0")
+    logged(config, "worker-0", at=1e9)
+    code, outcome, _ = call(capsys, "--config", str(config), "logs")
+    assert code == 0 and outcome["logs"] == "s3://data/models/cifar10/logs/"
+    found = objects(client)
+    assert found["models/cifar10/logs/job-failed.json"] == b'{"message": "the reason"}'
+    assert {f"models/cifar10/logs/{task}.log.gz" for task in ("chief-0", "worker-0")} <= set(found)
+    assert "models/cifar10/manifest.json" not in found
+    assert "Not ended yet: worker-0." in caplog.text
+    assert call(capsys, "--config", str(config))[1]["manifest"] == "s3://data/models/cifar10/manifest.json"
 
 
 def test_again_changes_nothing(client: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,7 +409,7 @@ def test_check_leaves_nothing(client: Any, capsys: pytest.CaptureFixture[str]) -
     assert objects(client) == {} and not client.list_multipart_uploads(Bucket="data").get("Uploads")
     Refusal(client, "CreateMultipartUpload")
     code, _, said = call(capsys, *arguments)
-    assert code == 2 and "CreateMultipartUpload is refused (AccessDenied): allow it" in said
+    assert code == 2 and "CreateMultipartUpload is refused (AccessDenied): playbooks/provision.yml" in said
     code, _, said = call(capsys, "check", "--target", "s3://none/models/")
     assert code == 2 and "The bucket none doesn't exist" in said
 

@@ -58,6 +58,13 @@ def test_only_when_the_job_begins_and_only_if_it_may(config: TrainConfig, tmp_pa
     assert not waiting.due(TrainConfig(data_dir="/d", model_dir="/m"), chief)
 
 
+def note(config: TrainConfig, name: str, **content: str) -> None:
+    """Say something of the data set, as staging does it."""
+    file = Path(manifest.notes(config.data_dir)) / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
 def test_what_it_waits_for_is_said_until_it_is_there(config: TrainConfig, away: threading.Event) -> None:
     said: list[str] = []
     threading.Timer(0.3, away.set).start()
@@ -68,7 +75,7 @@ def test_what_it_waits_for_is_said_until_it_is_there(config: TrainConfig, away: 
     folder.mkdir()
     (folder / "train-0.tfrecord").write_bytes(b"a part of it")
     said.clear()
-    threading.Timer(0.3, lambda: (folder / "manifest.json").write_text("{}")).start()
+    threading.Timer(0.3, lambda: note(config, manifest.VERIFIED)).start()
     waiting.for_data(config, said.append)
     assert set(said) == {f"waits for the data set {folder} to be staged and verified"}
     said.clear()
@@ -100,11 +107,11 @@ def test_patience_ends_with_a_sentence(
 def test_staging_that_has_failed_ends_the_wait(config: TrainConfig) -> None:
     folder = Path(config.data_dir)
     folder.mkdir()
-    (folder / manifest.FAILED).write_text(json.dumps({"message": "s3://data/x is damaged."}))
+    note(config, manifest.FAILED, message="s3://data/x is damaged.")
     with pytest.raises(BadInput, match=r"^The data set wasn't staged: s3://data/x is damaged\.$"):
         waiting.for_data(config, lambda message: None)
     # One that was verified all the same, by somebody's hand, is good.
-    (folder / "manifest.json").write_text("{}")
+    note(config, manifest.VERIFIED)
     waiting.for_data(config, lambda message: None)
 
 
@@ -112,6 +119,7 @@ def test_a_training_that_begins_before_its_data_are_there(
     tiny: list[str], data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says what it waits for, and trains when they are; the same process started again without them ends at once."""
+    config = TrainConfig(data_dir=str(tmp_path / "staged"), model_dir=str(tmp_path / "model"))
     folder, tasks, told = tmp_path / "staged", tmp_path / "tasks", tmp_path / "progress" / "train.json"
     arguments = [*tiny, "--data-dir", str(folder), "--tasks-dir", str(tasks), "--wait-secs", "60"]
     codes: list[int] = []
@@ -125,6 +133,7 @@ def test_a_training_that_begins_before_its_data_are_there(
     assert progress.read_task(str(tasks), "local-0")["warning"] == sentence
     shutil.copytree(data_dir, tmp_path / "copy")
     (tmp_path / "copy").rename(folder)
+    note(config, manifest.VERIFIED)
     thread.join(120)
     assert codes == [0] and json.loads((tmp_path / "model" / "result.json").read_text())["global_step"] == 12
     assert progress.read_task(str(tasks), "local-0")["warning"] == ""

@@ -10,6 +10,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     aws,
     fleet_groups,
     images,
+    network_file,
     reconcile,
     untyped,
 )
@@ -27,6 +28,7 @@ class Findings:
         self.warnings: list[str] = []
         self.result: untyped.Result = {}
         self.groups: dict[str, fleet_groups.Group] = {}
+        self.facts: network_file.Facts | None = None  # of the network's file, where there is one
         self.kept: list[reconcile.Instance] = []  # the fleet's instances that stay
         self.ended: set[str] = set()  # the ids of those that this run will end
         self.infos: dict[str, untyped.Answer] = {}  # what AWS says of the instance types

@@ -9,6 +9,7 @@ import re
 from ansible_collections.flotilla.kit.plugins.module_utils import (
     fleet_groups,
     images,
+    network_file,
     networking,
     sizing,
 )
@@ -17,6 +18,19 @@ from ansible_collections.flotilla.kit.plugins.module_utils.preflight import find
 
 class Machines(findings.Findings):
     """Instance types, zones, images and disks."""
+
+    def network_file(self) -> None:
+        """Judge the network's file, where there is one, and have it decide what the groups leave out."""
+        if not self.p.get("network"):
+            return
+        self.facts, problems = network_file.judge(self.p["root"], self.p["network"])
+        self.check(problems)
+        if self.facts:
+            self.result["network"] = [
+                *self.facts["says"],
+                *network_file.say_decided(self.facts, self.p["groups"]),
+            ]
+            self.p = {**self.p, "groups": fleet_groups.filled(self.p["groups"], self.facts["groups"])}
 
     def types(self) -> None:
         """Judge the instance types, and choose the zones that offer them all."""
@@ -71,6 +85,8 @@ class Machines(findings.Findings):
                     f"{group['tasks']}: leave tasks out to use all."
                 )
             memory = infos[wanted].get("MemoryInfo", {}).get("SizeInMiB", 0)
+            if self.facts and name in fleet_groups.TRAINERS:
+                self.check(network_file.check_memory(self.facts, name, wanted, memory, group["tasks"]))
             if memory < 1024 * (1 + group["tasks"]):
                 tasks = "TensorFlow" if group["tasks"] == 1 else f"{group['tasks']} tasks of TensorFlow"
                 self.warnings.append(
@@ -243,13 +259,23 @@ class Machines(findings.Findings):
     def disks(self) -> bool:
         """Choose the volumes' sizes; false when one that is wanted doesn't do."""
         found: list[str] = []
-        total = self.result.get("dataset", {}).get("bytes", 0)
+        total, hosts, room = self.result.get("dataset", {}).get("bytes", 0), self.result["hosts"], 0
+        copy = total if self.p["local_data"] else 0
         for name, group in self.groups.items():
             gpu = images.image_kind(group["gpu"], self.p["accelerator"]) != "cpu" or self.p.get("builder") == "gpu"
-            need = sizing.disk_need(total, self.result["hosts"], gpu, group.pop("local_disk"))
+            local = group.pop("local_disk")
+            need = sizing.disk_need(total, hosts, gpu, local, copy)
             size, problems = sizing.pick_disk(
                 name, group["volume_size"], need, group.pop("image_size"), self.p["volume_size"], gpu
             )
             group["volume_size"] = max(size, self.baked[name]["size"]) if size and name in self.baked else size
+            room += group["count"] * sizing.disk_room(group["volume_size"], gpu, local, copy)
             found += problems
+        if total and room:
+            copies = min(3, hosts)
+            self.result["dataset"]["says"].append(
+                f"It fills {total * copies / room:.0%} of HDFS, which keeps {copies} copies."
+                if copies > 1
+                else f"It fills {total / room:.0%} of HDFS."
+            )
         return self.check(found)

@@ -4,12 +4,33 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from ansible_collections.flotilla.kit.plugins.module_utils import (
     aws,
     dataset_manifest,
+    network_file,
     s3_urls,
+    untyped,
 )
 from ansible_collections.flotilla.kit.plugins.module_utils.preflight import findings
+
+
+def _amount(sizes: list[int]) -> str:
+    """Say how many files of which sizes there are."""
+    if len(sizes) == 1:
+        return f"1 object of {_size(sizes[0])}"
+    least, most = _size(min(sizes)), _size(max(sizes))
+    return f"{len(sizes):,} objects, {_size(sum(sizes))}, of {least}{f' to {most}' if least != most else ''} each"
+
+
+def _size(count: float) -> str:
+    """Say a number of bytes in the unit that fits."""
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while count >= 999.5 and len(units) > 1:
+        count /= 1000
+        units.pop()
+    return f"{count:.3g} {units[-1]}"
 
 
 class Storage(findings.Findings):
@@ -43,7 +64,7 @@ class Storage(findings.Findings):
         return True
 
     def dataset(self) -> None:
-        """Read the data set's manifest and compare it with the objects."""
+        """Judge the data set by its manifest, held against the objects, or by the list of the objects alone."""
         url = self.p["dataset_source"]
         self.result["dataset"] = {}
         if not url:
@@ -51,40 +72,124 @@ class Storage(findings.Findings):
         bucket, prefix = s3_urls.split_folder(url)
         if not self.bucket(bucket, "dataset_source"):
             return
-        where = f"s3://{bucket}/{prefix}manifest.json"
-        try:
-            body = self.aws.client("s3").get_object(Bucket=bucket, Key=prefix + "manifest.json")["Body"].read()
-        except Exception as error:
-            if aws.code(error) in ("404", "NoSuchKey"):
-                self.problems.append(
-                    f"The data set {url} has no manifest ({where} isn't there): "
-                    "upload it with the dataset command, which writes one, or correct dataset_source."
-                )
-            else:
-                self.problems.append(aws.explain(error, f"read {where}", self.aws.profile))
+        self.of_another(bucket)
+        objects = self.objects(bucket, prefix)
+        if objects is None:
             return
+        keys = [str(one["Key"]) for one in objects]
+        sizes = {str(one["Key"]).removeprefix(prefix): int(one["Size"]) for one in objects}
+        text = self.manifest(bucket, prefix) if dataset_manifest.NAME in sizes else ""
+        if text is None:
+            return
+        if text and dataset_manifest.is_ours(text):
+            self.listed_by_manifest(text, sizes, url)
+        elif not self.p["program"]:
+            self.problems.append(
+                f"The data set {url} has no manifest.json of the kit's, and the built-in network can't know what is in "
+                f"it: write one (scripts/dataset.py manifest {url}), or train a program of your own (training_program)."
+            )
+        else:
+            self.listed_by_objects(objects, prefix, url)
+        if keys and not self.problems:
+            self.result["dataset"]["keys"] = self.keys(bucket, [keys[0], keys[len(keys) // 2], keys[-1]])
+
+    def objects(self, bucket: str, prefix: str) -> list[untyped.Answer] | None:
+        """List a data set's objects; None where that is a problem."""
+        request = {"Bucket": bucket, "Prefix": prefix, "OptionalObjectAttributes": ["RestoreStatus"], **self.payer()}
+        doing = f"list s3://{bucket}/{prefix}"
+        try:
+            found = self.aws.pages(doing, "s3", "list_objects_v2", "Contents", **request)
+        except aws.FleetError as error:
+            self.problems.append(str(error))
+            return None
+        if not found and prefix:
+            beside = self.aws.call(doing, "s3", "list_objects_v2", **{**request, "Prefix": prefix.rstrip("/")})
+            near = [str(one["Key"]) for one in beside.get("Contents", [])][:1]
+            hint = f"there is {near[0]!r}, and dataset_source names a folder" if near else "correct dataset_source"
+            self.problems.append(f"There is nothing in s3://{bucket}/{prefix} (dataset_source): {hint}, or upload it.")
+            return None
+        return list(found)
+
+    def manifest(self, bucket: str, prefix: str) -> str | None:
+        """Read a data set's manifest.json; None where that is a problem."""
+        key = prefix + dataset_manifest.NAME
+        try:
+            body = self.aws.client("s3").get_object(Bucket=bucket, Key=key, **self.payer())["Body"].read()
+        except Exception as error:
+            self.problems.append(aws.explain(error, f"read s3://{bucket}/{key}", self.aws.profile))
+            return None
+        return str(body.decode("utf-8", "replace"))
+
+    def listed_by_manifest(self, text: str, sizes: dict[str, int], url: str) -> None:
+        """Judge a data set that has a manifest."""
         splits = () if self.p["program"] else dataset_manifest.SPLITS
-        manifest, problems = dataset_manifest.check_manifest(body.decode("utf-8", "replace"), where, splits)
+        where = f"{url.rstrip('/')}/{dataset_manifest.NAME}"
+        needed = [*(self.facts["columns"] or ["image"]), "label"] if self.facts else ["image", "label"]
+        manifest, problems = dataset_manifest.check_manifest(text, where, splits, needed)
         self.check(problems)
         if manifest is None:
             return
-        objects = self.aws.pages(
-            f"list s3://{bucket}/{prefix}",
-            "s3",
-            "list_objects_v2",
-            "Contents",
-            Bucket=bucket,
-            Prefix=prefix,
-        )
-        sizes = {item["Key"].removeprefix(prefix): item["Size"] for item in objects}
-        self.check(dataset_manifest.check_objects(manifest, sizes, url))
+        self.check(dataset_manifest.compare(manifest, sizes, url))
+        if self.facts:
+            self.check(network_file.judge(self.p["root"], self.p["network"], text)[1])
         self.check(dataset_manifest.check_batch(self.p["batch_size"], manifest, url))
+        files = manifest["files"]
+        amount = _amount([entry["size"] for entry in files])
         self.result["dataset"] = {
             "name": manifest["name"],
-            "files": len(manifest["files"]),
-            "bytes": sum(entry["size"] for entry in manifest["files"]),
-            "records": sum(entry["records"] for entry in manifest["files"]),
+            "files": len(files),
+            "bytes": sum(entry["size"] for entry in files),
+            "records": sum(entry.get("records") or 0 for entry in files),
+            "version": hashlib.sha256(text.encode()).hexdigest(),
+            "says": [f"The data set {url} is {manifest['name']}, by its manifest: {amount}."],
         }
+
+    def listed_by_objects(self, objects: list[untyped.Answer], prefix: str, url: str) -> None:
+        """Judge a data set that is a folder as it is."""
+        listing, problems = dataset_manifest.check_objects(objects, prefix, url)
+        self.check(problems)
+        if listing is None:
+            return
+        sizes, folders = listing["sizes"], listing["folders"]
+        left_out = f"; {folders} empty objects that stand for folders are left out" if folders else ""
+        self.result["dataset"] = {
+            "name": url.rstrip("/").rsplit("/", 1)[-1],
+            "files": len(sizes),
+            "bytes": sum(sizes),
+            "records": 0,
+            "version": listing["version"],
+            "says": [f"The data set {url} is taken as it is, without a manifest: {_amount(sizes)}{left_out}."],
+        }
+
+    def payer(self) -> dict[str, str]:
+        """Return what a request says where this account pays for another's bucket."""
+        return {"RequestPayer": "requester"} if self.p["requester_pays"] else {}
+
+    def of_another(self, bucket: str) -> None:
+        """Warn where a bucket is another account's, whose policy has to let the fleet's hosts in."""
+        account = self.result["account"]
+        try:
+            self.aws.client("s3").head_bucket(Bucket=bucket, ExpectedBucketOwner=account)
+        except Exception as error:
+            if aws.code(error) == "403":
+                self.warnings.append(
+                    f"The bucket {bucket} of dataset_source is another account's than {account}: its policy has to "
+                    "allow s3:GetObject and s3:ListBucket to that account, or to the fleet's role in it."
+                )
+
+    def keys(self, bucket: str, keys: list[str]) -> list[str]:
+        """Return the keys of KMS (ARNs) that some objects are encrypted with."""
+        found = set()
+        for key in dict.fromkeys(keys):
+            try:
+                head = self.aws.client("s3").head_object(Bucket=bucket, Key=key, **self.payer())
+            except Exception as error:
+                why = aws.explain(error, f"look at s3://{bucket}/{key}", self.aws.profile)
+                self.warnings.append(f"Whether hosts need a key of KMS for the data set isn't known. {why}")
+                break
+            if arn := head.get("SSEKMSKeyId"):
+                found.add(str(arn))
+        return sorted(found)
 
     def model(self) -> None:
         """Prove that the model's folder may be written to, and leave nothing there."""

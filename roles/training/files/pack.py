@@ -1,19 +1,26 @@
 """Print files of a folder as a tar.gz in base64, byte for byte the same for the same files.
 
 pack.py ROOT NAME…: the named files and folders of ROOT, as far as they are there. pack.py --check ROOT NAME… ENTRY:
-print nothing, but say what is wrong with the Python program that they are, whose first file is ENTRY.
+print what isn't followed, and say what is wrong with the Python program that they are, whose first file is ENTRY.
 """
 
 import ast
 import base64
+import codecs
 import gzip
 import io
 import os
+import re
 import sys
 import tarfile
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
 LIMIT = 20_000_000  # bytes; it goes to every host from here
+LOCK = Path(__file__).parents[3] / "training/requirements-cpu.lock"  # what the hosts have; on GPUs the same
+OTHER_NAMES = ("tensorflow", "tensorflow-gpu", "tensorflow-intel")  # of tensorflow-cpu
 
 
 def walk(folder):
@@ -49,6 +56,35 @@ def pack(root, names):
     return gzip.compress(buffer.getvalue(), mtime=0)
 
 
+def imports(nodes):
+    """Yield the names of the modules that statements import, or take something from."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names)
+
+
+def text(path):
+    """Return a requirements.txt's text, also as PowerShell writes it."""
+    raw = path.read_bytes()
+    return raw.decode("utf-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig", "replace")
+
+
+def say_requirements(path):
+    """Say where a requirements.txt asks for another version of TensorFlow, or of what comes with it, than there is."""
+    there = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \n]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
+    there |= dict.fromkeys(OTHER_NAMES, there["tensorflow-cpu"])
+    for line in text(path).splitlines():
+        try:
+            wanted = Requirement(line.partition("#")[0].strip())
+        except InvalidRequirement:  # an option, a path, an address
+            continue
+        has = there.get(canonicalize_name(wanted.name))
+        if has and not wanted.specifier.contains(has):
+            print(f"{path.name} asks for {wanted.name}{wanted.specifier}: the hosts have {has}, which stays.")
+
+
 def check(root, names, entry):
     """Say in one sentence why this program can't run, as far as can be seen on this machine."""
     first = root if names == ["."] else root / names[0]
@@ -61,25 +97,29 @@ def check(root, names, entry):
     if sum(sizes.values()) > LIMIT:
         large = max(sizes, key=sizes.get)
         sys.exit(
-            f"{root} has {sum(sizes.values()) / 1e6:.0f} MB, {large} the most of it: data belong into dataset_source"
+            f"{root} has {sum(sizes.values()) / 1e6:.0f} MB, {large} the most of it, and at most "
+            f"{LIMIT / 1e6:.0f} MB go to each host: data belong into dataset_source, libraries into requirements.txt"
         )
-    trees = {}
-    for path in paths:
-        if path.suffix == ".py":
-            try:
-                trees[path] = ast.parse(path.read_bytes(), str(path))
-            except (SyntaxError, ValueError) as error:
-                sys.exit(f"{path}, line {getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}")
+    if root / "requirements.txt" in paths:
+        say_requirements(root / "requirements.txt")
+    trees, reached = {}, [root / entry]
+    while reached:  # a file that nobody imports may be of another Python (as in flotilla/adapter/program.py)
+        path = reached.pop()
+        if path in trees:
+            continue
+        try:
+            trees[path] = ast.parse(path.read_bytes(), str(path))
+        except (SyntaxError, ValueError) as error:
+            sys.exit(f"{path}, line {getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}")
+        imported = {part for name in imports(trees[path].body) for part in name.split(".")}
+        here = (path for path in paths if path.suffix == ".py")
+        reached += [path for path in here if (path.parent.name if path.stem == "__init__" else path.stem) in imported]
     if names == ["."]:
         return
-    for node in ast.walk(trees[root / entry]):
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        beside = [name for name in modules if name and (root / f"{name.split('.')[0]}.py").is_file()]
-        if beside:
-            sys.exit(
-                f"{entry} imports {beside[0]}, which lies beside it: give the folder, and {entry} as training_entry"
-            )
+    for module in imports(ast.walk(trees[root / entry])):
+        name = module.split(".")[0]
+        if (root / f"{name}.py").is_file():
+            sys.exit(f"{entry} imports {name}, which lies beside it: give the folder, and {entry} as training_entry")
 
 
 if __name__ == "__main__":

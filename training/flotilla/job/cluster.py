@@ -45,6 +45,12 @@ class Task:
         return here.index(own), len(here)
 
     @property
+    def as_worker(self) -> tuple[dict[str, list[str]], int]:
+        """The cluster as programs know it that have no chief, and this trainer's index there: the chief is worker 0."""
+        cluster = {"ps": list(self.cluster["ps"]), "worker": [*self.cluster["chief"], *self.cluster.get("worker", [])]}
+        return cluster, self.index + (self.type == "worker")
+
+    @property
     def device(self) -> str:
         """Where it computes, as a cluster's device."""
         return f"/job:{self.type}/task:{self.index}"

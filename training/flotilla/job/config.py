@@ -12,10 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flotilla.job import network_file
+from flotilla.job.cluster import Task
 from flotilla.job.errors import BadInput
 
-SCHEMES = ("estimator", "session")
-PRECISIONS = ("float32", "bfloat16", "auto")
+# What a key may be
+CHOICES = {
+    "scheme": ("estimator", "session"),
+    "precision": ("float32", "bfloat16", "auto"),
+    "optimizer": ("momentum", "sgd", "adam", "rmsprop", "adagrad"),
+    "schedule": ("steps", "constant", "linear", "cosine"),
+    "loss": ("softmax_cross_entropy", "sigmoid_cross_entropy", "hinge", "mean_squared_error"),
+}
+NETWORK_KEYS = (  # of the kit's own training alone
+    "scheme", "sync", "precision", "network", "resnet_size", "epochs", "train_split", "validation_split", "eval_split",
+    "optimizer", "schedule", "loss", "augment", "learning_rate", "learning_rate_epochs", "learning_rate_factors",
+    "warmup_steps", "momentum", "weight_decay", "shuffle_buffer", "save_checkpoints_steps", "eval_interval_secs",
+)  # fmt: skip
+CLUSTER = ("{ps_hosts}", "{worker_hosts}", "{job_name}", "{task_index}")  # as TensorFlow 1's examples have it
+LOCAL_DATA = "{local_data_dir}"
 
 
 def _key(default: Any, text: str, low: float | None = None) -> Any:
@@ -38,19 +53,32 @@ class TrainConfig:
     name: str = _key("job", "the job's name")
     data_dir: str = _key("", "where the TFRecord files and manifest.json are: a folder or hdfs://host:port/path")
     model_dir: str = _key("", "where checkpoints, events and the result go: a folder or hdfs://host:port/path")
-    max_steps: int = _key(60_000, "the global step to stop at, counted over all workers", 1)
+    max_steps: int = _key(60_000, "the global step to stop at, counted over all workers; 0: by epochs", 0)
+    epochs: float = _key(0.0, "how often every example is trained on, where max_steps is 0", 0)
     minutes: float = _key(0.0, "end earlier: at the step that fits into so many minutes; 0: at max_steps", 0)
     batch_size: int = _key(128, "examples a step of one trainer", 1)
     scheme: str = _key("estimator", "train with an Estimator (estimator), or with a MonitoredTrainingSession (session)")
     sync: bool = _key(False, "whether a step waits for a batch of every trainer, true or false")
     precision: str = _key("float32", "what CPUs compute in: float32, bfloat16, or auto: what is faster here")
+    network: str = _key("", "the YAML file of the network to train instead of ResNet; see docs/networks.md")
     program: str = _key("", "the program to run instead of the built-in network, a Python file; see docs/programs.md")
+    program_root: str = _key("", "the program's top folder (default: the one around the package that it is in)")
     arguments: tuple[str, ...] = _key((), "its arguments; {data_dir}, {model_dir}, {max_steps} … stand for these keys")
+    local_data_dir: str = _key("", "folder on this host for a program's copy of the data set ({local_data_dir})")
+    work_dir: str = _key(
+        "", "folder in which each task has a copy of its program to run in (default: runs where you are)"
+    )
     resnet_size: int = _key(44, "layers of the network, 6n + 2", 8)
     train_split: str = _key("train", "the split to train on")
     validation_split: str = _key("validation", "the split that is evaluated while training")
     eval_split: str = _key("eval", "the split that the finished model is evaluated on")
+    loss: str = _key("softmax_cross_entropy", f"what is made small: {', '.join(CHOICES['loss'])}")
+    augment: bool = _key(True, "whether images are cropped and flipped at random, true or false")
+    optimizer: str = _key("momentum", f"one of {', '.join(CHOICES['optimizer'])}")
     learning_rate: float = _key(0.1, "the first learning rate", 0)
+    schedule: str = _key(
+        "steps", "how the rate changes: at the epochs (steps), not at all (constant), or to 0 (linear, cosine)"
+    )
     learning_rate_epochs: tuple[float, ...] = _key((82.0, 123.0, 300.0), "epochs at which the rate changes", 0)
     learning_rate_factors: tuple[float, ...] = _key(
         (1.0, 0.1, 0.01, 0.002),
@@ -93,14 +121,21 @@ class TrainConfig:
             value = getattr(self, key)
             if not value:
                 raise BadInput(f"{key} is missing: give a folder or hdfs://host:port/path.")
-            if "://" in value and not re.fullmatch(r"hdfs://[^/]+/.+", value):
+            if "://" in value and not re.fullmatch(r"(hdfs://[^/]+|file://)/.+", value):
                 raise BadInput(f"{key} is '{value}': give a folder or hdfs://host:port/path.")
+        if self.wants_local_data and not self.local_data_dir:
+            raise BadInput(f"The arguments have {LOCAL_DATA}: give local_data_dir, a folder on this host.")
         if self.mirror and not re.fullmatch(r"s3://[^/]+/.+", self.mirror):
             raise BadInput(f"mirror is '{self.mirror}': give s3://bucket/prefix/, or leave it out.")
-        if self.scheme not in SCHEMES:
-            raise BadInput(f"scheme is '{self.scheme}': give one of {', '.join(SCHEMES)}.")
-        if self.precision not in PRECISIONS:
-            raise BadInput(f"precision is '{self.precision}': give one of {', '.join(PRECISIONS)}.")
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise BadInput(f"{key} is '{getattr(self, key)}': give one of {', '.join(choices)}.")
+        if self.network and self.program:
+            raise BadInput(
+                f"network is {self.network} and program {self.program}, and a job trains one: leave one out."
+            )
+        if not self.max_steps and (not self.epochs or self.program):
+            raise BadInput("max_steps is 0: give a number of at least 1, or epochs in its place.")
         if self.cluster:
             self.check_trainers(1 + len(self.cluster.get("worker", [])))
         if (self.resnet_size - 2) % 6:
@@ -116,17 +151,42 @@ class TrainConfig:
     @property
     def program_name(self) -> str:
         """What tells a program from others: the last folder and the file to run."""
+        if self.network:
+            return f"network {network_file.load(self.network).identity}"
         return "/".join(Path(self.program).parts[-2:]) if self.program else "built-in"
 
-    def program_arguments(self) -> list[str]:
-        """Return the program's arguments, with the keys' values where they name a key in braces."""
+    def program_arguments(self, task: Task | None = None) -> list[str]:
+        """Return the program's arguments, with values where they name a key, or of a task its CLUSTER, in braces."""
         values = {f"{{{field.name}}}": str(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if task and task.cluster:
+            cluster, index = task.as_worker
+            hosts = {f"{{{kind}_hosts}}": ",".join(addresses) for kind, addresses in cluster.items()}
+            values |= hosts | {"{job_name}": "worker", "{task_index}": str(index)}
+        values[LOCAL_DATA] = self.local_data_dir if self.wants_local_data else self.data_dir.removeprefix("file://")
         known = re.compile("|".join(map(re.escape, values)))
         return [known.sub(lambda found: values[found[0]], argument) for argument in self.arguments]
+
+    @property
+    def knows_workers_only(self) -> bool:
+        """Whether the program is told its cluster by arguments, as one of a ps and workers without a chief."""
+        return any(name in argument for name in CLUSTER for argument in self.arguments)
+
+    @property
+    def wants_local_data(self) -> bool:
+        """Whether the program reads files by Python's own means, of a data set that isn't on this host's disk."""
+        named = any(LOCAL_DATA in argument for argument in self.arguments)
+        return named and self.data_dir.startswith("hdfs://")
 
     def examples_a_step(self, trainers: int) -> int:
         """Return how many examples a global step takes: a batch, in synchronous training one of every trainer."""
         return self.batch_size * (trainers if self.sync else 1)
+
+    def with_steps(self, records: int, trainers: int) -> TrainConfig:
+        """Return it with the steps that its epochs are, where they are to decide, of so many examples to train on."""
+        if self.max_steps:
+            return self
+        steps = math.ceil(self.epochs * records / self.examples_a_step(trainers))
+        return dataclasses.replace(self, max_steps=max(1, steps))
 
     def check_trainers(self, trainers: int) -> None:
         """Raise BadInput where synchronous training has nobody to wait for."""
@@ -163,7 +223,18 @@ def load(argv: Sequence[str] | None = None) -> TrainConfig:
     for key, value in arguments.items():
         if value is not None:
             values[key] = _cast(key, value, defaults[key], "the command line")
+    if file := values.get("network"):
+        given = {key: value for key, value in values.items() if value or key not in ("max_steps", "batch_size")}
+        values = {**_of_network(file, defaults), **given}
     return TrainConfig(**values)
+
+
+def _of_network(file: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that a network's file sets: defaults for those that the job leaves out."""
+    settings = dict(network_file.load(file).settings)
+    if "epochs" in settings:
+        settings["max_steps"] = 0
+    return {key: _cast(key, value, defaults[key], file) for key, value in settings.items()}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

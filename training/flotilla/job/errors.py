@@ -33,15 +33,18 @@ class Temporary(ProgramError):
     code = 75
 
 
+# What TensorFlow's messages of failed operations have beside the reason
+_NO_REASON = re.compile(
+    r"Graph execution error|Detected at node|={9,}|([A-Z_]+: )?From /job:|\d+ root error|File \"|Node: "
+)
+
+
 def cause(error: BaseException) -> str:
     """Return what an error says, in one line: of TensorFlow's, whose first line names no reason, the reason."""
     text = str(error).strip() or repr(error)
-    if text.startswith("Graph execution error"):
-        text = text.partition("\nOriginal stack trace")[0]
-        # The stack of the operation's definition, its name, the reason: alone, or the first of several.
-        reason = re.search(r"^ *\(0\) \w+: +(.+)", text, re.MULTILINE) or re.search(
-            r"^Node: .*\n(.+)", text, re.MULTILINE
-        )
-        if reason:
-            return reason[1].strip()
+    if _NO_REASON.match(text):
+        # The stack of the operation's definition, its name, which task says so, and the reason, or several.
+        after = re.split(r"^Node: .*$", text.partition("\nOriginal stack trace")[0], flags=re.MULTILINE)[-1]
+        lines = (re.sub(r"^ *\(\d+\) \w+: *", "", line).strip() for line in after.splitlines())
+        return next((line for line in lines if line and not _NO_REASON.match(line)), text.splitlines()[0])
     return text.splitlines()[0]

@@ -123,7 +123,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._tensors, self._max_steps, self._examples = tensors, max_steps, examples_a_step
         self._every, self._progress, self._summary_dir = every_steps, progress, summary_dir
         self._first: tuple[float, int] | None = None
-        self._last: tuple[float, int] = (0.0, 0)
+        self._earlier = self._last = (0.0, 0)  # the last two reports
         self._first_reported = False  # whether the first step is: whoever waits for it sees it at once
         self._flushed = 0.0
         self._news, self._news_end = "", 0.0
@@ -175,7 +175,7 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
         now = time.monotonic()
         if self._first is None or step < self._last[1]:
             # The first step includes the graph's optimization; a step back is a restored checkpoint.
-            self._first = self._last = (now, step)
+            self._first = self._earlier = self._last = (now, step)
         if not self._first_reported and step:
             self._first_reported = True
             _log.info("step %d of %d", step, self._max_steps)
@@ -185,8 +185,10 @@ class ReportHook(tf.estimator.SessionRunHook):  # type: ignore[misc]
             return
         if step - self._last[1] < self._every and not (step >= self._max_steps > self._last[1]):
             return
-        steps_per_second = (step - self._last[1]) / (now - self._last[0])
-        self._last = (now, step)
+        # The last step may come soon after a report: one step's time says nothing of the speed.
+        since = self._last if step - self._last[1] >= self._every else self._earlier
+        steps_per_second = (step - since[1]) / (now - since[0])
+        self._earlier, self._last = self._last, (now, step)
         self._report(step, steps_per_second, {name: float(value) for name, value in values.items()})
 
     def _report(self, step: int, steps_per_second: float, values: dict[str, float]) -> None:

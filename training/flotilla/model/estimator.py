@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
+from flotilla.job.design import Design
 from flotilla.loop.hooks import EndHook, LastCheckpointHook, ReleaseHook, Saver, SaverHook
-from flotilla.model import precision, resnet
+from flotilla.model import layers, precision
 from flotilla.model.data import DataSet
 
 v1 = tf.compat.v1
@@ -37,15 +38,58 @@ def schedule(config: TrainConfig, records: int, trainers: int) -> tuple[list[int
 
 def learning_rate(config: TrainConfig, records: int, trainers: int, step: tf.Tensor) -> tf.Tensor:
     """Return the rate of a step (a tensor), with a linear warm-up where the configuration asks for one."""
-    boundaries, rates = schedule(config, records, trainers)
-    rate = v1.train.piecewise_constant(step, [tf.constant(b, step.dtype) for b in boundaries], rates)
+    if config.schedule == "steps":
+        boundaries, rates = schedule(config, records, trainers)
+        rate = v1.train.piecewise_constant(step, [tf.constant(b, step.dtype) for b in boundaries], rates)
+    elif config.schedule == "linear":
+        rate = v1.train.polynomial_decay(config.learning_rate, step, config.max_steps, 0.0)
+    elif config.schedule == "cosine":
+        rate = v1.train.cosine_decay(config.learning_rate, step, config.max_steps)
+    else:
+        rate = tf.constant(config.learning_rate)
     if config.warmup_steps:
         rate *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / config.warmup_steps)
     return rate
 
 
+def optimizer(config: TrainConfig, rate: tf.Tensor) -> tf.compat.v1.train.Optimizer:
+    """Return the optimizer that the configuration names."""
+    if config.optimizer == "momentum":
+        return v1.train.MomentumOptimizer(rate, config.momentum)
+    kinds = {
+        "sgd": v1.train.GradientDescentOptimizer, "adam": v1.train.AdamOptimizer,
+        "rmsprop": v1.train.RMSPropOptimizer, "adagrad": v1.train.AdagradOptimizer,
+    }  # fmt: skip
+    return kinds[config.optimizer](rate)
+
+
+def error(loss: str, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Return the mean loss of a batch, by the configuration's name of it."""
+    if loss == "softmax_cross_entropy":
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+    wanted = tf.one_hot(labels, int(logits.shape[-1]))
+    if loss == "sigmoid_cross_entropy":
+        return v1.losses.sigmoid_cross_entropy(wanted, logits)
+    return v1.losses.hinge_loss(wanted, logits) if loss == "hinge" else v1.losses.mean_squared_error(wanted, logits)
+
+
+def metrics(design: Design, labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
+    """Return the metrics that the network's file names, as Estimator takes them."""
+    classes = tf.argmax(logits, axis=1)
+    found = {}
+    for name in design.metrics:
+        if name == "accuracy":
+            found[name] = v1.metrics.accuracy(labels, classes)
+        elif name == "mean_per_class_accuracy":
+            found[name] = v1.metrics.mean_per_class_accuracy(labels, classes, design.classes)
+        else:  # top_3_accuracy
+            top = tf.math.in_top_k(labels, logits, min(int(name.split("_")[1]), design.classes))
+            found[name] = v1.metrics.mean(tf.cast(top, tf.float32))
+    return found
+
+
 def build(
-    config: TrainConfig, data: DataSet, task: Task, seed: int, make_hooks: MakeHooks | None = None
+    config: TrainConfig, data: DataSet, design: Design, task: Task, seed: int, make_hooks: MakeHooks | None = None
 ) -> tf.estimator.Estimator:
     """Return the Estimator; make_hooks is called while the training graph is built."""
     shorten_waits()
@@ -62,7 +106,7 @@ def build(
     )
     # Estimator asks for these names.
     return tf.estimator.Estimator(
-        lambda features, labels, mode: model_fn(features, labels, mode, config, data, task, make_hooks),
+        lambda features, labels, mode: model_fn(features, labels, mode, config, data, design, task, make_hooks),
         config=run_config,
     )
 
@@ -124,7 +168,13 @@ class ByLoad:
 
 
 def serving_input(data: DataSet) -> tf.estimator.export.ServingInputReceiver:
-    """Return what the SavedModel takes: "image", uint8 [batch, height, width, channels]."""
+    """Return what the SavedModel takes: "image", uint8 [batch, height, width, channels], or columns [batch, values]."""
+    if data.columns:
+        columns = {
+            name: v1.placeholder(column.dtype, [None, column.values], name=name.replace(" ", "_"))
+            for name, column in data.columns.items()
+        }
+        return tf.estimator.export.ServingInputReceiver(columns, columns)
     image = v1.placeholder(tf.uint8, [None, *data.shape], name="image")
     return tf.estimator.export.ServingInputReceiver({"image": image}, {"image": image})
 
@@ -135,31 +185,36 @@ def model_fn(
     mode: str,
     config: TrainConfig,
     data: DataSet,
+    design: Design,
     task: Task,
     make_hooks: MakeHooks | None,
 ) -> tf.estimator.EstimatorSpec:
     """Build the graph of a mode around its input; return an EstimatorSpec."""
     training = mode == tf.estimator.ModeKeys.TRAIN
     trainers = task.trainers if training else 0
-    logits = resnet.network(features["image"], config.resnet_size, data.classes, trainers)
+    predicting = mode == tf.estimator.ModeKeys.PREDICT
+    logits = layers.network(layers.inputs(features, design), design, trainers, packed=not predicting)
     classes = tf.argmax(logits, axis=1)
-    if mode == tf.estimator.ModeKeys.PREDICT:
-        predictions = {"class": classes, "probabilities": tf.nn.softmax(logits), "logits": logits}
+    if predicting:
+        probabilities = tf.nn.sigmoid(logits) if config.loss == "sigmoid_cross_entropy" else tf.nn.softmax(logits)
+        predictions = {"class": classes, "probabilities": probabilities, "logits": logits}
         outputs = {"serving_default": tf.estimator.export.PredictOutput(predictions)}
-        return tf.estimator.EstimatorSpec(mode, predictions=predictions, export_outputs=outputs)
-    entropy = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
-    decay = tf.add_n(v1.get_collection(v1.GraphKeys.REGULARIZATION_LOSSES))
-    loss = entropy + config.weight_decay * decay
+        scaffold = v1.train.Scaffold(saver=layers.Unpacker(sharded=True))
+        return tf.estimator.EstimatorSpec(mode, predictions=predictions, export_outputs=outputs, scaffold=scaffold)
+    loss = error(config.loss, labels, logits)
+    if config.weight_decay:
+        loss += config.weight_decay * tf.add_n(v1.get_collection(v1.GraphKeys.REGULARIZATION_LOSSES))
+    if single := v1.get_collection(layers.LAYER_LOSSES):
+        loss += tf.add_n(single)
     if not training:
-        metrics = {"accuracy": v1.metrics.accuracy(labels, classes)}
-        return tf.estimator.EstimatorSpec(mode, loss=loss, eval_metric_ops=metrics)
+        return tf.estimator.EstimatorSpec(mode, loss=loss, eval_metric_ops=metrics(design, labels, logits))
     step = v1.train.get_or_create_global_step()
     rate = learning_rate(config, data.records[config.train_split], task.trainers, step)
-    optimizer = v1.train.MomentumOptimizer(rate, config.momentum)
+    learner = optimizer(config, rate)
     if config.sync:
-        optimizer = v1.train.SyncReplicasOptimizer(optimizer, task.trainers, task.trainers)
+        learner = v1.train.SyncReplicasOptimizer(learner, task.trainers, task.trainers)
     # Side by side: gradients that waited for the averages would wait for the network, too.
-    train = tf.group(optimizer.minimize(loss, global_step=step), *v1.get_collection(v1.GraphKeys.UPDATE_OPS))
+    train = tf.group(learner.minimize(loss, global_step=step), *v1.get_collection(v1.GraphKeys.UPDATE_OPS))
     # Built after minimize(), which makes the optimizer's variables.
     saver = Saver(saver_model_dir(config, task), max_to_keep=config.keep_checkpoints)
     scaffold = v1.train.Scaffold(saver=saver)
@@ -169,9 +224,9 @@ def model_fn(
     chief_hooks = [SaverHook(config.model_dir, config.save_checkpoints_steps, scaffold), EndHook()]
     if config.sync:
         # At the end it still waits for gradients: that the session is closed is no failure, and no traceback.
-        optimizer.get_chief_queue_runner()._queue_closed_exception_types += (tf.errors.CancelledError,)
-        hooks.append(optimizer.make_session_run_hook(task.leads))
-        chief_hooks.append(ReleaseHook(optimizer.get_init_tokens_op(task.trainers)))
+        learner.get_chief_queue_runner()._queue_closed_exception_types += (tf.errors.CancelledError,)
+        hooks.append(learner.make_session_run_hook(task.leads))
+        chief_hooks.append(ReleaseHook(learner.get_init_tokens_op(task.trainers)))
     return tf.estimator.EstimatorSpec(
         mode,
         loss=loss,

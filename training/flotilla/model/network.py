@@ -1,4 +1,4 @@
-"""The kit's own program: a ResNet that learns to tell images apart, as an Estimator or without one."""
+"""The kit's own program: a ResNet or the network of a file learns to tell classes apart, by an Estimator or not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import dataclasses
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flotilla.job import network_file
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
+from flotilla.job.design import Design, resnet
+from flotilla.job.errors import BadInput
 from flotilla.loop import checkpoints
 from flotilla.loop.budget import Budget
 from flotilla.model import data
@@ -22,8 +26,28 @@ if TYPE_CHECKING:
     from flotilla.loop.hooks import HookMaker
 
 EVALUATION_BATCH = 250
+NETWORK = "network.yml"  # in the model directory
 POLL_SECS = 3
 _log = logging.getLogger("flotilla")
+
+
+def designed(config: TrainConfig) -> tuple[data.DataSet, Design]:
+    """Return the data set that a job names, and the network for its examples; raise BadInput or hdfs.Unreachable."""
+    if not config.network:
+        found = data.load(config.data_dir)
+        return found, resnet(config.resnet_size, found.shape, found.classes)
+    file = network_file.load(config.network)
+    found = data.load(config.data_dir, file.columns)
+    return found, file.design(found.shape, found.classes)
+
+
+def with_steps(config: TrainConfig, trainers: int) -> TrainConfig:
+    """Return a job with the steps that its epochs are, where they decide; raise BadInput or hdfs.Unreachable."""
+    if config.max_steps:
+        return config
+    hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
+    files = data.read_manifest(config.data_dir).files
+    return config.with_steps(sum(entry.records for entry in files if entry.split == config.train_split), trainers)
 
 
 class Network:
@@ -38,21 +62,29 @@ class Network:
         self._config, self._task, self._limit = config, task, limit
         config.check_trainers(task.trainers)
         hdfs.wait_until_readable(hdfs.join(config.data_dir, manifest.NAME), config.reach_secs)
-        self._data = data.load(config.data_dir)
+        self._data, self._design = designed(config)
         data.check_splits(self._data, *_splits(config, task))
         if task.type != "evaluator":
             data.check_batch(self._data, config.train_split, config.batch_size)
+        self._check_memory()
 
     @property
     def model(self) -> dict[str, object]:
         """What has to be the same for a checkpoint to be restored."""
-        shape, size = list(self._data.shape), self._config.resnet_size
-        return {
-            "program": self._config.program_name,
-            "image": shape,
-            "classes": self._data.classes,
-            "resnet_size": size,
-        }
+        config, shape = self._config, list(self._data.shape)
+        found: dict[str, object] = {"program": config.program_name, "image": shape, "classes": self._data.classes}
+        return found if config.network else {**found, "resnet_size": config.resnet_size}
+
+    def _check_memory(self) -> None:
+        """Raise BadInput where a step can't fit into this host's memory."""
+        config, task = self._config, self._task
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        needed = self._design.memory(config.batch_size, config.optimizer, not task.cluster)
+        if task.type != "evaluator" and needed > there:
+            raise BadInput(
+                f"A step of {config.batch_size} examples needs {needed / 1e9:.1f} GB, and this host has "
+                f"{there / 1e9:.1f} GB of memory: take smaller batches, or a smaller network."
+            )
 
     def run(self, seed: int, hook_maker: HookMaker, task_file: TaskFile) -> None:
         """Train, or evaluate, until max_steps or until the process is told to end."""
@@ -64,7 +96,7 @@ class Network:
         for split in _splits(self._config, task):
             data.check_records(dataset, split)
         wanted = "float32" if task.type == "evaluator" else self._config.precision
-        chosen = precision.choose(wanted, dataset.shape, dataset.classes, self._config.resnet_size)
+        chosen = precision.choose(wanted, self._design)
         config = dataclasses.replace(self._config, precision=chosen)
         examples = config.examples_a_step(task.trainers)
         tf.get_logger().addFilter(_worth_logging)
@@ -72,9 +104,11 @@ class Network:
         def training_hooks(tensors: dict[str, tf.Tensor]) -> list[tf.estimator.SessionRunHook]:
             return hook_maker.training(tensors, config.max_steps, examples)
 
-        model = estimator.build(config, dataset, task, seed, training_hooks)
+        model = estimator.build(config, dataset, self._design, task, seed, training_hooks)
         train = tf.estimator.TrainSpec(
-            lambda: data.training_batches(dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed),
+            lambda: data.training_batches(
+                dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed, config.augment
+            ),
             max_steps=config.max_steps,
         )
         evaluate = tf.estimator.EvalSpec(
@@ -88,7 +122,7 @@ class Network:
         if task.type == "evaluator":
             _evaluate(config, model, evaluate, dataset.records[config.validation_split], task_file, self._limit)
         elif config.scheme == "session":
-            session.train(config, dataset, task, seed, training_hooks)
+            session.train(config, dataset, self._design, task, seed, training_hooks)
         else:
             tf.estimator.train_and_evaluate(model, train, evaluate)
 
@@ -101,7 +135,7 @@ class Network:
         config, dataset = dataclasses.replace(self._config, precision="float32"), self._data
         # As a task of the cluster, Estimator would look for the variables on the parameter servers.
         os.environ.pop("TF_CONFIG", None)
-        model = estimator.build(config, dataset, Task(), config.seed)
+        model = estimator.build(config, dataset, self._design, Task(), config.seed)
         checkpoint = tf.train.latest_checkpoint(config.model_dir)
         if checkpoint is None:
             raise hdfs.Unreachable(f"{config.model_dir} shows no checkpoint after the training.")
@@ -117,10 +151,12 @@ class Network:
             hooks=[hook_maker.evaluation()],
         )
         tf.compat.v1.summary.FileWriterCache.clear()
+        if config.network:  # beside the model, whatever becomes of the file
+            hdfs.write(hdfs.join(config.model_dir, NETWORK), Path(config.network).read_bytes())
         return {
             "data": dataset.name,
             "global_step": int(metrics["global_step"]),
-            "metrics": {"accuracy": float(metrics["accuracy"]), "loss": float(metrics["loss"])},
+            "metrics": {name: float(metrics[name]) for name in (*self._design.metrics, "loss")},
             "saved_model": "export/" + exported.decode().rstrip("/").rsplit("/", 1)[-1],
         }
 

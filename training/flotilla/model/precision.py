@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from flotilla.model import resnet
+from flotilla.job.design import Design
+from flotilla.model import layers
 
 v1 = tf.compat.v1
 _log = logging.getLogger(__name__)
@@ -30,17 +31,17 @@ def settings(precision: str) -> tf.compat.v1.ConfigProto:
     return session
 
 
-def choose(wanted: str, shape: Sequence[int], classes: int, size: int) -> str:
+def choose(wanted: str, design: Design) -> str:
     """Return float32 or bfloat16; `auto` tries both on the network that is to be trained, for some seconds.
 
-    The images' shape is height, width, channels. A smaller network says nothing: where ResNet-44 trains 0.93 times
+    A smaller network says nothing: where ResNet-44 trains 0.93 times
     as fast in bfloat16, ResNet-8 trains 0.36 times as fast.
     """
     if wanted != "auto":
         return wanted
     if tf.config.list_physical_devices("GPU"):
         return "float32"  # a GPU has no use for what oneDNN does
-    steps = {precision: _step(precision, shape, classes, size) for precision in ("float32", "bfloat16")}
+    steps = {precision: _step(precision, design) for precision in ("float32", "bfloat16")}
     # One after the other, and the best of each: whatever else runs here takes its time from both.
     times = [{precision: _seconds(step) for precision, step in steps.items()} for _round in range(ROUNDS)]
     best = {precision: min(each[precision] for each in times) for precision in steps}
@@ -50,13 +51,13 @@ def choose(wanted: str, shape: Sequence[int], classes: int, size: int) -> str:
     return chosen
 
 
-def _step(precision: str, shape: Sequence[int], classes: int, size: int) -> Callable[[], object]:
+def _step(precision: str, design: Design) -> Callable[[], object]:
     """Return what does a training step."""
     graph = tf.Graph()
     with graph.as_default():
-        images = v1.random_uniform([BATCH, *shape], 0, 255)
-        labels = v1.random_uniform([BATCH], 0, classes, tf.int64)
-        logits = resnet.network(images, size, classes, 1)
+        examples = v1.random_uniform([BATCH, *design.input], -1, 1)
+        labels = v1.random_uniform([BATCH], 0, design.classes, tf.int64)
+        logits = layers.network(examples, design, 1)
         loss = v1.losses.sparse_softmax_cross_entropy(labels, logits)
         train = v1.train.MomentumOptimizer(0.0, 0.9).minimize(loss)
         session = v1.Session(config=settings(precision))

@@ -10,13 +10,16 @@ import tensorflow as tf
 
 from flotilla.job.cluster import Task
 from flotilla.job.config import TrainConfig
+from flotilla.job.design import Design
 from flotilla.model import data, estimator
 from flotilla.model.estimator import MakeHooks
 
 v1 = tf.compat.v1
 
 
-def train(config: TrainConfig, dataset: data.DataSet, task: Task, seed: int, make_hooks: MakeHooks) -> None:
+def train(
+    config: TrainConfig, dataset: data.DataSet, design: Design, task: Task, seed: int, make_hooks: MakeHooks
+) -> None:
     """Train until max_steps, or until the process is told to end."""
     estimator.shorten_waits()
     settings = estimator.session_config(task, config.precision)
@@ -27,12 +30,14 @@ def train(config: TrainConfig, dataset: data.DataSet, task: Task, seed: int, mak
     with tf.Graph().as_default(), v1.device(estimator.placement(task)):
         v1.set_random_seed(seed)
         v1.train.create_global_step()
-        batches = data.training_batches(dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed)
+        batches = data.training_batches(
+            dataset, config.train_split, config.batch_size, config.shuffle_buffer, seed, config.augment
+        )
         iterator = v1.data.make_initializable_iterator(batches)
         v1.add_to_collection(v1.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
         features, labels = iterator.get_next()
         mode = tf.estimator.ModeKeys.TRAIN
-        spec = estimator.model_fn(features, labels, mode, config, dataset, task, make_hooks)
+        spec = estimator.model_fn(features, labels, mode, config, dataset, design, task, make_hooks)
         with v1.train.MonitoredTrainingSession(
             master=target,
             is_chief=task.leads,

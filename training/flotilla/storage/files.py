@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import google_crc32c
 
 from flotilla.job.errors import BadInput, Denied, Temporary
+from flotilla.storage import hdfs
 from flotilla.storage.bounded import Late, within
 
 if TYPE_CHECKING:
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
 CHUNK = 4 * 1024**2
 # For one answer, or one chunk of a file: a DataNode that has just died costs one or two of HDFS's own time-outs.
 SILENCE_SECS = 180.0
+COMMAND = 1_000_000  # bytes of a command's arguments; Linux takes two million
 DELETE_SECS = 10.0
+
+
+class Status(NamedTuple):
+    """What a file system says of a file."""
+
+    size: int  # bytes
+    changed: float  # when, in Unix time by the file system's clock
 
 
 class Files(Protocol):
@@ -35,6 +45,9 @@ class Files(Protocol):
     def url(self, path: str = "") -> str:
         """Return the full address of a path."""
 
+    def statuses(self) -> dict[str, Status]:
+        """Return size and age of each file; nothing where the folder isn't there."""
+
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file; nothing where the folder isn't there."""
 
@@ -42,10 +55,13 @@ class Files(Protocol):
         """Yield a file's bytes, or the first `size` of them."""
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
-        """Write a file under a temporary name and rename it; nothing is left when `chunks` raises."""
+        """Write a file, over one that is there; nothing is left when `chunks` raises. Who is killed leaves a part."""
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
+
+    def close(self, path: str) -> bool:
+        """Close a file whose writer is gone, with all that it wrote; return whether it is closed."""
 
     def checksums(self, paths: Sequence[str]) -> dict[str, str]:
         """Return the CRC-32C (8 hex digits) of files that are there."""
@@ -56,25 +72,13 @@ class Files(Protocol):
 
 def open_folder(url: str, wait: float = 60.0) -> Files:
     """Open a folder named by a path or hdfs://host:port/path, waiting so many seconds for HDFS to answer."""
-    if "://" not in url:
-        return LocalFiles(Path(url))
+    if "://" not in url or url.startswith("file://"):
+        return LocalFiles(hdfs.local(url))
     parts = urlsplit(url)
     path = parts.path.rstrip("/")
     if parts.scheme != "hdfs" or not parts.hostname or not path or parts.query or parts.fragment:
         raise BadInput(f"'{url}' is no folder: write a path, or hdfs://host:port/path.")
     return HdfsFiles(parts.hostname, parts.port or 8020, path, wait)
-
-
-def temporary_name(path: str) -> str:
-    """Return the name under which a file is written until it is whole."""
-    pure = PurePosixPath(path)
-    return str(pure.with_name(f".{pure.name}.part"))
-
-
-def is_temporary(path: str) -> bool:
-    """Say whether a path is one that temporary_name gives."""
-    name = PurePosixPath(path).name
-    return name.startswith(".") and name.endswith(".part")
 
 
 class LocalFiles:
@@ -86,13 +90,16 @@ class LocalFiles:
     def url(self, path: str = "") -> str:
         return str(self._root / path)
 
-    def sizes(self) -> dict[str, int]:
+    def statuses(self) -> dict[str, Status]:
         with _local_errors(self.url()):
-            return {
-                path.relative_to(self._root).as_posix(): path.stat().st_size
-                for path in self._root.rglob("*")
-                if path.is_file()
-            }
+            found = {path.relative_to(self._root).as_posix(): path.stat() for path in self._files()}
+        return {path: Status(one.st_size, one.st_mtime) for path, one in found.items()}
+
+    def sizes(self) -> dict[str, int]:
+        return {path: one.size for path, one in self.statuses().items()}
+
+    def _files(self) -> Iterator[Path]:
+        return (path for path in self._root.rglob("*") if path.is_file())
 
     def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
         left = float("inf") if size is None else size
@@ -102,19 +109,22 @@ class LocalFiles:
                 yield chunk
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
-        temporary = self._root / temporary_name(path)
+        to = self._root / path
         with _local_errors(self.url(path)):
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            to.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with temporary.open("wb") as file:
+                with to.open("wb") as file:
                     file.writelines(chunks)
-                temporary.replace(self._root / path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            except BaseException:
+                to.unlink(missing_ok=True)
+                raise
 
     def delete(self, path: str) -> None:
         with _local_errors(self.url(path)):
             (self._root / path).unlink(missing_ok=True)
+
+    def close(self, path: str) -> bool:
+        return True
 
     def checksums(self, paths: Sequence[str]) -> dict[str, str]:
         return {path: crc32c(self.read(path)) for path in paths}
@@ -139,16 +149,23 @@ class HdfsFiles:
     def url(self, path: str = "") -> str:
         return self._cluster + self._absolute(path)
 
-    def sizes(self) -> dict[str, int]:
-        def listed() -> dict[str, int]:
+    def statuses(self) -> dict[str, Status]:
+        def listed() -> dict[str, Status]:
             found = self._client.list_status(self._root, recursive=True)
-            return {one.path[len(self._root) + 1 :]: one.length for one in found if not one.isdir}
+            return {
+                one.path[len(self._root) + 1 :]: Status(one.length, one.modification_time / 1000)
+                for one in found
+                if not one.isdir
+            }
 
         with self._errors():
             try:
                 return within(SILENCE_SECS, listed)
             except FileNotFoundError:
                 return {}
+
+    def sizes(self) -> dict[str, int]:
+        return {path: one.size for path, one in self.statuses().items()}
 
     def read(self, path: str, size: int | None = None) -> Iterator[bytes]:
         with self._errors(path):
@@ -164,40 +181,44 @@ class HdfsFiles:
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
         from hdfs_native import WriteOptions
 
-        temporary = self._absolute(temporary_name(path))
+        to = self._absolute(path)
         with self._errors(path):
             try:
                 options = WriteOptions(overwrite=True, create_parent=True)
-                writer = within(SILENCE_SECS, lambda: self._client.create(temporary, options))
+                writer = within(SILENCE_SECS, lambda: self._client.create(to, options))
                 for chunk in chunks:
                     within(SILENCE_SECS, functools.partial(writer.write, chunk))
                 within(SILENCE_SECS, writer.close)
-                within(SILENCE_SECS, lambda: self._client.rename(temporary, self._absolute(path), overwrite=True))
             except BaseException:
                 with contextlib.suppress(Exception):
-                    within(DELETE_SECS, lambda: self._client.delete(temporary))
+                    within(DELETE_SECS, lambda: self._client.delete(to))
                 raise
 
     def delete(self, path: str) -> None:
         with self._errors(path):
             within(SILENCE_SECS, lambda: self._client.delete(self._absolute(path)))
 
+    def close(self, path: str) -> bool:
+        with self._errors(path):
+            return bool(within(SILENCE_SECS, lambda: self._client.recover_lease(self._absolute(path))))
+
     def checksums(self, paths: Sequence[str]) -> dict[str, str]:
-        sums: dict[str, str] = {}
         sizes = self.sizes() if paths else {}
-        for path in paths:
-            if sizes.get(path) == 0:  # HDFS has no block to take a checksum of
-                sums[path] = "00000000"
-        asked = {self.url(path): path for path in paths if path not in sums}
-        urls = list(asked)
-        for start in range(0, len(urls), 500):
-            output = self._command("-Ddfs.checksum.combine.mode=COMPOSITE_CRC", "-checksum", *urls[start : start + 500])
-            for line in output.splitlines():
-                fields = line.split("\t")
-                if len(fields) == 3 and fields[0] in asked and fields[1] == "COMPOSITE-CRC32C":
-                    sums[asked[fields[0]]] = fields[2].strip()
-        if missing := [path for path in paths if path not in sums]:
-            raise Temporary(f"HDFS gives no CRC-32C of {self.url(missing[0])}.")
+        # HDFS has no block of an empty file to take a checksum of.
+        sums = {path: "00000000" for path in paths if sizes.get(path) == 0}
+        asked = {path: self._cluster + _literally(self._absolute(path)) for path in paths if path not in sums}
+        for some in _batches(asked):
+            urls = [asked[path] for path in some]
+            output = self._command("-Ddfs.checksum.combine.mode=COMPOSITE_CRC", "-checksum", *urls)
+            # A line for each in their order: PATH, tab, KIND, tab, SUM.
+            lines = [line.rsplit("\t", 2) for line in output.splitlines() if line.count("\t") >= 2]
+            if len(lines) != len(some):
+                raise Temporary(f"HDFS gives {len(lines)} checksums of {len(some)} files in {self.url()}.")
+            for path, line in zip(some, lines, strict=True):
+                kind, value = line[1:]
+                if kind != "COMPOSITE-CRC32C":
+                    raise Temporary(f"HDFS gives no CRC-32C of {self.url(path)}.")
+                sums[path] = value.strip()
         return sums
 
     def free(self) -> tuple[int, int]:
@@ -216,8 +237,12 @@ class HdfsFiles:
 
     def _command(self, *arguments: str) -> str:
         """Run `hdfs dfs` and return what it prints."""
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # by which Java reads and writes names
         try:
-            done = subprocess.run(["hdfs", "dfs", *arguments], capture_output=True, text=True, timeout=900, check=False)
+            done = subprocess.run(
+                ["hdfs", "dfs", *arguments],
+                capture_output=True, encoding="utf-8", errors="replace", timeout=900, check=False, env=environment,
+            )  # fmt: skip
         except FileNotFoundError as error:
             raise BadInput("The command hdfs isn't there: install Hadoop's client on this host.") from error
         except subprocess.TimeoutExpired as error:
@@ -242,6 +267,26 @@ class HdfsFiles:
                 reason = text[text.find("Permission denied") :].replace("\\", "")
                 raise Denied(f"{self.url(path)}: {reason}.") from error
             raise Temporary(f"{self.url(path)}: HDFS failed: {text}") from error
+
+
+def _literally(path: str) -> str:
+    """Return a path as Hadoop's commands take it, which read patterns in names."""
+    return re.sub(r"([\\*?{}\[\]])", r"\\\1", path)
+
+
+def _batches(arguments: dict[str, str]) -> Iterator[list[str]]:
+    """Yield the keys, as many at a time as have arguments that fit into a command."""
+    batch: list[str] = []
+    length = 0
+    for key, argument in arguments.items():
+        size = len(argument.encode()) + 9  # with its end, and a pointer to it
+        if batch and length + size > COMMAND:
+            yield batch
+            batch, length = [], 0
+        batch.append(key)
+        length += size
+    if batch:
+        yield batch
 
 
 def _some(stream: Iterator[bytes]) -> bytes:

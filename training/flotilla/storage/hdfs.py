@@ -29,6 +29,8 @@ T = TypeVar("T")
 ANSWER_SECS = 10.0  # for the NameNode, which as a rule answers within milliseconds
 DATA_SECS = 60.0  # for a small file's content: a DataNode that has just died costs a socket time-out or two
 BRIEFLY_SECS = 10.0
+# hdfs-native goes on without a DataNode that dies while a file is written, but now and then leaves out the wrong one.
+WRITE_ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,11 @@ def is_hdfs(path: str) -> bool:
     return path.startswith("hdfs://")
 
 
+def local(path: str) -> Path:
+    """Return the path on this host of a file that isn't on HDFS; scripts/try names them file://…."""
+    return Path(path.removeprefix("file://"))
+
+
 def join(path: str, *names: str) -> str:
     """Join a folder's path or URL and names."""
     return "/".join([path.rstrip("/"), *names])
@@ -50,7 +57,7 @@ def read(path: str) -> bytes | None:
     """Return a file's content; None where there is no such file."""
     if not is_hdfs(path):
         try:
-            return Path(path).read_bytes()
+            return local(path).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -79,17 +86,30 @@ def read_json(path: str) -> dict[str, object] | None:
 def write(path: str, content: bytes) -> None:
     """Write a file and its folders, so that a reader sees the old or the new content, never a part."""
     if not is_hdfs(path):
-        temporary = f"{path}.{_writer()}"
+        target = local(path)
+        part = target.with_name(f"{target.name}.{_writer()}")
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(temporary).write_bytes(content)
-            Path(temporary).replace(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            part.replace(target)
         except OSError as error:
             raise BadInput(f"{path} can't be written: {error.strerror}.") from error
         return
+    for attempt in range(1, WRITE_ATTEMPTS + 1):
+        try:
+            _write(*_split(path), content)
+        except Unreachable as error:
+            if attempt == WRITE_ATTEMPTS or isinstance(error.__cause__, bounded.Late):
+                raise
+            _log.warning("%s Writing %s again.", error, path)
+            time.sleep(1)
+        else:
+            return
+
+
+def _write(server: str, name: str, content: bytes) -> None:
     import hdfs_native
 
-    server, name = _split(path)
     temporary = f"{name}.{_writer()}"
     options = hdfs_native.WriteOptions(overwrite=True, create_parent=True)
     with _errors(server):
@@ -112,7 +132,7 @@ def names(path: str) -> set[str]:
     """Return the names in a folder; none where there is no such folder."""
     if not is_hdfs(path):
         try:
-            return set(os.listdir(path))  # noqa: PTH208 - names are wanted, not paths
+            return set(os.listdir(local(path)))  # noqa: PTH208 - names are wanted, not paths
         except FileNotFoundError:
             return set()
     server, name = _split(path)

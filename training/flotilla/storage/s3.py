@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import botocore.session
 import google_crc32c
@@ -28,6 +29,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from flotilla.job.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
+from flotilla.storage.manifest import Object
 
 CHUNK = 4 * 1024**2
 PART = 16 * 1024**2  # a larger object goes in parts, each of them in memory
@@ -46,6 +48,18 @@ _AWAY = (
 _BUSY = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "429"}
 _REFUSALS = {"403", "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+# What a client can mend by asking again: damaged on its way, two at a time, or the clock. All else of 4xx stays so.
+_PASSING = {
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "OperationAborted",
+    "RequestTimeTooSkewed",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+}
+# What nobody can mend by a permission, so that not even a model is kept waiting for it.
+_HOPELESS = {"EntityTooLarge", "InvalidBucketName", "KeyTooLongError", "MethodNotAllowed"}
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -54,7 +68,7 @@ class Away(Temporary):
     """S3 or the credentials' service doesn't answer, or has no time; it was asked again for PATIENCE."""
 
 
-class _Changed(Temporary):
+class Changed(Temporary):
     """A condition of the request doesn't hold: somebody has written the object meanwhile, or this very request has."""
 
 
@@ -87,14 +101,14 @@ class _Patience:
 
 def parse_url(url: str) -> tuple[str, str]:
     """Split s3://bucket/a/b/ into bucket and prefix; the prefix is empty or ends in a slash."""
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+    match = re.fullmatch(r"s3://([^/?#]+)(?:/(.*))?", url, re.DOTALL)
+    if not match:
         raise BadInput(f"'{url}' is no place in S3: write it as s3://bucket/prefix/.")
-    prefix = parts.path.strip("/")
-    return parts.netloc, prefix + "/" if prefix else ""
+    prefix = (match[2] or "").strip("/")
+    return match[1], prefix + "/" if prefix else ""
 
 
-def connect(threads: int = 4) -> Any:
+def connect(threads: int = 16) -> Any:
     """Return an S3 client for that many threads, patient with S3 and with the instance's metadata service."""
     session = botocore.session.Session()
     session.set_config_variable("metadata_service_num_attempts", 5)
@@ -116,13 +130,14 @@ class Prefix:
     """The objects below s3://bucket/prefix/; paths are relative to it.
 
     What isn't there raises FileNotFoundError, what isn't allowed `refused`, all else another ProgramError.
-    While S3 is away, it is asked again for PATIENCE.
+    While S3 is away, it is asked again for PATIENCE. With `pays`, this account pays for what another's bucket gives.
     """
 
-    def __init__(self, url: str, refused: type[ProgramError] = Denied) -> None:
+    def __init__(self, url: str, refused: type[ProgramError] = Denied, pays: bool = False) -> None:
         self.bucket, self._prefix = parse_url(url)
         self.client = connect()
         self._refused = refused
+        self._payer = {"RequestPayer": "requester"} if pays else {}
         self._lock = threading.Lock()
 
     def url(self, path: str = "") -> str:
@@ -131,25 +146,42 @@ class Prefix:
 
     def read(self, path: str) -> bytes:
         """Return a small object whole."""
-        return self._retry(path, lambda client: bytes(client.get_object(**self._at(path))["Body"].read()))
+        at = {**self._at(path), **self._payer}
+        return self._retry(path, lambda client: bytes(client.get_object(**at)["Body"].read()))
+
+    def objects(self) -> Iterator[Object]:
+        """Yield what the bucket lists below the prefix."""
+        page = {"Bucket": self.bucket, "Prefix": self._prefix, "OptionalObjectAttributes": ["RestoreStatus"]}
+        more: dict[str, str] = {}
+        while True:
+            answer = self._retry("", functools.partial(_list, {**page, **more, **self._payer}))
+            for one in answer.get("Contents", []):
+                restored = "RestoreExpiryDate" in one.get("RestoreStatus", {})
+                path = str(one["Key"]).removeprefix(self._prefix)
+                yield Object(path, int(one["Size"]), str(one["ETag"]), one.get("StorageClass", "STANDARD"), restored)
+            if not answer.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": answer["NextContinuationToken"]}
 
     def head(self, path: str) -> tuple[int, str | None]:
         """Return an object's size and the CRC-32C (hex) of the whole object, where S3 knows it."""
-        at = self._at(path)
+        at = {**self._at(path), **self._payer}
         return _size_and_crc(self._retry(path, lambda client: client.head_object(**at, ChecksumMode="ENABLED")))
 
     def etag(self, path: str) -> str:
         """Return what tells an object's content from any other that it had."""
         return str(self._retry(path, lambda client: client.head_object(**self._at(path)))["ETag"])
 
-    def stream(self, path: str, etag: str | None = None) -> Iterator[bytes]:
-        """Yield an object's bytes, those of an ETag or the newest.
+    def stream(
+        self, path: str, etag: str | None = None, told: Callable[[int, str | None], None] = lambda size, crc: None
+    ) -> Iterator[bytes]:
+        """Yield an object's bytes, those of an ETag or the newest, having told its size and CRC-32C as `head` does.
 
-        A connection that breaks is taken up where it broke.
+        A connection that breaks is taken up where it broke. Of an object that has changed, raises Changed.
         """
         offset, patience = 0, _Patience()
         while True:
-            more = {"Range": f"bytes={offset}-"} if offset else {}
+            more = {**self._payer, **({"Range": f"bytes={offset}-"} if offset else {"ChecksumMode": "ENABLED"})}
             if etag:
                 more["IfMatch"] = etag
             client = self.client
@@ -157,6 +189,8 @@ class Prefix:
                 with self._errors(path):
                     answer = client.get_object(**self._at(path), **more)
                     etag, size = answer["ETag"], offset + answer["ContentLength"]
+                    if not offset:
+                        told(*_size_and_crc(answer))
                     for chunk in answer["Body"].iter_chunks(CHUNK):
                         offset += len(chunk)
                         patience.reset()
@@ -174,7 +208,7 @@ class Prefix:
         request = {**self._at(path), "Body": data, **_checksum(google_crc32c.value(data)), **more}
         try:
             self._retry(path, lambda client: client.put_object(**request))
-        except _Changed:
+        except Changed:
             # It may be this very object, put by a try whose answer was lost.
             if not if_absent or self.read(path) != data:
                 raise
@@ -278,13 +312,21 @@ class Prefix:
             if reading and self._is_absent(path):
                 return FileNotFoundError(self.url(path))
             return self._refused(
-                f"{self.url(path)}: {verb} is refused ({code}): allow it in the policy of this host's role."
+                f"{self.url(path)}: {verb} is refused ({code}): playbooks/provision.yml, or site.yml, lets "
+                "this host's role do it; of a role that you made yourself, change the policy."
             )
         if code in ("PreconditionFailed", "412"):
-            return _Changed(f"{self.url(path)} was changed by somebody else meanwhile.")
+            return Changed(f"{self.url(path)} was changed by somebody else meanwhile.")
         if code == "NoSuchUpload":
             return _NoUpload(f"{self.url(path)}: {verb} failed: {error}")
-        return Temporary(f"{self.url(path)}: {verb} failed: {error}")
+        if code == "InvalidObjectState":
+            return BadInput(f"{self.url(path)} is archived, so S3 doesn't give it: restore it, or leave it out.")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _PASSING or not 400 <= status < 500:
+            return Temporary(f"{self.url(path)}: {verb} failed: {error}")
+        words = error.response["Error"].get("Message") or "no word why"
+        what = f"{self.url(path)}: S3 refuses {verb} ({code}): {words}"
+        return BadInput(what) if code in _HOPELESS else self._refused(what)
 
     def _is_absent(self, path: str) -> bool:
         """Ask the list: S3 may refuse to say that an object isn't there."""
@@ -301,6 +343,11 @@ class Prefix:
         except BotoCoreError as error:
             return [], type(error).__name__
         return [str(item["Key"]) for item in found.get("Contents", [])], ""
+
+
+def _list(request: dict[str, Any], client: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = client.list_objects_v2(**request)
+    return answer
 
 
 def _size_and_crc(answer: dict[str, Any]) -> tuple[int, str | None]:

@@ -26,7 +26,7 @@ class Report(TypedDict):
     """A progress file: how far a phase is."""
 
     phase: str  # stage, train, store or mirror
-    state: str  # running, done or failed
+    state: str  # running, done, failed or stopped
     done: float  # of total, in unit
     total: float  # 0 where nobody knows
     unit: str  # steps, bytes, objects
@@ -203,10 +203,11 @@ class Progress:
                 self._file.write(self._content)
             self._warning = sentence
 
-    def finish(self, message: str = "", detail: Mapping[str, float | str] | None = None) -> None:
-        """Say that the phase ended well; the last rate stays."""
+    def finish(self, message: str = "", detail: Mapping[str, float | str] | None = None, done: float = 0) -> None:
+        """Say that the phase ended well; the last rate stays. `done` counts where nobody knew the total."""
         with self._lock:
-            self._content.update({"state": "done", "done": self._content["total"], "eta": 0.0, "message": message})
+            total = self._content["total"] or max(done, self._content["done"])
+            self._content.update({"state": "done", "done": total, "total": total, "eta": 0.0, "message": message})
             self._content["detail"].update(detail or {})
             self._file.write(self._content)
 
@@ -217,9 +218,15 @@ class Progress:
             self._content.update({"state": "failed", "done": done, "eta": None, "message": message})
             self._file.write(self._content)
 
+    def stop(self, message: str, done: float) -> None:
+        """Say that the phase was told to end, in one sentence; so much of it is kept."""
+        with self._lock:
+            self._content.update({"state": "stopped", "done": done, "rate": None, "eta": None, "message": message})
+            self._file.write(self._content)
+
     def _eta(self) -> float | None:
         (first_time, first), (last_time, last) = self._pace[0], self._pace[-1]
-        if last <= first or last_time <= first_time:
+        if last <= first or last_time <= first_time or not self._content["total"]:
             return None
         left = max(0.0, float(self._content["total"]) - last)
         return round(left * (last_time - first_time) / (last - first), 1)

@@ -61,9 +61,9 @@ def for_data(config: TrainConfig, say: Callable[[str], None]) -> None:
     missing = f"the data set {config.data_dir} to be staged and verified"
     while True:
         try:
-            if hdfs.read(hdfs.join(config.data_dir, manifest.NAME)) is not None:
+            if hdfs.read(hdfs.join(manifest.notes(config.data_dir), manifest.VERIFIED)) is not None:
                 return
-            if failed := hdfs.read_json(hdfs.join(config.data_dir, manifest.FAILED)):
+            if failed := hdfs.read_json(hdfs.join(manifest.notes(config.data_dir), manifest.FAILED)):
                 raise BadInput(f"The data set wasn't staged: {failed.get('message')}")
             reason = ""
         except hdfs.Unreachable as error:

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""Measures staging against its two ends alone, on a fleet in the lab, and writes benchmarks/staging.md.
+
+    .venv/bin/python -m benchmarks.staging              (root; half an hour; no lab may run, and nothing else)
+    .venv/bin/python -m benchmarks.staging large hosts  (only these rows)
+
+A row's seconds are of one run: S3's own read and HDFS's own write, of bytes from memory, by as many threads as staging
+has, and then the staging between the two. The lab's S3 is a program in Python on the same processors as all hosts: the
+ratios say what staging adds, the seconds nothing about AWS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TypedDict
+
+import boto3
+from moto import mock_aws
+
+from benchmarks.life import machine
+from tests.support.commands import user_runs
+from tests.support.fleet import BUCKET, INVENTORY, host
+from tests.support.lab import upload
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "benchmarks/staging.md"
+RESULTS = PAGE.with_suffix(".jsonl")
+HOSTS = ("ps-0", "chief-0", "worker-0")
+GROUPS = {"count": 1, "instance_type": "t3.large"}
+OPTIONS = {
+    "fleet_groups": {"ps": GROUPS, "chief": GROUPS, "worker": GROUPS, "evaluator": {"enabled": False}},
+    "fleet_baked": "never",
+}
+PHASES = ("provision", "node", "hdfs", "tensorflow", "stage")
+MB, KB = 1_000_000, 1_000
+LARGE = [125 * MB] * 8
+SMALL = [10 * KB] * 20_000
+LARGER = [125 * MB] * 24
+MANY = 100_000
+SHARE = "25%"  # of a processor, for each of several hosts: together they have less than there is
+
+# What a host runs, as the user of its tasks: one end alone, or both.
+PROGRAM = """
+import json, os, resource, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from flotilla import stage
+from flotilla.storage.files import open_folder
+from flotilla.storage.s3 import CHUNK, Prefix
+what, source, target, share, shares = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+prefix = Prefix(source)
+data = stage.load(prefix)
+mine = data.share(share, shares)
+small = sum(entry.size for entry in mine) < stage.SMALL * len(mine)
+pool = ThreadPoolExecutor(stage.MANY_THREADS if small else stage.THREADS)
+began = time.monotonic()
+if what == "read":
+    list(pool.map(lambda entry: sum(map(len, prefix.stream(entry.path))), mine))
+elif what == "write":
+    folder, block = open_folder(target), os.urandom(CHUNK)
+    parts = lambda size: [block] * (size // CHUNK) + [block[: size % CHUNK]]
+    list(pool.map(lambda entry: folder.write(entry.path, parts(entry.size)), mine))
+elif what == "begin":
+    stage.check(prefix, stage.Target(target), begin=True)
+else:
+    stage.run(prefix, stage.Target(target), share, shares)
+seconds = time.monotonic() - began
+print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+class Result(TypedDict):
+    """What a row has measured."""
+
+    row: str
+    figures: dict[str, float]  # seconds, bytes
+    value: float  # what is compared with the aim
+    at: str
+    commit: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the page."""
+
+    what: str
+    aim: str
+    measure: Callable[[boto3.Session], tuple[dict[str, float], float]]
+
+
+def run(name: str, what: str, source: str, share: int = 0, shares: int = 1, quota: str = "") -> dict[str, float]:
+    """Run PROGRAM on a host; returns its seconds, and the most memory that it had."""
+    there = host(name)
+    files = re.findall(
+        r"^(\S+) \(ignore", there.check_output("systemctl show --property=EnvironmentFiles --value flotilla-stage"),
+        re.MULTILINE,
+    )  # fmt: skip
+    properties = [f"--property=EnvironmentFile={file}" for file in files]
+    properties += ["--property=User=flotilla", "--property=WorkingDirectory=/var/lib/flotilla"]
+    properties += [f"--property=CPUQuota={quota}"] if quota else []
+    command = ["sudo", "systemd-run", "--quiet", "--wait", "--pipe", "--collect", *properties, "--setenv=HOME=/tmp"]
+    target = f"hdfs://ps-0:8020/datasets/{'alone' if what == 'write' else 'staged'}"
+    command += ["/opt/tensorflow/bin/python", "-c", PROGRAM, what, source, target, str(share), str(shares)]
+    said = there.check_output(" ".join(["%s"] * len(command)), *command)
+    return dict(json.loads(said.splitlines()[-1]))
+
+
+def clean() -> None:
+    """Delete what an earlier run has written to HDFS."""
+    host("ps-0").check_output("sudo -u hdfs hdfs dfs -rm -r -f -skipTrash '/datasets/staged*' '/datasets/alone*'")
+
+
+def put(session: boto3.Session, name: str, sizes: Sequence[int]) -> str:
+    """Put objects of these sizes into the lab's S3; returns their folder."""
+    s3 = session.client("s3")
+    there = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/", MaxKeys=1).get("Contents")
+    block = os.urandom(max(sizes))
+    if not there:
+        with ThreadPoolExecutor(8) as pool:
+            numbered = enumerate(sizes)
+            list(
+                pool.map(
+                    lambda one: s3.put_object(Bucket=BUCKET, Key=f"{name}/part-{one[0]:06}", Body=block[: one[1]]),
+                    numbered,
+                )
+            )
+    return f"s3://{BUCKET}/{name}/"
+
+
+def ends(session: boto3.Session, name: str, sizes: Sequence[int]) -> tuple[dict[str, float], float]:
+    """Return the seconds of both ends alone and of the staging, and the slower end's ÷ the staging's."""
+    source, on = put(session, name, sizes), "chief-0"
+    clean()
+    figures = {"S3's read": run(on, "read", source)["seconds"], "HDFS's write": run(on, "write", source)["seconds"]}
+    clean()
+    run(on, "begin", source)
+    figures["staging"] = run(on, "stage", source)["seconds"]
+    return figures, max(figures["S3's read"], figures["HDFS's write"]) / figures["staging"]
+
+
+def hosts(session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Return the seconds of one host and of three of equal shares of a processor, and the first ÷ the second."""
+    source = put(session, "large", LARGE)
+    clean()
+    run("chief-0", "begin", source)
+    one = run("chief-0", "stage", source, quota=SHARE)["seconds"]
+    clean()
+    run("chief-0", "begin", source)
+    with ThreadPoolExecutor(len(HOSTS)) as pool:
+        each = [pool.submit(run, name, "stage", source, index, len(HOSTS), SHARE) for index, name in enumerate(HOSTS)]
+        three = max(one.result()["seconds"] for one in each)
+    return {"one host": one, "three": three}, one / three
+
+
+def memory(session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Return the most memory that staging 1 GB and 3 GB took, and the second ÷ the first."""
+    found = []
+    for name, sizes in (("large", LARGE), ("larger", LARGER)):
+        source = put(session, name, sizes)
+        clean()
+        run("chief-0", "begin", source)
+        found.append(run("chief-0", "stage", source)["memory"] / MB)
+    return {"MB for 1 GB": found[0], "MB for 3 GB": found[1]}, found[1] / found[0]
+
+
+def listing(_session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Return the seconds of a bare listing of many objects, and with all that is judged of them, and their ratio."""
+    from ansible_collections.flotilla.kit.plugins.module_utils import dataset_manifest
+    from moto.s3.models import s3_backends
+
+    with mock_aws():
+        s3 = boto3.client("s3", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+        s3.create_bucket(Bucket="many")
+        backend = next(iter(s3_backends["123456789012"].values()))
+        for number in range(MANY):
+            backend.put_object("many", f"folder/{number:06}.jpg", b"x" * (number % 7 + 1))
+        seconds = []
+        for judge in (False, True):
+            began = time.process_time()
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket="many", Prefix="folder/")
+            found = [dict(one) for page in pages for one in page["Contents"]]
+            if judge:
+                judged, problems = dataset_manifest.check_objects(found, "folder/", "s3://many/folder/")
+                assert judged and not problems and len(judged["sizes"]) == MANY
+            seconds.append(time.process_time() - began)
+    return {"listing": seconds[0], "listing and judging": seconds[1]}, seconds[1] / seconds[0]
+
+
+ROWS = {
+    "large": Row("1 GB in 8 objects: the slower end ÷ staging", "≥ 0.9", lambda session: ends(session, "large", LARGE)),
+    "small": Row(
+        "20,000 objects of 10 KB: the slower end ÷ staging", "≥ 0.8", lambda session: ends(session, "small", SMALL)
+    ),
+    "hosts": Row(f"1 GB by one host ÷ by three, each with {SHARE} of a processor for it", "≥ 2.5", hosts),
+    "memory": Row("memory of staging 3 GB ÷ 1 GB", "1", memory),
+    "listing": Row("100,000 objects listed and judged ÷ listed", "≤ 1.5", listing),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure rows, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="only these")
+    chosen = parser.parse_args(argv).rows or list(ROWS)
+    with fleet() if chosen != ["listing"] else contextlib.nullcontext(boto3.Session()) as session:
+        for name in chosen:
+            figures, value = ROWS[name].measure(session)
+            print(f"{name}: {value:.2f} {figures}", flush=True)
+            keep(name, figures, value)
+            write()
+    return 0
+
+
+@contextlib.contextmanager
+def fleet() -> Iterator[boto3.Session]:
+    """A fleet of three hosts in the lab, with CIFAR-10 staged, as a session of its account."""
+    user_runs("scripts/lab", "up")
+    upload("cifar10")
+    for phase in PHASES:
+        user_runs("ansible-playbook", "-i", INVENTORY, f"playbooks/{phase}.yml", "-e", json.dumps(OPTIONS))
+    yield boto3.Session(profile_name="flotilla-lab")
+    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
+    user_runs("scripts/lab", "down")
+
+
+def keep(name: str, figures: dict[str, float], value: float) -> None:
+    """Write down a row's result."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result: Result = {
+        "row": name,
+        "figures": figures,
+        "value": value,
+        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "machine": machine(),
+    }
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def write() -> None:
+    """Write the page, of each row's last result."""
+    results: list[Result] = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    last = {result["row"]: result for result in results}
+    lines = ["# Staging", "", "Made by `python -m benchmarks.staging`, whose head says how.", ""]
+    lines += ["| | aim | measured | of | on |", "|---|---|---|---|---|"]
+    for name, row in ROWS.items():
+        if name in last:
+            result = last[name]
+            figures = ", ".join(f"{what} {value:.3g}" for what, value in result["figures"].items())
+            where = f"{result['at'][:10]}, {result['machine']}, {result['commit']}"
+            lines.append(f"| {row.what} | {row.aim} | {result['value']:.2f} | {figures} | {where} |")
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
