@@ -36,6 +36,7 @@ FORMAT = "flotilla-model/1"
 SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores
 PROGRAM_SETTLE_SECS = 600  # nobody knows how long that of a program takes
 LOGS_SECS = 30.0  # for the tasks' last words, once the model is stored
+FAILED_LOGS_SECS = 180.0  # of a failed job they are all that there is; a task has 60 s to end
 CLOSE_SECS = 15.0  # which a task that ends has for its event files
 # What is in a model directory beside the program's own files: checkpoints, the kit's notes, what is being written
 _OURS = re.compile(
@@ -162,7 +163,7 @@ def store(config: StoreConfig, target: Prefix) -> Outcome:
     for done, item in enumerate(items, len(items)):
         progress.update(done, message=f"reading back {item.path}")
         compare(target, f"{name}/{item.path}", item)
-    said = logs(source, progress)
+    said = logs(source, progress, LOGS_SECS)
     for item in said:
         upload(target, f"{name}/{item.path}", item)
         compare(target, f"{name}/{item.path}", item)
@@ -177,7 +178,7 @@ def store(config: StoreConfig, target: Prefix) -> Outcome:
 def store_logs(config: StoreConfig, target: Prefix) -> Outcome:
     """Store the logs of a failed job's tasks, and why it has failed, where its model would lie."""
     source = open_folder(config.model_dir)
-    items = logs(source, Progress("", "store", 0, "objects"))
+    items = logs(source, Progress("", "store", 0, "objects"), FAILED_LOGS_SECS)
     with contextlib.suppress(FileNotFoundError):
         items.append(from_file(f"{LOGS}/{FAILED}", source, FAILED))
     name = _find_name(target, config.job, None, _claim(source, config))[0]
@@ -186,13 +187,13 @@ def store_logs(config: StoreConfig, target: Prefix) -> Outcome:
     return {"changed": bool(items), "job": config.job, "logs": target.url(f"{name}/{LOGS}/"), "objects": len(items)}
 
 
-def logs(source: Files, progress: Progress) -> list[Item]:
+def logs(source: Files, progress: Progress, seconds: float) -> list[Item]:
     """Return the logs of the job's tasks.
 
-    A task's log comes when it has ended, which may be some seconds later; of one that ends still later the log is left
+    A task's log comes when it has ended, for which it has some seconds; of one that ends still later the log is left
     out, or an earlier process's.
     """
-    deadline = time.monotonic() + LOGS_SECS
+    deadline = time.monotonic() + seconds
     while True:
         there = source.statuses()
         paths = {task: f"{task_logs.FOLDER}/{task_logs.name(task)}" for task in _began(there)}
@@ -212,7 +213,7 @@ def logs(source: Files, progress: Progress) -> list[Item]:
 
 
 def _began(there: Iterable[str]) -> list[str]:
-    """Return the tasks that have said at their start that they did, which parameter servers don't."""
+    """Return the tasks that have said at their start that they did."""
     return [PurePosixPath(path).stem for path in there if path.startswith(f"{FOLDER}/") and path.endswith(".started")]
 
 

@@ -93,7 +93,7 @@ class TaskRun:
 
     def __init__(self, config: TrainConfig, task: Task) -> None:
         """Begin to report, to watch the tasks that this one needs, and to wait for SIGTERM."""
-        self.config, self.task = config, task
+        self.config, self.task, self.began = config, task, time.time()
         self.task_file = TaskFile(config.tasks_dir, config.name, task.name)
         self.progress: Progress | None = None
         self._copier: HdfsCopier | None = None
@@ -294,7 +294,8 @@ class TaskRun:
         report = progress.read(config.progress)
         if report and report["state"] == "failed":  # by an earlier process, in give_up
             Path(config.progress).unlink(missing_ok=True)
-        reason = _wait_for_end(config)
+        hdfs.ask_briefly(lambda: _note_start(config, task))  # without HDFS, too, it serves
+        reason = _wait_for_end(config, self.began)
         _log.info("The job %s: %s ends.", f"has failed ({reason})" if reason else "is done", task.name)
         watchdog.leave(0)
 
@@ -370,8 +371,7 @@ class TaskRun:
         else:
             checkpoints.wait_for_version(config.model_dir, task.name, version)
         # An HDFS without space would end this process at its first checkpoint or event, and again and again.
-        note = hdfs.join(config.model_dir, progress.FOLDER, f"{task.name}.started")
-        hdfs.retry(lambda: hdfs.write_json(note, time.time()), config.reach_secs)
+        hdfs.retry(lambda: _note_start(config, task), config.reach_secs)
         if task.leads and config.evaluator:
             outcome.announce_evaluator(config)
         return began
@@ -402,7 +402,7 @@ class TaskRun:
     def _leave_after_end(self) -> None:
         """End a worker or evaluator that waits in vain, when the job is done without it, or has failed."""
         config, task = self.config, self.task
-        if reason := _wait_for_end(config):
+        if reason := _wait_for_end(config, self.began):
             _log.error("The job has failed: %s", reason)
             if self.progress:
                 self._fail_for_all(self.progress, reason)
@@ -468,18 +468,20 @@ def _latest_step(config: TrainConfig) -> int | None:
     return None
 
 
-def _wait_for_end(config: TrainConfig) -> str:
-    """Return when the job is done; or when it has failed for good since then, and why."""
-    said = looked = False
-    earlier: dict[str, object] | None = None  # of a start that has failed before this one
+def _note_start(config: TrainConfig, task: Task) -> None:
+    """Say on HDFS that the task has begun, for the store, which waits for its log."""
+    hdfs.write_json(hdfs.join(config.model_dir, progress.FOLDER, f"{task.name}.started"), time.time())
+
+
+def _wait_for_end(config: TrainConfig, began: float) -> str:
+    """Return when the job is done; or when it has failed for good since `began` (Unix time), and why."""
+    said = False
     while True:
         try:
             if outcome.finished(config):
                 return ""
             failed = outcome.failed(config.model_dir)
-            if not looked:
-                earlier, looked = failed, True
-            elif failed and failed != earlier:
+            if failed and float(str(failed.get("at", 0))) >= began:  # else an earlier start has
                 return str(failed.get("message"))
             said = False
         except hdfs.Unreachable as error:

@@ -325,6 +325,7 @@ def test_who_fails_for_good_ends_the_job_for_all(tiny: list[str], tmp_path: Path
         assert told is not None and told["state"] == "failed"
         assert told["message"] == "ps-1 has failed again and again: see journalctl -u training@ps-1 on its host."
         assert told["done"] > 0, "how far it has come is still to be seen"
+        assert list((tmp_path).rglob("progress/ps-0.started")), "the store waits for its log"
         # What ended an earlier start isn't this one's end.
         tasks["ps-0"] = start(arguments, cluster, "ps-0", tmp_path)
         wait_for_line("serves at", tasks["ps-0"], tmp_path / "ps-0")
@@ -394,6 +395,18 @@ def test_a_chief_that_waited_in_vain_leaves_the_others_what_they_learned(tiny: l
         assert bool(outcome.failed(str(tmp_path / "model"))) == others_are_told
         if task == "chief-0":
             assert told(tmp_path / "progress" / "train.json")["message"] == "HDFS is full."
+
+
+def test_a_failure_from_before_a_ps_looks_for_the_first_time_ends_it(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(tiny)
+    outcome.write_failed(config, Task("chief", 0, {}), "No module named 'x'.")
+    began = time.time()
+    assert train._wait_for_end(config, began - 5) == "No module named 'x'."
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"{seconds} s"))
+    with pytest.raises(pytest.fail.Exception, match=f"{train.DONE_POLL_SECS} s"):
+        train._wait_for_end(config, began + 5)
 
 
 def test_why_a_task_has_failed(tiny: list[str], tmp_path: Path) -> None:
