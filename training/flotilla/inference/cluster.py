@@ -1,0 +1,163 @@
+"""The parts of a job over Spark's executors, or in this process alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from flotilla.inference import part
+from flotilla.inference.inputs import Part
+from flotilla.inference.part import Job, Summary
+from flotilla.job.errors import BadInput, Temporary
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.accumulators import Accumulator
+
+LOOK_SECS = 1.0
+ATTEMPTS = 8  # of a part, two of which find out which input ends the process
+_SAID = re.compile(r"flotilla\.job\.errors\.(\w+): (.*)")
+_log = logging.getLogger(__name__)
+
+
+def run(
+    job: Job,
+    parts: Sequence[Part],
+    told: Callable[[Summary], None],
+    stop: Callable[[], bool],
+    began: Callable[[], None],
+) -> None:
+    """Work through the parts; `told` hears of each that is done, in this thread, until `stop` says that it is enough.
+
+    `began` is called when executors can be given work. Raises BadInput or Temporary.
+    """
+    if not job.config.master:
+        began()
+        for one in parts:
+            if stop():
+                return
+            told(part.classify(job, one))
+        return
+    context = _connect(job)
+    try:
+        began()
+        _over(context, job, parts, told, stop)
+    finally:
+        context.stop()
+
+
+def _connect(job: Job) -> SparkContext:
+    from pyspark import SparkConf, SparkContext
+
+    config = job.config
+    os.environ["PYSPARK_PYTHON"] = config.python  # a setting of Spark's is ignored here
+    conf = SparkConf().setMaster(config.master).setAppName(config.name)
+    for name, value in {
+        "spark.driver.host": config.address,
+        "spark.driver.bindAddress": config.address,
+        "spark.eventLog.enabled": "true" if config.event_log else "false",
+        "spark.eventLog.dir": config.event_log,
+        "spark.task.maxFailures": str(ATTEMPTS),
+        # The end of a job isn't that of its slowest host: what takes much longer there is tried elsewhere, too.
+        "spark.speculation": "true",
+        "spark.speculation.quantile": "0.75",
+        "spark.speculation.multiplier": "2",
+        "spark.speculation.minTaskRuntime": "10s",
+        "spark.python.worker.reuse": "true",
+        "spark.ui.showConsoleProgress": "false",
+    }.items():
+        if value:
+            conf.set(name, value)
+    try:
+        return SparkContext(conf=conf)
+    except Exception as error:  # of Java's, through py4j
+        said = str(error).strip().splitlines()[0]
+        raise Temporary(
+            f"Spark can't be reached at {config.master} ({said}): see journalctl -u spark-master on its host; a wrong "
+            "secret looks the same (/etc/spark/spark-defaults.conf, the same on all hosts)."
+        ) from error
+
+
+def _over(
+    context: SparkContext,
+    job: Job,
+    parts: Sequence[Part],
+    told: Callable[[Summary], None],
+    stop: Callable[[], bool],
+) -> None:
+    from pyspark import InheritableThread
+    from pyspark.accumulators import AccumulatorParam
+
+    class Lists(AccumulatorParam):  # type: ignore[misc]  # pyspark isn't here where types are judged
+        """Gathers what tasks say."""
+
+        def zero(self, value: list[Summary]) -> list[Summary]:
+            return []
+
+        def addInPlace(self, value1: list[Summary], value2: list[Summary]) -> list[Summary]:
+            value1.extend(value2)
+            return value1
+
+    gathered: Accumulator[list[Summary]] = context.accumulator([], Lists())
+    problems: list[Exception] = []
+
+    def distribute() -> None:
+        try:
+            context.parallelize(parts, len(parts)).foreach(_Task(job, gathered))
+        except Exception as error:  # of Java's, through py4j
+            problems.append(error)
+
+    thread = InheritableThread(target=distribute)
+    thread.start()
+    heard: set[int] = set()
+
+    def hear() -> None:
+        for summary in list(gathered.value):
+            if summary["part"] not in heard:
+                heard.add(summary["part"])
+                told(summary)
+
+    while thread.is_alive():
+        thread.join(LOOK_SECS)
+        hear()
+        if stop():
+            context.cancelAllJobs()
+            thread.join(30)
+            return
+    hear()
+    if problems:
+        raise _explain(problems[0])
+    for _ in range(50):  # what the last tasks have said may still be on its way
+        if len(heard) == len(parts):
+            return
+        time.sleep(0.1)
+        hear()
+
+
+class _Task:
+    """What an executor runs for each part."""
+
+    def __init__(self, job: Job, gathered: Accumulator[list[Summary]]) -> None:
+        self._job, self._gathered = job, gathered
+
+    def __call__(self, one: Part) -> None:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        attempt = context.attemptNumber() if context else 0
+        self._gathered.add([part.classify(self._job, one, attempt)])
+
+
+def _explain(error: Exception) -> Exception:
+    """Return what a task has raised at last, as an error of ours."""
+    text = str(error)
+    said = _SAID.findall(text)
+    if said:
+        kind, sentence = said[-1]
+        return (BadInput if kind in ("BadInput", "Denied") else Temporary)(sentence.strip())
+    line = next((line for line in text.splitlines() if "Job aborted" in line or "cancelled" in line), text[:300])
+    return Temporary(f"Spark gave the job up: {line.strip()}")

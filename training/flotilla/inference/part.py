@@ -1,0 +1,662 @@
+"""One task's work: every input of a part is prepared, goes through the model, and is a row of a Parquet file in S3."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flotilla.inference import inputs, own, pictures, saved_model
+from flotilla.inference.arrays import Array, Arrays
+from flotilla.inference.inputs import IMAGE_NAMES, Item, Part, Value
+from flotilla.inference.own import Column
+from flotilla.inference.saved_model import Facts
+from flotilla.inference.settings import InferConfig
+from flotilla.job.errors import BadInput, Temporary, cause
+from flotilla.storage import jsons, manifest, objects
+from flotilla.storage.s3 import Prefix
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARTS = "parts"  # in the target, a Parquet file for each part
+SUSPECTS = ".suspects"  # in the target: inputs with which a task's process has ended
+SAMPLES = 6  # of the surest and of the least sure inputs of a part
+BROKEN = 20  # of a part's broken inputs
+_METADATA = b"flotilla"
+_log = logging.getLogger(__name__)
+
+
+class Sample(TypedDict):
+    """An input for the page to show."""
+
+    path: str
+    page: int | None
+    record: int | None
+    label: str
+    name: str  # of the class, or its number
+    score: float
+    picture: str  # a JPEG in base64; empty where the input is no image
+
+
+class Broken(TypedDict):
+    """An input that couldn't be classified."""
+
+    path: str
+    page: int | None
+    record: int | None
+    error: str
+
+
+class Summary(TypedDict):
+    """What came of a part."""
+
+    part: int
+    files: int
+    rows: int
+    broken: int
+    bytes: int  # of the inputs
+    classes: dict[str, int]  # rows by class
+    labelled: int
+    right: int
+    confusion: dict[str, int]  # by "label class", as numbers
+    surest: list[Sample]
+    least_sure: list[Sample]
+    errors: list[Broken]
+    seconds: dict[str, float]  # read, prepare, predict, write; cpu and wall of all
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all tasks of a job share."""
+
+    config: InferConfig
+    facts: Facts
+    kind: str
+    features: Mapping[str, manifest.Feature]
+    labels: Mapping[str, int]  # the class of a folder's or a label's name
+    plan: str  # the plan's digest, which each part's file repeats
+
+
+class _Input(NamedTuple):
+    """An input on its way through the model."""
+
+    item: Item
+    page: int | None
+    arrays: Arrays | None  # None: it is broken
+    error: str = ""
+
+
+@functools.total_ordering
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shown:
+    """An input that the page may show."""
+
+    score: float
+    item: Item
+    page: int | None
+    number: int  # of its class
+
+    def __lt__(self, other: _Shown) -> bool:
+        return self.score < other.score
+
+
+def name_of(number: int) -> str:
+    """Return the path of a part's file in the target."""
+    return f"{PARTS}/part-{number:06d}.parquet"
+
+
+class Worker:
+    """What a process needs for all its parts of a job: source, target, model and the user's functions."""
+
+    def __init__(self, job: Job, model: saved_model.Model | None = None) -> None:
+        """Load the model, unless it is given."""
+        self.job = job
+        config = job.config
+        self.source = inputs.open_source(config.source)
+        self.target = Prefix(config.target, refused=Temporary)
+        self.own = own.Own(config.program)
+        self.model = model or self._load()
+
+    def _load(self) -> saved_model.Model:
+        config, facts = self.job.config, self.job.facts
+        place = saved_model.locate(config.model)
+        if place.identity != facts["identity"]:
+            raise Temporary(f"The model in {config.model} has changed since the job began: take another infer_target.")
+        return saved_model.Model(saved_model.fetch(place, config.models_dir), facts["signature"])
+
+
+_worker: Worker | None = None
+
+
+def classify(job: Job, part: Part, attempt: int = 0) -> Summary:
+    """Write the part's predictions, and return what came of it. `attempt` counts from 0.
+
+    The same part written again is the same rows in the same place, so nothing is lost or there twice, however often
+    and by whomever it is tried. Raises Temporary, for another attempt.
+    """
+    global _worker  # loading a model takes seconds
+    if _worker is None or _worker.job.plan != job.plan:
+        _worker = Worker(job)
+    return _Task(_worker, part, attempt).run()
+
+
+class _Task:
+    def __init__(self, worker: Worker, part: Part, attempt: int) -> None:
+        self.worker, self.part, self.job = worker, part, worker.job
+        self.suspects = _Suspects(worker.target, part.number) if attempt else None
+        self.seconds = {"read": 0.0, "prepare": 0.0, "predict": 0.0, "write": 0.0}
+        self.rows: list[dict[str, object]] = []
+        self.summary: Summary = {
+            "part": part.number, "files": len(part.objects), "rows": 0, "broken": 0,
+            "bytes": sum(one.size for one in part.objects), "classes": {}, "labelled": 0, "right": 0, "confusion": {},
+            "surest": [], "least_sure": [], "errors": [], "seconds": self.seconds,
+        }  # fmt: skip
+        self.limit = Limit(worker.job.config.item_secs)
+        self.surest: list[_Shown] = []
+        self.least_sure: list[_Shown] = []
+
+    def run(self) -> Summary:
+        began, cpu = time.monotonic(), time.process_time()
+        waiting: list[_Input] = []
+        with self.limit:
+            for one in self._inputs():
+                if waiting and (len(waiting) >= self.job.config.batch or not _alike(waiting[-1], one)):
+                    self._predict(waiting)
+                    waiting = []
+                waiting.append(one)
+            if waiting:
+                self._predict(waiting)
+        self.summary["surest"] = [self._sample(one) for one in sorted(self.surest, reverse=True)]
+        self.summary["least_sure"] = [self._sample(one) for one in sorted(self.least_sure)]
+        self.seconds["cpu"] = round(time.process_time() - cpu, 3)
+        self.seconds["wall"] = round(time.monotonic() - began, 3)
+        self._write()
+        return self.summary
+
+    def _inputs(self) -> Iterator[_Input]:
+        """Yield the part's inputs, prepared; each takes at most item_secs."""
+        stream = inputs.items(self.worker.source, self.job.kind, self.part)
+        number = 0
+        while True:
+            with self._timed("read"):
+                item = next(stream, None)
+            if item is None:
+                return
+            with self._timed("prepare"):
+                prepared = self._prepare(item, number)
+            yield from prepared
+            number += 1
+
+    def _prepare(self, item: Item, number: int) -> list[_Input]:
+        if item.error:
+            return [_Input(item, None, None, item.error)]
+        if self.suspects and self.suspects.guilty(number):
+            why = "its preparation has ended the process twice: it takes too much memory or time"
+            return [_Input(item, None, None, why)]
+        try:
+            with self.limit.item(), self.suspects.tried(number) if self.suspects else contextlib.nullcontext():
+                return list(self._arrays(item))
+        except (pictures.Broken, own.Failed, Unfit) as error:
+            return [_Input(item, None, None, str(error))]
+        except TimeoutError:
+            return [_Input(item, None, None, f"its preparation takes longer than {self.limit.seconds:g} s")]
+        except MemoryError:
+            return [_Input(item, None, None, "its preparation takes more memory than there is")]
+
+    def _arrays(self, item: Item) -> Iterator[_Input]:
+        facts, takes = self.job.facts, self.job.facts["takes"]
+        if self.worker.own.prepares:
+            data = item.data if self.job.kind in (inputs.IMAGES, inputs.RECORDS) else dict(item.values or {})
+            yield _Input(item, None, self.worker.own.prepare(data, facts))
+            return
+        name = next(iter(facts["inputs"]))
+        if takes == "examples":
+            yield _Input(item, None, {name: np.array(item.data, object)})
+        elif takes == "columns":
+            yield _Input(item, None, columns(item, facts))
+        elif takes == "encoded images":  # which the model decodes
+            yield _Input(item, None, {name: np.array(item.data if item.values is None else encoded(item), object)})
+        else:
+            every = self._pictures(item)
+            for page, picture in enumerate(every):
+                yield _Input(item, page if len(every) > 1 else None, {name: self._pixels(picture, name)})
+
+    def _pictures(self, item: Item) -> list[Image.Image]:
+        """Return the images of an input, one for each page."""
+        if item.values is None:
+            return list(pictures.pages(item.data))
+        raw = raw_image(item, self.job.features)
+        return list(pictures.pages(encoded(item))) if raw is None else [raw]
+
+    def _pixels(self, picture: Image.Image, name: str) -> Array:
+        facts = self.job.facts
+        height, width, channels = facts["size"]
+        pixels = pictures.to_array(picture, height, width, channels or 3)
+        array = scaled(pixels, facts["inputs"][name]["dtype"], self.job.config.scale)
+        if facts["layout"] == "channels first":
+            return np.moveaxis(array, 2, 0)
+        return (
+            array.reshape([size or -1 for size in facts["inputs"][name]["shape"]])
+            if facts["layout"] == "flat"
+            else array
+        )
+
+    def _predict(self, some: Sequence[_Input]) -> None:
+        """Put a batch through the model, or what of it goes through."""
+        if some[0].arrays is None:
+            for one in some:
+                self._add(one, None)
+            return
+        with self._timed("predict"):
+            try:
+                arrays = [one.arrays for one in some if one.arrays is not None]
+                given = self.worker.model(_stacked(arrays))
+            except Exception as error:  # by whatever an operation of the model's raises
+                if len(some) == 1:
+                    self._add(some[0]._replace(arrays=None, error=f"the model refuses it: {cause(error)[:300]}"), None)
+                    return
+                given = None
+        if given is None:
+            for one in some:
+                self._predict([one])
+            return
+        for row, one in enumerate(some):
+            self._add(one, {name: value[row] for name, value in given.items()})
+
+    def _add(self, one: _Input, given: Arrays | None) -> None:
+        """Make the row of an input."""
+        summary, job, error = self.summary, self.job, one.error
+        top: list[int] = []
+        scores: NDArray[np.float64] | None = None
+        mine: dict[str, Column] = {}
+        if given is not None:
+            error, scores, mine = self._scores(given)
+        if scores is not None and not error:
+            top = np.argsort(-scores, kind="stable")[: job.config.top].tolist()
+            self._show(_Shown(float(scores[top[0]]), one.item, one.page, top[0]))
+        label = job.labels.get(one.item.label)
+        self.rows.append(
+            {
+                "path": one.item.path, "page": one.page, "record": one.item.record, "sha256": one.item.digest(),
+                "label": one.item.label or None, "class": top[0] if top else None,
+                "name": _name(job.facts, top[0]) if top else None,
+                "score": float(scores[top[0]]) if scores is not None and top else None,
+                "top_classes": top or None,
+                "top_scores": [float(scores[number]) for number in top] if scores is not None and top else None,
+                "output": _flat(given, job) if given is not None and not error else None,
+                "error": error or None, **{f"own_{name}": value for name, value in mine.items()},
+            }
+        )  # fmt: skip
+        summary["rows"] += 1
+        if error:
+            summary["broken"] += 1
+            if len(summary["errors"]) < BROKEN:
+                where: Broken = {"path": one.item.path, "page": one.page, "record": one.item.record, "error": error}
+                summary["errors"].append(where)
+        elif top:
+            name = _name(job.facts, top[0])
+            summary["classes"][name] = summary["classes"].get(name, 0) + 1
+        if label is not None and top:
+            summary["labelled"] += 1
+            summary["right"] += label == top[0]
+            pair = f"{label} {top[0]}"
+            summary["confusion"][pair] = summary["confusion"].get(pair, 0) + 1
+
+    def _scores(self, given: Arrays) -> tuple[str, NDArray[np.float64] | None, dict[str, Column]]:
+        facts = self.job.facts
+        scores: NDArray[np.float64] | None = None
+        error = ""
+        if facts["scores"]:
+            scores = given[facts["scores"]].astype(np.float64)
+            if facts["meaning"] == "logits":
+                scores = saved_model.softmax(scores[None])[0]
+            if not np.isfinite(scores).all():
+                error = "the model gives no number for it (NaN)"
+        try:
+            mine = self.worker.own.present(given)
+        except own.Failed as failed:
+            return error or str(failed), scores, {}
+        return error, scores, mine
+
+    def _show(self, one: _Shown) -> None:
+        """Keep an input for the page, if it is among the surest or the least sure."""
+        for kept, key in ((self.surest, one.score), (self.least_sure, -one.score)):
+            worst = (kept[-1].score if kept is self.surest else -kept[-1].score) if len(kept) >= SAMPLES else None
+            if worst is None or key > worst:
+                kept.append(one)
+                kept.sort(reverse=kept is self.surest)
+                del kept[SAMPLES:]
+
+    def _sample(self, one: _Shown) -> Sample:
+        picture = b""
+        with contextlib.suppress(pictures.Broken, Unfit, IndexError):
+            picture = pictures.thumbnail(self._pictures(one.item)[one.page or 0])
+        return {
+            "path": one.item.path, "page": one.page, "record": one.item.record, "label": one.item.label,
+            "name": _name(self.job.facts, one.number), "score": one.score,
+            "picture": base64.b64encode(picture).decode(),
+        }  # fmt: skip
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        raw = parquet(self.rows, self.summary, self.job.plan)
+        path = name_of(self.part.number)
+        item = objects.hashed(path, lambda: iter([raw]))
+        objects.upload(self.worker.target, path, item)
+        objects.compare(self.worker.target, path, item)
+        self.seconds["write"] = round(time.monotonic() - began, 3)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds[name] + time.monotonic() - began, 6)
+
+
+def first_batch(worker: Worker, some: Sequence[Item]) -> tuple[Facts, float]:
+    """Put some inputs through the model and the user's functions: what it gives, and the seconds that one takes.
+
+    Raises BadInput where none of them goes through.
+    """
+    task = _Task(worker, Part(0, ()), 0)
+    with task.limit:
+        ready = [one for number, item in enumerate(some) for one in task._prepare(item, number)]
+    fine = [one for one in ready if one.arrays is not None]
+    if not fine:
+        raise BadInput(f"{_place(ready[0].item)} can't be classified: {ready[0].error.rstrip('.')}.")
+    alike = [one.arrays for one in fine if one.arrays is not None and _alike(fine[0], one)]
+    try:
+        given = worker.model(_stacked(alike))
+    except Exception as error:  # by whatever an operation of the model's raises, perhaps at one broken input
+        alike = [one for one in alike if _goes_through(worker, one)]
+        if not alike:
+            raise BadInput(f"The model refuses {_place(fine[0].item)}: {cause(error).rstrip('.')}.") from error
+        given = worker.model(_stacked(alike))
+    facts = saved_model.settle(worker.job.facts, given, len(alike))
+    try:
+        worker.own.present({name: value[0] for name, value in given.items()})
+    except own.Failed as error:
+        raise BadInput(f"{_place(fine[0].item)} can't be presented: {str(error).rstrip('.')}.") from error
+    began = time.monotonic()
+    with task.limit:
+        again = [one for number, item in enumerate(some) for one in task._prepare(item, number)]
+    worker.model(_stacked(alike))
+    return facts, (time.monotonic() - began) / max(1, len(again))
+
+
+def _stacked(arrays: Sequence[Arrays]) -> Arrays:
+    """Return a batch of inputs that are alike."""
+    return {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
+
+
+def _goes_through(worker: Worker, one: Arrays) -> bool:
+    try:
+        worker.model(_stacked([one]))
+    except Exception:  # told where it is a row
+        return False
+    return True
+
+
+def _place(item: Item) -> str:
+    return item.path if item.record is None else f"{item.path}, number {item.record}"
+
+
+class Unfit(Exception):
+    """Why a record or row isn't what the model takes."""
+
+
+def columns(item: Item, facts: Facts) -> Arrays:
+    """Return a row's or record's columns as the model takes them; raise Unfit."""
+    values = item.values
+    if values is None:
+        raise Unfit("it is no tf.train.Example")
+    found: Arrays = {}
+    for name, wanted in facts["inputs"].items():
+        alone = len(facts["inputs"]) == 1 and wanted["dtype"] != "object"
+        several = wanted["shape"] not in ([], [1])
+        if name in values and not (alone and several and isinstance(values[name], (int, float))):
+            found[name] = _column(name, values[name], wanted)
+        elif alone:  # all numbers of the row, in their order
+            found[name] = _numbers(name, values, wanted)
+        else:
+            raise Unfit(f"it has no column {name}; there are {', '.join(map(str, values)) or 'none'}")
+    return found
+
+
+def _column(name: str, value: Value, wanted: saved_model.Input) -> Array:
+    if value is None or value == "":
+        raise Unfit(f"its column {name} is empty")
+    if wanted["dtype"] == "object":
+        return np.array(value if isinstance(value, bytes) else str(value).encode(), object)
+    try:
+        array = np.asarray(value, np.float64)
+        shape = wanted["shape"]
+        sizes = [size if size is not None else -1 for size in shape]
+        return array.reshape(sizes).astype(wanted["dtype"])
+    except (TypeError, ValueError) as error:
+        raise Unfit(
+            f"its column {name} is {str(value)[:40]!r}, but the model takes {wanted['dtype']} {shape}"
+        ) from error
+
+
+def _numbers(name: str, values: Mapping[str, Value], wanted: saved_model.Input) -> Array:
+    label = inputs.label_name(values)
+    numbers = [
+        value
+        for column, value in values.items()
+        if column != label and isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+    size = next((size for size in wanted["shape"]), None)
+    if not wanted["shape"] and len(numbers) == 1:
+        return np.asarray(numbers[0], wanted["dtype"])
+    if size is not None and len(numbers) != size:
+        raise Unfit(f"it has {len(numbers)} columns of numbers, but the model takes {size} as {name}")
+    return np.asarray(numbers, wanted["dtype"])
+
+
+def encoded(item: Item) -> bytes:
+    """Return the image's file that a record or row holds; raise Unfit."""
+    values = item.values
+    if values is None:
+        raise Unfit("it is no tf.train.Example")
+    for name in IMAGE_NAMES:
+        value = values.get(name)
+        if isinstance(value, bytes):
+            return value
+    alone = [value for value in values.values() if isinstance(value, bytes)]
+    if len(alone) == 1:
+        return alone[0]
+    raise Unfit(f"it has no image; of its columns ({', '.join(map(str, values))}) none is called image")
+
+
+def raw_image(item: Item, features: Mapping[str, manifest.Feature]) -> Image.Image | None:
+    """Return the image of a record that the kit has made; None where it is encoded."""
+    known = features.get("image")
+    value = (item.values or {}).get("image")
+    if not known or known.get("encoding") or not isinstance(value, bytes) or "shape" not in known:
+        return None
+    channels, height, width = known["shape"]
+    if len(value) != channels * height * width:
+        raise Unfit(f"its image has {len(value)} bytes, not {channels} x {height} x {width}")
+    pixels = np.moveaxis(np.frombuffer(value, np.uint8).reshape(channels, height, width), 0, 2)
+    return Image.fromarray(pixels[:, :, 0] if channels == 1 else np.ascontiguousarray(pixels))
+
+
+def scaled(pixels: NDArray[np.uint8], dtype: str, scale: str) -> Array:
+    """Return pixels in the model's type; of floats in the scale that is wanted."""
+    if not dtype.startswith(("float", "bfloat")):
+        return pixels.astype(dtype)
+    numbers = pixels.astype(np.float32)
+    if scale == "0..1":
+        numbers /= 255
+    elif scale == "-1..1":
+        numbers = numbers / 127.5 - 1
+    return numbers.astype(dtype)
+
+
+def _alike(one: _Input, other: _Input) -> bool:
+    """Whether two inputs fit into a batch."""
+    if one.arrays is None or other.arrays is None:
+        return one.arrays is other.arrays
+    return all(array.shape == other.arrays[name].shape for name, array in one.arrays.items())
+
+
+def _name(facts: Facts, number: int) -> str:
+    return facts["names"][number] if number < len(facts["names"]) else str(number)
+
+
+def _flat(given: Mapping[str, Array], job: Job) -> list[float] | None:
+    """Return the whole output where it was asked for, or where there is no other; by the outputs' names, in a row."""
+    facts = job.facts
+    if facts["scores"] and not job.config.whole_output:
+        return None
+    names = [facts["scores"]] if facts["scores"] else facts["outputs"]
+    numbers = [np.ravel(given[name]).astype(np.float64) for name in names if given[name].dtype.kind in "biuf"]
+    return np.concatenate(numbers).tolist() if numbers else None
+
+
+def parquet(rows: Sequence[Mapping[str, object]], summary: Summary, plan: str) -> bytes:
+    """Return the Parquet file of a part; its metadata hold what came of the part, and of which plan."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [
+        ("path", pa.string()), ("page", pa.int32()), ("record", pa.int64()), ("sha256", pa.string()),
+        ("label", pa.string()), ("class", pa.int32()), ("name", pa.string()), ("score", pa.float64()),
+        ("top_classes", pa.list_(pa.int32())), ("top_scores", pa.list_(pa.float64())),
+        ("output", pa.list_(pa.float64())), ("error", pa.string()),
+    ]  # fmt: skip
+    known = {name for name, _ in fields}
+    extra = sorted({name for row in rows for name in row} - known)
+    table = pa.table(
+        {
+            **{name: pa.array([row.get(name) for row in rows], kind) for name, kind in fields},
+            **{name: _own_column([row.get(name) for row in rows]) for name in extra},
+        }
+    )
+    told = jsons.dumps({"plan": plan, "summary": summary}).encode()
+    out = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_METADATA: told}), out, compression="zstd")
+    return out.getvalue()
+
+
+def _own_column(values: Sequence[object]) -> pa.Array:
+    """Return a column of the user's; as text where its values are of different kinds."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def told(raw: bytes) -> tuple[str, Summary]:
+    """Return the plan that a part's file was made by, and what came of the part; raise ValueError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        content = json.loads((pq.read_schema(io.BytesIO(raw)).metadata or {})[_METADATA])
+        return str(content["plan"]), content["summary"]
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+class _Suspects:
+    """Which inputs of a part were being prepared when a process ended, as a note in the target.
+
+    Written from the second attempt on alone: what ends a process is found so, and costs no other input its row.
+    """
+
+    def __init__(self, target: Prefix, part: int) -> None:
+        self._target, self._path = target, f"{SUSPECTS}/{part:06d}.json"
+        self._died: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found = json.loads(target.read(self._path))
+            self._died = {str(key): int(count) for key, count in found["died"].items()}
+            if (trying := found.get("trying")) is not None:
+                self._died[str(trying)] = self._died.get(str(trying), 0) + 1
+
+    def guilty(self, number: int) -> bool:
+        """Whether it was this input twice: once may be chance."""
+        return self._died.get(str(number), 0) >= 2
+
+    @contextlib.contextmanager
+    def tried(self, number: int) -> Iterator[None]:
+        """Note that an input is being prepared, and at the end that it is no more."""
+        self._note(number)
+        try:
+            yield
+        finally:
+            self._note(None)
+
+    def _note(self, number: int | None) -> None:
+        self._target.put(self._path, json.dumps({"trying": number, "died": self._died}).encode())
+
+
+class Limit:
+    """Ends what takes longer than so many seconds, while it is entered.
+
+    By an exception, which only a process's main thread can be sent; and where that isn't heard, as in C that hangs, by
+    the end of the process.
+    """
+
+    GRACE_SECS = 5.0
+
+    def __init__(self, seconds: float, end: Callable[[], object] = lambda: os._exit(70)) -> None:
+        self.seconds, self._end = seconds, end
+        self._deadline = 0.0  # 0: nothing runs
+        self._over = threading.Event()
+        self._heard = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Limit:
+        if self._heard:
+            self._before = signal.signal(signal.SIGALRM, _raise_late)
+        threading.Thread(target=self._watch, name="limit", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        if self._heard:
+            signal.signal(signal.SIGALRM, self._before)
+
+    @contextlib.contextmanager
+    def item(self) -> Iterator[None]:
+        """Bound what is done inside; raises TimeoutError there."""
+        self._deadline = time.monotonic() + self.seconds
+        if self._heard:
+            signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        try:
+            yield
+        finally:
+            if self._heard:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            self._deadline = 0.0
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self.seconds)):
+            deadline = self._deadline
+            if deadline and time.monotonic() > deadline + self.GRACE_SECS:
+                self._end()
+
+
+def _raise_late(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError
