@@ -75,7 +75,7 @@ class ActionModule(ActionBase):
         """Collect the variables, judge them, and say what is wrong."""
         result: untyped.Result = super().run(tmp, task_vars)
         _dummy, options = self.validate_argument_spec(
-            {"judge": {"type": "str", "choices": ["typed", "all", "training"], "default": "all"}}
+            {"judge": {"type": "str", "choices": ["typed", "all", "training", "inference"], "default": "all"}}
         )
         problems = self._problems(options["judge"], task_vars or {})
         result.update({"failed": True, "msg": "\n".join(problems)} if problems else {"changed": False})
@@ -103,4 +103,6 @@ class ActionModule(ActionBase):
         problems += variables.check_values(values, specs, written("job", task_vars.get("inventory_dir")))
         if judge == "training":
             problems += variables.check_needed(values, open_names)
+        if judge == "inference":
+            problems += variables.check_inference(values, open_names)
         return problems

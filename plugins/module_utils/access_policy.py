@@ -32,16 +32,30 @@ class Policy(TypedDict):
     Statement: list[Statement]
 
 
-def policy(dataset: str, model: str, program: str = "", partition: str = "aws", keys: Sequence[str] = ()) -> Policy:
+READ = ["s3:GetObject"]
+WRITE = [*READ, "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+
+
+def policy(
+    dataset: str,
+    model: str,
+    program: str = "",
+    partition: str = "aws",
+    keys: Sequence[str] = (),
+    reads: Sequence[str] = (),
+    writes: Sequence[str] = (),
+) -> Policy:
     """Return the access policy of the nodes, and no more than they need.
 
     They read the data set's folder, which may be encrypted with keys (ARNs) of KMS, read and write the model's, and
-    read the program's object, where it is in S3.
+    read the program's object, where it is in S3; reads and writes are further folders.
     """
     statements: list[Statement] = []
     for name, url, actions in (
-        ("Dataset", dataset, ["s3:GetObject"]),
-        ("Model", model, ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]),
+        ("Dataset", dataset, READ),
+        ("Model", model, WRITE),
+        *((f"Read{number}", url, READ) for number, url in enumerate(reads)),
+        *((f"Write{number}", url, WRITE) for number, url in enumerate(writes)),
     ):
         if not url:
             continue

@@ -23,7 +23,11 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
 )
 
 # Names that begin so are the kit's. node_ isn't among them: others' inventories are full of such names.
-PREFIXES = ("dataset_", "fleet_", "hdfs_", "radl_", "store_", "tensorboard_", "tensorflow_", "training_")
+PREFIXES = (
+    "dataset_", "fleet_", "hdfs_", "infer_", "radl_", "spark_", "store_", "tensorboard_", "tensorflow_", "training_",
+)  # fmt: skip
+# What an inference can't do without
+INFERENCE = ("infer_model", "infer_source", "infer_target")
 # What a training can't do without
 NEEDED = ("job", "training_max_steps", "training_batch_size", "training_scheme", "training_sync")
 FOLDERS = ("dataset_source", "store_target")
@@ -231,6 +235,29 @@ def check_values(
     if values.get("training_network"):  # its file may say how many workers there are
         return problems
     return problems or check_sync(values.get("training_sync"), values.get("fleet_groups"))
+
+
+def check_inference(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:
+    """What an inference can't do without is set; ``unknown`` aren't judged."""
+    problems = []
+    for name in INFERENCE:
+        url = str(values.get(name) or "").strip()
+        if name in unknown:
+            continue
+        if not url:
+            problems.append(f"{name} isn't set: give it on the command line, as -e {name}=s3://bucket/folder/.")
+        elif "CHANGE-ME" in url:
+            problems.append(f"{name} is still {url}: put your bucket's name in CHANGE-ME's place.")
+        elif name == "infer_target":
+            problems += s3_urls.check_folder(url, name)
+        elif url.startswith("hdfs://"):
+            continue
+        else:
+            problems += s3_urls.check_source(url, name)
+    share = str(values.get("infer_most_broken", 0))
+    if not re.fullmatch(r"\d*\.?\d+", share) or float(share) > 1:
+        problems.append(f"infer_most_broken is {share}: give a share from 0 to 1.")
+    return problems
 
 
 def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:

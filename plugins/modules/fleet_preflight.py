@@ -109,6 +109,14 @@ options:
     description: The folder in S3 that models are written to.
     type: str
     default: ""
+  reads:
+    description: Further folders in S3 that nodes read, by the variable that names each.
+    type: dict
+    default: {}
+  writes:
+    description: Further folders in S3 that nodes write, by the variable that names each.
+    type: dict
+    default: {}
   program:
     description: The user's own program; where it is an object in S3, that is looked at, and nodes may read it.
     type: str
@@ -329,6 +337,10 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
         self.check(s3_urls.check_folder(self.p["model_target"], "store_target"))
         if not self.problems and self.p["dataset_source"] and self.p["model_target"]:
             self.check(s3_urls.check_apart(self.p["dataset_source"], self.p["model_target"]))
+        for variable, url in self.p["reads"].items():
+            self.check(s3_urls.check_source(url, variable))
+        for variable, url in self.p["writes"].items():
+            self.check(s3_urls.check_folder(url, variable))
         self.check(s3_urls.check_program(self.p["program"]))
         self.ssh_key()
 
@@ -353,7 +365,7 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
             self.images()
         settled = not self.problems
         self.dataset()
-        self.model()
+        self.folders()
         self.program()
         if settled:
             self.ways_out()
@@ -367,6 +379,8 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
             self.p["program"],
             partition,
             self.result["dataset"].pop("keys", []),
+            list(self.p["reads"].values()),
+            list(self.p["writes"].values()),
         )
         if self.boundary_policy:
             self.check(
@@ -401,6 +415,8 @@ def main() -> None:
             "dataset_source": {"type": "str", "default": ""},
             "requester_pays": {"type": "bool", "default": False},
             "model_target": {"type": "str", "default": ""},
+            "reads": {"type": "dict", "default": {}},
+            "writes": {"type": "dict", "default": {}},
             "program": {"type": "str", "default": ""},
             "network": {"type": "path", "default": ""},
             "batch_size": {"type": "int", "default": 0},

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "training/flotilla"
-ORDER = ("", "adapter", "model", "loop", "supervision", "storage", "job")  # "": the programs, which hosts run
+ORDER = (
+    "",
+    "inference",
+    "adapter",
+    "model",
+    "loop",
+    "supervision",
+    "storage",
+    "job",
+)  # "": the programs, which hosts run
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -204,6 +204,29 @@ def test_what_a_training_needs(changes: dict[str, Any], words: list[str]) -> Non
     said(variables.check_needed(GOOD | changes), *words)
 
 
+INFERENCE = {"infer_model": "s3://a/models/x/", "infer_source": "s3://a/photos/", "infer_target": "s3://a/out/"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"infer_model": "hdfs://ps-0:8020/jobs/x/model", "infer_most_broken": 0.5}, []),
+        ({"infer_model": ""}, ["infer_model isn't set: give it on the command line"]),
+        ({"infer_source": "s3://CHANGE-ME/x/"}, ["infer_source is still"]),
+        ({"infer_source": "photos"}, ["infer_source"]),
+        ({"infer_target": "s3://bucket"}, ["infer_target", "no folder"]),
+        ({"infer_target": "hdfs://ps-0:8020/out"}, ["infer_target"]),
+        ({"infer_most_broken": 10}, ["give a share from 0 to 1"]),
+    ],
+)
+def test_what_an_inference_needs(changes: dict[str, Any], words: list[str]) -> None:
+    problems = variables.check_inference(INFERENCE | changes)
+    assert bool(problems) == bool(words)
+    if words:
+        said(problems, *words)
+
+
 def test_folders_beside_one_another() -> None:
     for target in ("s3://bucket/data2/", "s3://other/data/"):
         assert variables.check_needed(GOOD | {"store_target": target}) == []

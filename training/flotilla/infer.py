@@ -90,6 +90,7 @@ def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
     old = result.before(judged.target)
     if old is not None:
         result.check_same(judged.target, old, judged.plan)
+    stored = result.is_done(judged.target)
     judged.target.prove_writable(f"{part.PARTS}/.proof")
     done = sum(one.path.startswith(part.PARTS) for one in judged.target.objects()) if old else 0
     found, facts = judged.found, judged.facts
@@ -100,6 +101,7 @@ def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
     return {
         "kind": found.kind, "files": len(found.objects), "bytes": found.size, "inputs": inputs,
         "left_out": list(found.left_out[:20]), "parts": len(found.parts()), "parts_done": done,
+        "done": stored is not None and stored.get("plan") == judged.plan["digest"],
         "seconds_an_input": round(judged.secs, 6), "seconds": round(seconds, 1), "facts": facts,
         "says": says(judged, known, inputs, seconds if inputs else None, done),
     }  # fmt: skip

@@ -191,13 +191,18 @@ class Storage(findings.Findings):
                 found.add(str(arn))
         return sorted(found)
 
-    def model(self) -> None:
-        """Prove that the model's folder may be written to, and leave nothing there."""
-        url = self.p["model_target"]
-        if not url:
-            return
+    def folders(self) -> None:
+        """Look at the buckets that nodes read, and prove that the folders they write may be written to."""
+        for variable, url in self.p["reads"].items():
+            self.bucket(s3_urls.split_folder(url)[0], variable)
+        for variable, url in {"store_target": self.p["model_target"], **self.p["writes"]}.items():
+            if url:
+                self.writable(url, variable)
+
+    def writable(self, url: str, variable: str) -> None:
+        """Prove that a folder may be written to, and leave nothing there."""
         bucket, prefix = s3_urls.split_folder(url)
-        if not self.bucket(bucket, "store_target"):
+        if not self.bucket(bucket, variable):
             return
         client = self.aws.client("s3")
         key = prefix + ".flotilla-write-test"
@@ -205,7 +210,7 @@ class Storage(findings.Findings):
             upload = client.create_multipart_upload(Bucket=bucket, Key=key)
             client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
         except Exception as error:
-            self.problems.append(aws.explain(error, f"write to {url} (store_target)", self.aws.profile))
+            self.problems.append(aws.explain(error, f"write to {url} ({variable})", self.aws.profile))
 
     def program(self) -> None:
         """Look at the program from where the nodes will fetch it, if that is S3."""

@@ -13,6 +13,7 @@ from flotilla.inference import part
 from flotilla.inference.inputs import Part
 from flotilla.inference.part import Job, Summary
 from flotilla.job.errors import BadInput, Temporary
+from flotilla.storage import hdfs
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -72,6 +73,8 @@ def _connect(job: Job) -> SparkContext:
     }.items():
         if value:
             conf.set(name, value)
+    if config.event_log:
+        hdfs.write(hdfs.join(config.event_log, ".folder"), b"")  # Spark wants its folder to be there
     try:
         return SparkContext(conf=conf)
     except Exception as error:  # of Java's, through py4j

@@ -72,10 +72,7 @@ def load_config(path: str) -> InferConfig:
             raise BadInput(f"labels is {labels!r} in {path}: give a list of names.")
         content["labels"] = tuple(labels)
     for name, value in content.items():
-        kind = type(fields[name].default)
-        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            raise BadInput(f"{name} is {value!r} in {path}: give {_WORDS[kind]}.")
+        content[name] = _cast(value, type(fields[name].default), f"{name} is {value!r} in {path}")
     config = InferConfig(**content)
     for name in ("model", "source", "target"):
         if not getattr(config, name):
@@ -94,13 +91,30 @@ def load_config(path: str) -> InferConfig:
     return config
 
 
-_WORDS: dict[type, str] = {
+_WORDS = {
     str: "a text",
     tuple: "a list",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
 }
+
+
+def _cast(value: object, kind: type, where: str) -> object:
+    """Return a value in its key's type; of text, as old versions of Ansible make of all, too."""
+    text = str(value)
+    if isinstance(value, bool) != (kind is bool) and not isinstance(value, str):
+        raise BadInput(f"{where}: give {_WORDS[kind]}.")
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind in (int, float):
+            return kind(text)
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"{where}: give {_WORDS[kind]}.") from error
+    if not isinstance(value, kind):
+        raise BadInput(f"{where}: give {_WORDS[kind]}.")
+    return value
 
 
 def _inside(url: str, other: str) -> bool:
