@@ -204,7 +204,7 @@ def test_what_a_training_needs(changes: dict[str, Any], words: list[str]) -> Non
     said(variables.check_needed(GOOD | changes), *words)
 
 
-INFERENCE = {"infer_model": "s3://a/models/x/", "infer_source": "s3://a/photos/", "infer_target": "s3://a/out/"}
+INFERENCE = {"infer_model": "s3://abc/models/x/", "infer_source": "s3://abc/photos/", "infer_target": "s3://abc/out/"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Kill an HDFS daemon of this host that doesn't answer although nothing keeps it from that: systemd starts it again.
+"""Kill a daemon of this host that doesn't answer although nothing keeps it from that: systemd starts it again.
+
+Of HDFS, or those that are named: hadoop-watch.py UNIT=ADDRESS-OF-ITS-PAGE …
 
 systemd sees daemons that end, not those that stand still: stopped by a signal, or hung. One that only waits for its
 turn on the processor, or for a disk, isn't touched, however long it takes; nor one that has just been started and
@@ -8,6 +10,7 @@ hasn't answered yet.
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -139,7 +142,8 @@ class Watch:
 
 def main() -> None:
     """Watch all daemons, for ever."""
-    watches = [Watch(unit, page) for unit, page in PAGES.items()]
+    pages = dict(word.split("=", 1) for word in sys.argv[1:]) or PAGES
+    watches = [Watch(unit, page) for unit, page in pages.items()]
     while True:
         for watch in watches:
             watch.look()

@@ -1,4 +1,4 @@
-"""The configuration of an inference: a JSON file, which the role inference writes."""
+"""The configuration of an inference: a JSON file, which the role infer writes."""
 
 from __future__ import annotations
 
