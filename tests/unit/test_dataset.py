@@ -212,7 +212,7 @@ def test_mnist(mnist_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manifest["name"] == "mnist"
     assert manifest["features"] == {
         "image": {"shape": [1, 28, 28], "dtype": "uint8"},
-        "label": {"dtype": "int64", "classes": 10},
+        "label": {"dtype": "int64", "classes": 10, "names": list("0123456789")},
     }
     assert [entry["records"] for entry in manifest["files"]] == [20, 20, 20, 20, 10, IMAGES]
     wanted = [tfrecords.example(PICTURES[i].tobytes(), int(DIGITS[i])) for i in range(4 * IMAGES)]

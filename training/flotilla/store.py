@@ -54,6 +54,7 @@ class Result(TypedDict, total=False):
     global_step: int
     metrics: dict[str, float]  # of the last evaluation
     saved_model: str  # its folder, where the training has exported one
+    labels: list[str]  # the classes' names; none: unknown
     versions: dict[str, str]
 
 
@@ -65,6 +66,7 @@ class Manifest(TypedDict):
     fleet: str
     global_step: int
     metrics: dict[str, float]
+    labels: list[str]  # the classes' names; none: unknown
     versions: dict[str, str]  # what made it
     variables: dict[str, object]  # what the user set
     created: str  # UTC, as 2026-01-31T12:00:00Z
@@ -146,6 +148,7 @@ def store(config: StoreConfig, target: Prefix) -> Outcome:
         "fleet": config.fleet,
         "global_step": result["global_step"],
         "metrics": result["metrics"],
+        "labels": result.get("labels", []),
         "versions": {**result.get("versions", {}), "flotilla": flotilla.__version__},
         "variables": config.variables,
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),

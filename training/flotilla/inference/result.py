@@ -149,7 +149,7 @@ def total(summaries: Iterable[Summary]) -> Summary:
     seconds: dict[str, float] = {}
     for one in summaries:
         for key in ("files", "rows", "broken", "bytes", "labelled", "right"):
-            whole[key] += one[key]  # type: ignore[literal-required]  # numbers, all of them
+            whole[key] += one[key]
         classes.update(one["classes"])
         confusion.update(one["confusion"])
         for name, value in one["seconds"].items():

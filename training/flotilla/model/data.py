@@ -29,6 +29,7 @@ class DataSet:
     files: dict[str, list[str]]
     records: dict[str, int]
     encoding: str = ""
+    names: tuple[str, ...] = ()  # of the classes, where the manifest has them
     columns: Mapping[str, manifest.Column] = dataclasses.field(default_factory=dict)  # in order; none: images
 
 
@@ -51,7 +52,9 @@ def load(data_dir: str, columns: Sequence[str] = ()) -> DataSet:
     for entry in found.files:
         files.setdefault(entry.split, []).append(hdfs.join(data_dir, entry.path))
         records[entry.split] = records.get(entry.split, 0) + entry.records
-    return DataSet(found.name, shape, classes, files, records, encoding, kinds)
+    names = found.features["label"].get("names")
+    known = tuple(map(str, names)) if isinstance(names, list) and len(names) == classes else ()
+    return DataSet(found.name, shape, classes, files, records, encoding, known, kinds)
 
 
 def check_splits(data: DataSet, *splits: str) -> None:

@@ -155,6 +155,7 @@ class Network:
             hdfs.write(hdfs.join(config.model_dir, NETWORK), Path(config.network).read_bytes())
         return {
             "data": dataset.name,
+            "labels": list(dataset.names),
             "global_step": int(metrics["global_step"]),
             "metrics": {name: float(metrics[name]) for name in (*self._design.metrics, "loss")},
             "saved_model": "export/" + exported.decode().rstrip("/").rsplit("/", 1)[-1],

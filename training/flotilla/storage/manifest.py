@@ -49,6 +49,7 @@ class Feature(TypedDict, total=False):
     dtype: str
     shape: list[int]  # channels, height, width; of numbers how many, none: one
     classes: int
+    names: list[str]  # of the classes
     encoding: str  # of images: jpeg or png; raw bytes, channels first, without
 
 
