@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import boto3
@@ -28,6 +29,16 @@ ANSWER_SECS = 60  # for the first page
 
 class NoBoard(Exception):
     """There is nothing to show, in one sentence."""
+
+
+class Page(NamedTuple):
+    """A page on ps-0."""
+
+    title: str
+    unit: str  # which serves it
+
+
+BOARD = Page("TensorBoard", "flotilla-tensorboard")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if taken(options.port):
             raise NoBoard(f"Port {options.port} of this machine is taken: choose another one with -p.")
         if not options.model:
-            return until_it_ends(tunnel(options.inventory, options.port), options.port, "the tunnel")
+            return until_it_ends(tunnel(options.inventory, {options.port: 6006}), BOARD, options.port, "the tunnel")
         with tempfile.TemporaryDirectory(prefix="tensorboard-") as folder:
             fetch(options.model, Path(folder), options.profile, options.endpoint_url)
-            return until_it_ends(local(folder, options.port), options.port, "TensorBoard")
+            return until_it_ends(local(folder, options.port), BOARD, options.port, "TensorBoard")
     except KeyboardInterrupt:
         return 0
     except (NoBoard, inventory.NoInventory) as error:
@@ -63,13 +74,14 @@ def taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def tunnel(name: str, port: int) -> list[str]:
-    """Return the command that opens the tunnel; raise NoBoard or NoInventory."""
+def tunnel(name: str, ports: Mapping[int, int]) -> list[str]:
+    """Return the command that opens the tunnel to ps-0, by ports of this machine; raise NoBoard or NoInventory."""
     hosts = inventory.read(name)
     if "ps-0" not in hosts:
         raise NoBoard(f"{name} has no ps-0 that runs: ansible-playbook -i {name} playbooks/status.yml shows more.")
     command = inventory.ssh("ps-0", hosts["ps-0"], "ExitOnForwardFailure=yes")
-    return [*command[:-1], "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:6006", command[-1]]
+    through = [word for here, there in ports.items() for word in ("-L", f"127.0.0.1:{here}:127.0.0.1:{there}")]
+    return [*command[:-1], "-N", *through, command[-1]]
 
 
 def local(folder: str, port: int) -> list[str]:
@@ -111,8 +123,8 @@ def fetch(url: str, folder: Path, profile: str | None, endpoint: str | None) -> 
     print(f"{copied} event files from {url}")
 
 
-def until_it_ends(command: Sequence[str], port: int, what: str) -> int:
-    """Run a command, print the address as soon as TensorBoard answers there, and wait for the command's end."""
+def until_it_ends(command: Sequence[str], page: Page, port: int, what: str) -> int:
+    """Run a command, print the address as soon as the page answers there, and wait for the command's end."""
     address, deadline, said = f"http://127.0.0.1:{port}/", time.monotonic() + ANSWER_SECS, False
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
@@ -120,12 +132,12 @@ def until_it_ends(command: Sequence[str], port: int, what: str) -> int:
             try:
                 urllib.request.urlopen(address, timeout=5).close()
                 said = True
-                print(f"TensorBoard: {address} (Ctrl-C ends {what})", flush=True)
+                print(f"{page.title}: {address} (Ctrl-C ends {what})", flush=True)
             except OSError:
                 if time.monotonic() > deadline:
                     raise NoBoard(
-                        f"TensorBoard doesn't answer at {address} after {ANSWER_SECS} s: "
-                        "scripts/ssh ps-0 systemctl status flotilla-tensorboard says more."
+                        f"{page.title} doesn't answer at {address} after {ANSWER_SECS} s: "
+                        f"scripts/ssh ps-0 systemctl status {page.unit} says more."
                     ) from None
                 time.sleep(0.5)
         return process.wait()

@@ -10,11 +10,14 @@ import argparse
 import contextlib
 import dataclasses
 import logging
+import multiprocessing
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 
 from flotilla.inference import cluster, own, part, result, saved_model
@@ -34,38 +37,49 @@ FEW = 10  # broken inputs that are borne, whatever their share
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
 class Judged:
-    """A job that can begin: its inputs, its model and what the model gives for some of them."""
+    """A job that can begin: its inputs, its model, and what the model gives for some of them."""
 
-    def __init__(self, config: InferConfig) -> None:
-        """Look at everything; raise BadInput with the first thing that can't work."""
-        self.config = config
-        self.target = Prefix(config.target)
-        own.Own(config.program)
-        source = open_source(config.source)
-        self.found = find(source, config.files)
-        place = saved_model.locate(config.model)
-        model = saved_model.Model(saved_model.fetch(place, config.models_dir), config.signature)
-        facts = saved_model.judge(model, place, self.found.kind, config.labels)
-        worker = Worker(self._job(facts, {}, ""), model)
-        some = first(source, self.found, TRIED)
-        facts, self.secs = part.first_batch(worker, some)
-        self.facts: Facts = facts
-        self.plan = result.plan(config, self.found, facts)
+    config: InferConfig
+    found: Found
+    facts: Facts
+    secs: float  # that an input takes, from its read to the model's answer
+    plan: result.Plan
 
     @property
     def job(self) -> Job:
         """Return what all tasks share."""
-        return self._job(self.facts, labels(self.found, self.facts), self.plan["digest"])
-
-    def _job(self, facts: Facts, known: dict[str, int], digest: str) -> Job:
-        return Job(self.config, facts, self.found.kind, self.found.features, known, digest)
+        known = labels(self.found, self.facts)
+        return Job(self.config, self.facts, self.found.kind, self.found.features, known, self.plan["digest"])
 
     @property
     def expected(self) -> int:
         """How many inputs there are, as far as it is known before they are read; else how many files."""
         records = [self.found.records.get(one.path, 0) for one in self.found.objects]
         return sum(records) if records and all(records) else len(self.found.objects)
+
+
+def judge(config: InferConfig) -> Judged:
+    """Look at everything; raise BadInput with the first thing that can't work."""
+    own.Own(config.program)
+    source = open_source(config.source)
+    found = find(source, config.files)
+    place = saved_model.locate(config.model)
+    model = saved_model.Model(saved_model.fetch(place, config.models_dir), config.signature)
+    facts = saved_model.judge(model, place, found.kind, config.labels)
+    worker = Worker(Job(config, facts, found.kind, found.features, {}, ""), model)
+    facts, secs = part.first_batch(worker, first(source, found, TRIED))
+    return Judged(config, found, facts, secs, result.plan(config, found, facts))
+
+
+def judge_apart(config: InferConfig) -> Judged:
+    """Do so in a process of its own, which takes TensorFlow's memory with it: a driver needs none of that."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(judge, config).result()
+        except BrokenProcessPool as error:
+            raise Temporary("The process that tried the model ended: has this host too little memory?") from error
 
 
 def labels(found: Found, facts: Facts) -> dict[str, int]:
@@ -86,13 +100,13 @@ def labels(found: Found, facts: Facts) -> dict[str, int]:
 
 def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
     """Say what would be done, and how long it takes on so many executors' tasks at a time; write nothing."""
-    judged = Judged(config)
-    old = result.before(judged.target)
+    judged, target = judge(config), Prefix(config.target)
+    old = result.before(target)
     if old is not None:
-        result.check_same(judged.target, old, judged.plan)
-    stored = result.is_done(judged.target)
-    judged.target.prove_writable(f"{part.PARTS}/.proof")
-    done = sum(one.path.startswith(part.PARTS) for one in judged.target.objects()) if old else 0
+        result.check_same(target, old, judged.plan)
+    stored = result.is_done(target)
+    target.prove_writable(f"{part.PARTS}/.proof")
+    done = sum(one.path.startswith(part.PARTS) for one in target.objects()) if old else 0
     found, facts = judged.found, judged.facts
     left = 1 - done / len(found.parts())
     inputs = judged.expected if found.kind == IMAGES or found.records else 0
@@ -168,7 +182,7 @@ class Run:
         config, progress = self.config, self.progress
         target = Prefix(config.target, refused=Temporary)
         progress.say("looking at the inputs and the model")
-        judged = Judged(config)
+        judged = judge_apart(config) if config.master else judge(config)
         self.summaries = result.begin(target, judged.plan)
         done = result.is_done(target)
         if done is not None and done.get("plan") == judged.plan["digest"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,8 +23,8 @@ import tifffile
 from PIL import Image
 
 from flotilla import infer
-from flotilla.inference import inputs, part, pictures, result, saved_model
-from flotilla.job.errors import BadInput
+from flotilla.inference import cluster, inputs, part, pictures, result, saved_model
+from flotilla.job.errors import BadInput, Temporary
 
 COLOURS = {"red": (200, 10, 20), "green": (10, 210, 20), "blue": (5, 10, 220)}
 NAMES = sorted(COLOURS)  # as their folders are in order
@@ -435,7 +436,7 @@ def test_an_input_that_ends_the_process_again_and_again_is_told(
     photos: None, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same part is tried as Spark does; a process that is killed says nothing at its end."""
-    judged = infer.Judged(infer.load_config(config()))
+    judged = infer.judge(infer.load_config(config()))
     worker, first = part.Worker(judged.job), judged.found.parts()[0]
     real_pages, real_note = pictures.pages, part._Suspects._note
 
@@ -461,6 +462,26 @@ def test_an_input_that_ends_the_process_again_and_again_is_told(
     assert summary["errors"][0]["path"] == "blue/4.png" and "ended the process twice" in summary["errors"][0]["error"]
 
 
+def test_each_process_of_a_host_takes_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOTILLA_GPUS", "2")
+    for name in ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+    for wanted in ("0", "1", ""):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        taken: list[Any] = []  # as another process has none yet
+        monkeypatch.setattr(cluster, "_claimed", taken)
+        if wanted:
+            cluster.claim_gpu(str(tmp_path))
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+            locks.append(taken)
+        else:
+            with pytest.raises(Temporary, match="All 2 GPUs of this host are taken"):
+                cluster.claim_gpu(str(tmp_path))
+
+
+locks: list[list[Any]] = []  # held, as by processes that run
+
+
 def test_a_limit_ends_what_hears_nothing() -> None:
     ended: list[int] = []
     limit = part.Limit(0.1, lambda: ended.append(1))
@@ -482,7 +503,7 @@ def test_parts_are_the_same_each_time_and_fit_the_folder() -> None:
 
 
 def test_a_model_that_was_changed_is_not_mixed_with_the_old_one(photos: None, config: Any, put: Put) -> None:
-    judged = infer.Judged(infer.load_config(config()))
+    judged = infer.judge(infer.load_config(config()))
     put("models/colour/assets/new", b"x")
     with pytest.raises(Exception, match="has changed since the job began"):
         part.Worker(judged.job)

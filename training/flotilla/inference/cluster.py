@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flotilla.inference import part
@@ -48,7 +52,8 @@ def run(
         began()
         _over(context, job, parts, told, stop)
     finally:
-        context.stop()
+        with contextlib.suppress(Exception):  # its Java may be gone
+            context.stop()
 
 
 def _connect(job: Job) -> SparkContext:
@@ -128,10 +133,13 @@ def _over(
         thread.join(LOOK_SECS)
         hear()
         if stop():
-            context.cancelAllJobs()
+            with contextlib.suppress(Exception):  # its Java may be gone
+                context.cancelAllJobs()
             thread.join(30)
             return
     hear()
+    if stop():
+        return
     if problems:
         raise _explain(problems[0])
     for _ in range(50):  # what the last tasks have said may still be on its way
@@ -150,9 +158,32 @@ class _Task:
     def __call__(self, one: Part) -> None:
         from pyspark import TaskContext
 
+        claim_gpu(self._job.config.models_dir)
         context = TaskContext.get()
         attempt = context.attemptNumber() if context else 0
         self._gathered.add([part.classify(self._job, one, attempt)])
+
+
+_claimed: list[TextIOWrapper] = []  # kept open, for the lock that goes with it
+
+
+def claim_gpu(folder: str) -> None:
+    """Keep this process to a GPU that no other one of this host has; role spark says how many there are."""
+    count = int(os.environ.get("FLOTILLA_GPUS", "0"))
+    if count < 2 or _claimed or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        lock = (Path(folder) / f".gpu-{number}").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _claimed.append(lock)
+        os.environ.update(CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES=str(number))
+        return
+    raise Temporary(f"All {count} GPUs of this host are taken by other tasks.")
 
 
 def _explain(error: Exception) -> Exception:
