@@ -528,6 +528,22 @@ def test_a_network_that_is_a_file_trains(life: str, region: boto3.Session, engin
     assert {"network.yml", "saved_model/saved_model.pb"} <= {file["path"] for file in stored["files"]}
 
 
+def test_a_stored_model_is_applied_to_every_image(life: str, region: boto3.Session, engineer: str) -> None:
+    """What Spark makes of the test split is what the evaluation of the training made of it."""
+    job = {
+        "infer_model": f"s3://{BUCKET}/models/file/", "infer_source": f"s3://{BUCKET}/mnist/", "infer_files": "eval-*",
+        "infer_target": f"s3://{BUCKET}/predictions/file/",
+    }  # fmt: skip
+    command = ["ansible-playbook", "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job)]
+    said = " ".join(user_runs("env", engineer, *command).stdout.split())
+    found, stored = manifest(region, "predictions/file/manifest.json"), manifest(region, "models/file/manifest.json")
+    assert found["rows"] == found["labelled"] > 0 == found["broken"] and found["model"]["job"] == "file"
+    assert abs(found["accuracy"] - stored["metrics"]["accuracy"]) <= 1.5 / found["rows"]
+    assert "takes 28 x 28 grey images as image, uint8" in said and f"{found['accuracy']:.4f} of" in said
+    user_runs("env", engineer, *command)
+    assert manifest(region, "predictions/file/manifest.json") == found
+
+
 def test_a_job_that_is_refused_changes_nothing(life: str, engineer: str, tmp_path: Path) -> None:
     nowhere, large = tmp_path / "nowhere", {"training_batch_size": 100_000}
     nowhere.mkdir()
