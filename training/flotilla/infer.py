@@ -193,8 +193,7 @@ class Run:
         left = [one for one in every if one.number not in self.summaries]
         progress.expect(judged.expected)
         self._tell(f"{len(self.summaries)} of {len(every)} parts are done; starting Spark" if left else "")
-        if left:
-            cluster.run(judged.job, left, self._hear, self._enough, self._begin)
+        spark = cluster.run(judged.job, left, self._hear, self._enough, self._begin) if left else {}
         if self.too_many:
             raise BadInput(self.too_many)
         if self.told_to_end.is_set():
@@ -207,8 +206,7 @@ class Run:
         if self.too_many:
             raise BadInput(self.too_many)
         progress.say("reading all back, and writing the page")
-        names = judged.facts["names"]
-        content = result.finish(target, config, judged.plan, judged.found, names, time.monotonic() - self.began)
+        content = result.finish(target, config, judged.plan, judged.found, time.monotonic() - self.began, spark)
         progress.expect(whole["rows"])
         progress.finish(f"the predictions are in {target.url()}", self._detail(whole), done=whole["rows"])
         return {**self._outcome(content), "changed": True}

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
@@ -164,7 +164,7 @@ def total(summaries: Iterable[Summary]) -> Summary:
 
 
 def finish(
-    target: Prefix, config: InferConfig, new: Plan, found: Found, labels: Sequence[str], seconds: float
+    target: Prefix, config: InferConfig, new: Plan, found: Found, seconds: float, spark: Mapping[str, float]
 ) -> dict[str, object]:
     """Read all parts back, hold them against the listing, and write the page and the manifest, which is returned.
 
@@ -206,12 +206,13 @@ def finish(
         "scale": config.scale if _scales(facts) else None,
         "settings": new["settings"],
         "seconds": round(seconds, 1),
-        "processor_seconds": whole["seconds"],
+        "seconds_of_tasks": whole["seconds"],
+        "seconds_of_spark": dict(spark),
         "versions": {"flotilla": flotilla.__version__, "numpy": np.__version__},
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "files": files,
     }
-    shown = page.render(content, whole, labels).encode()
+    shown = page.render(content, whole, facts["names"]).encode()
     target.put(page.NAME, shown)
     files.append({"path": page.NAME, "size": len(shown), "sha256": hashlib.sha256(shown).hexdigest()})
     raw = jsons.dumps(content, indent=2).encode() + b"\n"
