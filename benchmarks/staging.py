@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -36,7 +36,6 @@ from tests.support.lab import upload
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "benchmarks/staging.md"
-RESULTS = PAGE.with_suffix(".jsonl")
 HOSTS = ("ps-0", "chief-0", "worker-0")
 GROUPS = {"count": 1, "instance_type": "t3.large"}
 OPTIONS = {
@@ -218,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in chosen:
             figures, value = ROWS[name].measure(session)
             print(f"{name}: {value:.2f} {figures}", flush=True)
-            keep(name, figures, value)
-            write()
+            keep(PAGE, name, figures, value)
+            write(PAGE, "Staging", ROWS)
     return 0
 
 
@@ -235,8 +234,8 @@ def fleet() -> Iterator[boto3.Session]:
     user_runs("scripts/lab", "down")
 
 
-def keep(name: str, figures: dict[str, float], value: float) -> None:
-    """Write down a row's result."""
+def keep(page: Path, name: str, figures: dict[str, float], value: float) -> None:
+    """Write down a row's result beside its page."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     result: Result = {
@@ -247,23 +246,24 @@ def keep(name: str, figures: dict[str, float], value: float) -> None:
         "commit": commit.stdout.strip(),
         "machine": machine(),
     }
-    with RESULTS.open("a", encoding="utf-8") as file:
+    with page.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
 
 
-def write() -> None:
-    """Write the page, of each row's last result."""
-    results: list[Result] = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+def write(page: Path, title: str, rows: Mapping[str, Row]) -> None:
+    """Write a page, of each row's last result."""
+    lines = page.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+    results: list[Result] = [json.loads(line) for line in lines]
     last = {result["row"]: result for result in results}
-    lines = ["# Staging", "", "Made by `python -m benchmarks.staging`, whose head says how.", ""]
+    lines = [f"# {title}", "", f"Made by `python -m benchmarks.{page.stem}`, whose head says how.", ""]
     lines += ["| | aim | measured | of | on |", "|---|---|---|---|---|"]
-    for name, row in ROWS.items():
+    for name, row in rows.items():
         if name in last:
             result = last[name]
             figures = ", ".join(f"{what} {value:.3g}" for what, value in result["figures"].items())
             where = f"{result['at'][:10]}, {result['machine']}, {result['commit']}"
             lines.append(f"| {row.what} | {row.aim} | {result['value']:.2f} | {figures} | {where} |")
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

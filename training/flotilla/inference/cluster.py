@@ -40,8 +40,8 @@ def run(
 ) -> dict[str, float]:
     """Work through the parts; `told` hears of each that is done, in this thread, until `stop` says that it is enough.
 
-    `began` is called when executors can be given work. Returns Spark's own figures of it, in seconds. Raises BadInput or
-    Temporary.
+    `began` is called when executors can be given work. Returns Spark's own figures of it, in seconds. Raises BadInput
+    or Temporary.
     """
     if not job.config.master:
         began()
