@@ -53,7 +53,7 @@ from flotilla.model import data, estimator
 config = load(["--data-dir", "x", "--model-dir", str(folder / "job")])
 dataset = data.DataSet("cifar10", (32, 32, 3), 10, {}, {"train": 50000})
 network = estimator.build(config, dataset, resnet(44, dataset.shape, 10), Task(), 1)
-zeros = {"image": tf.zeros([8, 32, 32, 3], tf.uint8)}, tf.zeros([8], tf.int64)
+zeros = {"image": np.zeros([8, 32, 32, 3], np.uint8)}, np.zeros([8], np.int64)
 network.train(lambda: tf.data.Dataset.from_tensors(zeros), steps=1)
 network.export_saved_model(str(folder / "resnet"), lambda: estimator.serving_input(dataset))
 (folder / "photos").mkdir()
