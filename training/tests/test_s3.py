@@ -19,8 +19,9 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 from botocore.parsers import ResponseParserError
+from moto.s3.models import s3_backends
 
-from flotilla.job.errors import BadInput, Denied, Temporary
+from flotilla.job.errors import BadInput, Denied, Mismatch, Temporary
 from flotilla.storage import s3
 
 LARGE = bytes(range(256)) * 40_000  # two parts of 5 MB, S3's least
@@ -164,3 +165,14 @@ def test_bucket_and_prefix_as_the_controller_reads_them(url: str) -> None:
             s3.parse_url(url)
     else:
         assert list(s3.parse_url(url)) == CASES[url]
+
+
+@pytest.mark.parametrize("kind", ["CRC64NVME", "CRC32C", "CRC32", "SHA256", "SHA1"])
+def test_what_differs_from_its_checksum_in_s3_is_not_taken(client: Any, kind: str) -> None:
+    """Whichever checksum S3 has; since 2024 most objects have CRC-64/NVME, which botocore needs awscrt for."""
+    client.put_object(Bucket="data", Key="x/there", Body=b"as it was", ChecksumAlgorithm=kind)
+    assert b"".join(s3.Prefix("s3://data/x/").stream("there")) == b"as it was"
+    backend = s3_backends["123456789012"]["aws"]
+    backend.buckets["data"].keys["x/there"].value = b"otherwise"
+    with pytest.raises(Mismatch, match="isn't what S3's checksum of it says"):
+        list(s3.Prefix("s3://data/x/").stream("there"))
