@@ -42,6 +42,10 @@ options:
     description: The ARN of the roles' permissions boundary; empty means none.
     type: str
     default: ""
+  folders_policy:
+    description: What nodes may do in further folders, a policy of its own; without statements, none is written.
+    type: dict
+    default: {}
   policy:
     description: The nodes' access policy; without statements, none is written.
     type: dict
@@ -169,6 +173,8 @@ class Access(make.Maker):
         words = f"Nodes of the Flotilla fleet {p['name']}"
         policy = p["policy"] if p["policy"].get("Statement") else None
         arn = self.ensure_role(self.role_name, "role", words, _trust(principal[p["launcher"]]), "storage", policy)
+        if p["folders_policy"].get("Statement"):
+            self.ensure_policy(self.role_name, "folders", p["folders_policy"])
         if p["launcher"] == "ansible":
             self.ensure_profile()
         return arn
@@ -202,7 +208,6 @@ class Access(make.Maker):
         """Make a role, or what differs of it; returns its ARN, which is empty where a dry run would make it."""
         boundary: untyped.Request = {"PermissionsBoundary": self.p["boundary"]} if self.p["boundary"] else {}
         role = self.look_up("get_role", "Role", RoleName=name)
-        known: Document = {}
         if role is None:
             if not self.change(f"role {name}"):
                 return ""
@@ -220,18 +225,22 @@ class Access(make.Maker):
             role = made.get("Role") or self.call(f"look up the role {name}", "iam", "get_role", RoleName=name)["Role"]
         else:
             self.refresh_role(role, trust, boundary, self.tags(suffix))
-            if policy:
-                known = self.look_up("get_role_policy", "PolicyDocument", RoleName=name, PolicyName=policy_name) or {}
-        if policy and known != policy and self.change(f"policy of the role {name}"):
+        if policy:
+            self.ensure_policy(name, policy_name, policy)
+        return str(role["Arn"])
+
+    def ensure_policy(self, role: str, name: str, policy: Document) -> None:
+        """Give a role a policy of its own, or what differs of it."""
+        known = self.look_up("get_role_policy", "PolicyDocument", RoleName=role, PolicyName=name) or {}
+        if known != policy and self.change(f"policy of the role {role}"):
             self.call(
-                f"write the policy of the role {name}",
+                f"write the policy of the role {role}",
                 "iam",
                 "put_role_policy",
-                RoleName=name,
-                PolicyName=policy_name,
+                RoleName=role,
+                PolicyName=name,
                 PolicyDocument=json.dumps(policy),
             )
-        return str(role["Arn"])
 
     def refresh_role(
         self, role: untyped.Answer, trust: Document, boundary: untyped.Request, tags: dict[str, str]
@@ -323,6 +332,7 @@ def main() -> None:
             "partition": {"type": "str", "default": "aws"},
             "boundary": {"type": "str", "default": ""},
             "policy": {"type": "dict", "required": True},
+            "folders_policy": {"type": "dict", "default": {}},
             "schedule": {"type": "bool", "default": True},
             "ssh_key": {"type": "path", "no_log": False},
             "public_key": {"type": "str", "default": "", "no_log": False},

@@ -288,6 +288,10 @@ plan:
   returned: success
   type: list
   elements: str
+folders_policy:
+  description: What nodes may do in O(reads) and O(writes).
+  returned: always
+  type: dict
 policy:
   description: The nodes' access policy.
   returned: success
@@ -379,13 +383,14 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
             self.p["program"],
             partition,
             self.result["dataset"].pop("keys", []),
-            list(self.p["reads"].values()),
-            list(self.p["writes"].values()),
+        )
+        reads, writes = list(self.p["reads"].values()), list(self.p["writes"].values())
+        self.result["folders_policy"] = access_policy.policy(
+            "", "", "", partition, self.folder_keys, reads=reads, writes=writes
         )
         if self.boundary_policy:
-            self.check(
-                access_policy.check_boundary(self.result["boundary"], self.boundary_policy, self.result["policy"])
-            )
+            for policy in (self.result["policy"], self.result["folders_policy"]):
+                self.check(access_policy.check_boundary(self.result["boundary"], self.boundary_policy, policy))
         self.result["groups"] = self.groups
 
 

@@ -161,7 +161,7 @@ def test_the_boundary_is_the_bucket_and_the_end_of_our_hosts() -> None:
         else:
             assert action.startswith("s3:") and statement["Resource"].startswith("arn:aws:s3:::YOUR-BUCKET")
     nodes = access_policy.policy(
-        "s3://YOUR-BUCKET/cifar10/".lower(), "s3://your-bucket/models/", "s3://your-bucket/p.tar.gz",
+        "s3://your-bucket/cifar10/", "s3://your-bucket/models/", "s3://your-bucket/p.tar.gz",
         reads=["s3://your-bucket/photos/"], writes=["s3://your-bucket/predictions/"],
     )  # fmt: skip
     by_name = {one["Sid"]: one for one in nodes["Statement"]}

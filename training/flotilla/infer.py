@@ -55,21 +55,25 @@ class Judged:
 
     @property
     def expected(self) -> int:
-        """How many inputs there are, as far as it is known before they are read; else how many files."""
+        """How many inputs there are; 0: that is known when they are read."""
+        if self.found.kind == IMAGES:
+            return len(self.found.objects)
         records = [self.found.records.get(one.path, 0) for one in self.found.objects]
-        return sum(records) if records and all(records) else len(self.found.objects)
+        return sum(records) if all(records) else 0
 
 
 def judge(config: InferConfig) -> Judged:
     """Look at everything; raise BadInput with the first thing that can't work."""
-    own.Own(config.program)
+    program = own.Own(config.program)
     source = open_source(config.source)
     found = find(source, config.files)
     place = saved_model.locate(config.model)
     model = saved_model.Model(saved_model.fetch(place, config.models_dir), config.signature)
-    facts = saved_model.judge(model, place, found.kind, config.labels)
+    some = first(source, found, TRIED)
+    sample = next((item for item in some if not item.error), None)
+    facts = saved_model.judge(model, place, found.kind, config.labels, sample, program.prepares)
     worker = Worker(Job(config, facts, found.kind, found.features, {}, ""), model)
-    facts, secs = part.first_batch(worker, first(source, found, TRIED))
+    facts, secs = part.first_batch(worker, some)
     return Judged(config, found, facts, secs, result.plan(config, found, facts))
 
 
@@ -83,19 +87,29 @@ def judge_apart(config: InferConfig) -> Judged:
 
 
 def labels(found: Found, facts: Facts) -> dict[str, int]:
-    """Return the class that a label means: its name, its number, or the place of a folder in alphabetical order."""
+    """Return the classes that labels mean which are texts: their names; of folders also numbers, or their order."""
     classes, names = facts["classes"], facts["names"]
-    if not classes:
-        return {}
-    known = {str(number): number for number in range(classes)} | {name: number for number, name in enumerate(names)}
-    if found.kind != IMAGES:
+    known = {name: number for number, name in enumerate(names)} if classes else {}
+    if found.kind != IMAGES or not classes:
         return known
     folders = sorted({one.path.rpartition("/")[0].rpartition("/")[2] for one in found.objects})
     if all(folder in known for folder in folders):
         return {folder: known[folder] for folder in folders}
+    numbers = {str(number): number for number in range(classes)}
+    if not names and all(folder in numbers for folder in folders):
+        return {folder: numbers[folder] for folder in folders}
     if not names and len(folders) == classes:
         return {folder: number for number, folder in enumerate(folders)}
     return {}
+
+
+def rule(known: dict[str, int], facts: Facts) -> str:
+    """Say how folders' names are taken for labels."""
+    if all(name in facts["names"] for name in known):
+        return "The folders' names are the classes', so the accuracy is told, too."
+    if all(name == str(number) for name, number in known.items()):
+        return "The folders' names are taken for the classes' numbers, so the accuracy is told, too."
+    return "The folders, in alphabetical order, are taken for the classes from 0 on, so the accuracy is told, too."
 
 
 def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
@@ -104,18 +118,17 @@ def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
     old = result.before(target)
     if old is not None:
         result.check_same(target, old, judged.plan)
-    stored = result.is_done(target)
     target.prove_writable(f"{part.PARTS}/.proof")
     done = sum(one.path.startswith(part.PARTS) for one in target.objects()) if old else 0
     found, facts = judged.found, judged.facts
     left = 1 - done / len(found.parts())
-    inputs = judged.expected if found.kind == IMAGES or found.records else 0
+    inputs = judged.expected
     seconds = inputs * left * judged.secs / max(1, slots)
     known = labels(found, facts)
     return {
         "kind": found.kind, "files": len(found.objects), "bytes": found.size, "inputs": inputs,
         "left_out": list(found.left_out[:20]), "parts": len(found.parts()), "parts_done": done,
-        "done": stored is not None and stored.get("plan") == judged.plan["digest"],
+        "done": result.is_done(target, judged.plan, config.hdf5) is not None,
         "seconds_an_input": round(judged.secs, 6), "seconds": round(seconds, 1), "facts": facts,
         "says": says(judged, known, inputs, seconds if inputs else None, done),
     }  # fmt: skip
@@ -138,6 +151,8 @@ def says(judged: Judged, known: dict[str, int], inputs: int, seconds: float | No
         scale = f" in {config.scale} (infer_scale)" if one["dtype"].startswith("float") else ""
         size = f"{height} x {width} " if height and width else ""
         lines.append(f"The model takes {size}{colours} images as {name}, {one['dtype']}{scale}.")
+    elif facts["takes"] == "own":
+        lines.append(f"The model takes what prepare makes (infer_program): {', '.join(facts['inputs'])}.")
     elif facts["takes"] == "columns":
         lines.append(f"The model takes the column{'s' if others else ''} {', '.join(facts['inputs'])}.")
     else:
@@ -149,7 +164,7 @@ def says(judged: Judged, known: dict[str, int], inputs: int, seconds: float | No
     else:
         lines.append(f"It gives {', '.join(facts['outputs'])}, which are stored as they are.")
     if known and found.kind == IMAGES:
-        lines.append("The folders' names are taken for labels, so the accuracy is told, too.")
+        lines.append(rule(known, facts))
     if done:
         lines.append(f"{done:,} of {len(found.parts()):,} parts are there already.")
     if seconds is not None:
@@ -171,7 +186,8 @@ class Run:
         self.began = time.monotonic()
         self.told_to_end = threading.Event()
         self.progress = Progress(config.progress, PHASE, 0, "inputs")
-        self.summaries: dict[int, Summary] = {}
+        self.done: set[int] = set()  # parts
+        self.whole = result.total([])
         self.too_many = ""
         self._since = 0.0  # when the executors began, and with how many rows
         self._rows_then = 0
@@ -183,26 +199,27 @@ class Run:
         target = Prefix(config.target, refused=Temporary)
         progress.say("looking at the inputs and the model")
         judged = judge_apart(config) if config.master else judge(config)
-        self.summaries = result.begin(target, judged.plan)
-        done = result.is_done(target)
-        if done is not None and done.get("plan") == judged.plan["digest"]:
+        before = result.begin(target, judged.plan)
+        self.done, self.whole = set(before), result.total(before.values())
+        done = result.is_done(target, judged.plan, config.hdf5)
+        if done is not None:
             progress.expect(float(str(done["rows"])))
             progress.finish("all was classified before", done=float(str(done["rows"])))
             return {**self._outcome(done), "changed": False}
         every = judged.found.parts()
-        left = [one for one in every if one.number not in self.summaries]
+        left = [one for one in every if one.number not in self.done]
         progress.expect(judged.expected)
-        self._tell(f"{len(self.summaries)} of {len(every)} parts are done; starting Spark" if left else "")
+        self._tell(f"{len(self.done)} of {len(every)} parts are done; starting Spark" if left else "")
         spark = cluster.run(judged.job, left, self._hear, self._enough, self._begin) if left else {}
         if self.too_many:
             raise BadInput(self.too_many)
         if self.told_to_end.is_set():
             raise Stopped
-        missing = [one.number for one in every if one.number not in self.summaries]
+        missing = [one.number for one in every if one.number not in self.done]
         if missing:
             raise Temporary(f"{len(missing)} parts have given no word, as {missing[0]}: trying again.")
-        whole = result.total(self.summaries.values())
-        self._judge_broken(whole, last=True)
+        whole = self.whole
+        self._judge_broken(last=True)
         if self.too_many:
             raise BadInput(self.too_many)
         progress.say("reading all back, and writing the page")
@@ -217,25 +234,24 @@ class Run:
 
     def _begin(self) -> None:
         self._since = time.monotonic()
-        self._rows_then = sum(one["rows"] for one in self.summaries.values())
+        self._rows_then = self.whole["rows"]
         self._tell("the executors load the model")
 
     def _hear(self, summary: Summary) -> None:
-        self.summaries[summary["part"]] = summary
-        if time.monotonic() < self._told + TELL_SECS:
-            return
-        self._told = time.monotonic()
-        whole = result.total(self.summaries.values())
-        self._judge_broken(whole)
-        self._tell("", whole)
+        self.done.add(summary["part"])
+        result.add(self.whole, summary)
+        self._judge_broken()
+        if time.monotonic() >= self._told + TELL_SECS:
+            self._told = time.monotonic()
+            self._tell("")
 
-    def _judge_broken(self, whole: Summary, last: bool = False) -> None:
+    def _judge_broken(self, last: bool = False) -> None:
         """Notice that too many inputs are broken."""
-        rows, broken = whole["rows"], whole["broken"]
+        rows, broken = self.whole["rows"], self.whole["broken"]
         share = self.config.most_broken
-        all_broken = broken == rows and (last or rows >= FEW)
+        all_broken = broken == rows > 0 and (last or rows >= FEW)
         if all_broken or (broken > max(FEW, share * rows) and (last or rows >= 100)):
-            one = whole["errors"][0]
+            one = self.whole["errors"][0]
             self.too_many = (
                 f"{broken:,} of {rows:,} inputs couldn't be classified, and {share:.0%} are borne (infer_most_broken): "
                 f"{one['path']}: {one['error']}."
@@ -244,15 +260,15 @@ class Run:
     def _enough(self) -> bool:
         return self.told_to_end.is_set() or bool(self.too_many)
 
-    def _tell(self, message: str, whole: Summary | None = None) -> None:
-        whole = whole or result.total(self.summaries.values())
+    def _tell(self, message: str) -> None:
         passed = time.monotonic() - self._since if self._since else 0
-        rate = (whole["rows"] - self._rows_then) / passed if passed > 1 else None
-        self.progress.update(whole["rows"], rate, "inputs/s" if rate else None, message, self._detail(whole))
+        rate = (self.whole["rows"] - self._rows_then) / passed if passed > 1 else None
+        told = self._detail(self.whole)
+        self.progress.update(self.whole["rows"], rate, "inputs/s" if rate else None, message, told)
 
     def _detail(self, whole: Summary) -> dict[str, float | str]:
         detail: dict[str, float | str] = {"broken": whole["broken"]} if whole["broken"] else {}
-        if whole["labelled"]:
+        if whole["labelled"] and not whole["strange"]:
             detail["accuracy"] = round(whole["right"] / whole["labelled"], 4)
         return detail
 
@@ -271,7 +287,7 @@ def _run(config: InferConfig) -> dict[str, object]:
     try:
         outcome = run.run()
     except Stopped:
-        rows = sum(one["rows"] for one in run.summaries.values())
+        rows = run.whole["rows"]
         run.progress.stop("the same command goes on from here", rows)
         return {"changed": True, "stopped": True, "rows": rows}
     except FileNotFoundError as error:
@@ -311,7 +327,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         config = load_config(args.config)
-        outcome = check(config, args.slots) if args.command == "check" else _run(config)
+        with contextlib.redirect_stdout(sys.stderr):  # what the user's functions print isn't the answer
+            outcome = check(config, args.slots) if args.command == "check" else _run(config)
     except FileNotFoundError as error:
         print(f"flotilla.infer: {error} is gone.", file=sys.stderr)
         return Temporary.code

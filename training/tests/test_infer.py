@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ import tifffile
 from PIL import Image
 
 from flotilla import infer
-from flotilla.inference import cluster, inputs, part, pictures, result, saved_model
+from flotilla.inference import cluster, inputs, part, pictures, saved_model
 from flotilla.job.errors import BadInput, Temporary
 
 COLOURS = {"red": (200, 10, 20), "green": (10, 210, 20), "blue": (5, 10, 220)}
@@ -181,7 +180,7 @@ def test_a_second_run_goes_on(
 
     monkeypatch.setattr(part, "classify", classify)
     with monkeypatch.context() as patch:
-        patch.setattr(infer.Run, "_enough", lambda self: bool(self.summaries) and not self.told_to_end.set())
+        patch.setattr(infer.Run, "_enough", lambda self: bool(self.done) and not self.told_to_end.set())
         code, outcome, _ = call(capsys, "run", config())
     assert code == 0 and outcome["stopped"] and outcome["rows"] == 16 and made == [0]
     assert json.loads((tmp_path / "infer.json").read_text())["state"] == "stopped"
@@ -234,7 +233,7 @@ def test_a_target_of_another_job_is_refused(photos: None, put: Put, config: Any,
     assert call(capsys, "run", config())[0] == 0
     put("photos/green/new.png", png(COLOURS["green"]))
     code, _, said = call(capsys, "run", config())
-    assert code == 2 and "holds predictions of other inputs" in said
+    assert code == 2 and "holds predictions of other inputs, from" in said
     code, _, said = call(capsys, "check", config(top=2, files="red/*"))
     assert code == 2 and "other inputs and other settings" in said
 
@@ -435,10 +434,10 @@ def test_pages_are_inputs(put: Put, models: Path, config: Any, client: Any, caps
 def test_an_input_that_ends_the_process_again_and_again_is_told(
     photos: None, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same part is tried as Spark does; a process that is killed says nothing at its end."""
+    """The same part is tried as Spark does: first its block is noted, then each input."""
     judged = infer.judge(infer.load_config(config()))
     worker, first = part.Worker(judged.job), judged.found.parts()[0]
-    real_pages, real_note = pictures.pages, part._Suspects._note
+    real_pages = pictures.pages
 
     class Killed(BaseException):
         pass
@@ -448,16 +447,11 @@ def test_an_input_that_ends_the_process_again_and_again_is_told(
             raise Killed
         return real_pages(data)
 
-    def note(self: part._Suspects, number: int | None) -> None:
-        if not isinstance(sys.exc_info()[1], Killed):
-            real_note(self, number)
-
     monkeypatch.setattr(pictures, "pages", pages)
-    monkeypatch.setattr(part._Suspects, "_note", note)
-    for attempt in range(3):
+    for attempt in range(4):
         with pytest.raises(Killed):
             part._Task(worker, first, attempt).run()
-    summary = part._Task(worker, first, 3).run()
+    summary = part._Task(worker, first, 4).run()
     assert summary["rows"] == 16 and summary["broken"] == 1
     assert summary["errors"][0]["path"] == "blue/4.png" and "ended the process twice" in summary["errors"][0]["error"]
 
@@ -530,10 +524,173 @@ def test_a_lost_row_is_noticed(photos: None, config: Any, put: Put, client: Any,
     client.delete_object(Bucket="data", Key="out/manifest.json")
     raw = client.get_object(Bucket="data", Key="out/parts/part-000000.parquet")["Body"].read()
     out = io.BytesIO()
-    pq.write_table(pq.read_table(io.BytesIO(raw)).slice(1), out)
+    told = pq.ParquetFile(io.BytesIO(raw)).metadata.metadata[b"flotilla"]
+    pq.write_table(pq.read_table(io.BytesIO(raw)).slice(1).replace_schema_metadata({b"flotilla": told}), out)
     put("out/parts/part-000000.parquet", out.getvalue())
     code, _, said = call(capsys, "run", config())
     assert code == 3 and "1 inputs have no row, as blue/0.png" in said
     with pytest.raises(BadInput, match="give a folder beside it"):
         infer.load_config(config(target="s3://data/photos"))
-    assert result.is_done(infer.Prefix("s3://data/out/")) is None
+
+
+class Others(tf.Module):
+    """Models as people export them otherwise."""
+
+    @tf.function(input_signature=[tf.TensorSpec([4, 8, 8, 3], tf.float32, name="image")])
+    def four(self, image: Any) -> dict[str, Any]:
+        return {"logits": tf.reduce_mean(image, [1, 2])[:, ::-1] * 9 - 4}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.string, name="text")])
+    def text(self, text: Any) -> dict[str, Any]:
+        return {"length": tf.cast(tf.strings.length(text[:, 0]), tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def iris(self, x: Any) -> dict[str, Any]:
+        return {"probabilities": tf.nn.softmax(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)])
+    def whole(self, a: Any, b: Any) -> dict[str, Any]:
+        return {"a": tf.cast(a % 10, tf.float32), "b": b}
+
+
+@pytest.fixture
+def others(put: Put, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    module, folder = Others(), tmp_path_factory.mktemp("others")
+    tf.saved_model.save(
+        module, str(folder), {name: getattr(module, name) for name in ("four", "text", "iris", "whole")}
+    )
+    put("models/others", folder)
+    return {"model": "s3://data/models/others/"}
+
+
+def test_a_model_with_a_batch_of_its_own(photos: None, others: Any, config: Any, client: Any, capsys: Any) -> None:
+    code, outcome, said = call(capsys, "run", config(**others, signature="four"))
+    assert code == 0 and outcome["accuracy"] == 1.0 and outcome["rows"] == 31, said
+    manifest = json.loads(client.get_object(Bucket="data", Key="out/manifest.json")["Body"].read())
+    assert manifest["model_gives"]["meaning"] == "logits" and manifest["scale"] == "0..1"
+    assert abs(sum(rows(client)[0]["top_scores"]) - 1) < 1e-6
+
+
+def test_rows_of_texts_and_whole_numbers(put: Put, others: Any, config: Any, client: Any, capsys: Any) -> None:
+    put("csv/a.csv", b"text,label\n02139,0\nnan,1\n")
+    code, _, said = call(capsys, "run", config(**others, signature="text", source="s3://data/csv/"))
+    assert code == 0 and [row["output"] for row in rows(client)] == [[5.0], [3.0]], said
+    put("whole/a.csv", b"a,b\n9007199254740993,x\n")
+    more = {"signature": "whole", "source": "s3://data/whole/", "target": "s3://data/two/"}
+    code, _, said = call(capsys, "run", config(**others, **more))
+    assert code == 0 and rows(client, "two/")[0]["output"] == [3.0], said
+
+
+def test_numbers_in_records(put: Put, others: Any, config: Any, client: Any, capsys: Any, tmp_path: Path) -> None:
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        for label in (0, 1):
+            numbers = tf.train.Feature(float_list=tf.train.FloatList(value=[1 - label, label, 0, 0]))
+            labels = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
+            features = tf.train.Features(feature={"x": numbers, "label": labels})
+            writer.write(tf.train.Example(features=features).SerializeToString())
+    put("records/a.tfrecord", (tmp_path / "a.tfrecord").read_bytes())
+    more = {"signature": "iris", "source": "s3://data/records/", "labels": ["10", "0", "b", "c"]}
+    code, outcome, said = call(capsys, "run", config(**others, **more))
+    assert code == 0 and outcome["accuracy"] == 1.0, (said, "a whole number is a class's number, whatever the names")
+    assert [row["name"] for row in rows(client)] == ["10", "0"]
+
+
+def test_a_label_that_is_no_class_is_told(put: Put, others: Any, config: Any, client: Any, capsys: Any) -> None:
+    put("csv/a.csv", b"x1,x2,x3,x4,label\n9,0,0,0,1\n0,9,0,0,2\n0,0,9,0,3\n0,0,0,9,4\n")
+    code, outcome, said = call(capsys, "run", config(**others, signature="iris", source="s3://data/csv/"))
+    assert code == 0 and outcome["accuracy"] is None, said
+    shown = client.get_object(Bucket="data", Key="out/index.html")["Body"].read().decode()
+    assert "1 labels are no numbers of classes" in shown
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "words"),
+    [
+        ({"a.csv": b"1,2,3,4\n5,6,7,8\n"}, {"signature": "iris"}, "its first line has numbers (1,2,3,4)"),
+        ({"a.csv": b"a,b\n"}, {"signature": "iris"}, "has files, but no record or row"),
+        ({"a.csv": b"a,b\n1,2\n"}, {"signature": "text"}, "takes texts as text, and the rows have no such column"),
+        ({"a.csv": b"a,b\n1,2\n"}, {"signature": "iris"}, "it has 2 columns of numbers, but the model takes 4 as x"),
+        ({"a.csv.gz": b"\x1f\x8b\x08 no more"}, {"signature": "iris"}, "the file can't be read from here on"),
+        ({"a.parquet": b"PAR1"}, {"signature": "iris"}, "the file can't be read from here on"),
+    ],
+)
+def test_tables_that_cannot_work(
+    put: Put, others: Any, config: Any, capsys: Any, files: dict[str, bytes], more: dict[str, object], words: str
+) -> None:
+    for name, data in files.items():
+        put(f"rows/{name}", data)
+    code, _, said = call(capsys, "check", config(**others, **more, source="s3://data/rows/"))
+    assert code == 2 and words in said and "\n" not in said, said
+
+
+def test_own_columns_hold_what_they_held_first(
+    photos: None, config: Any, client: Any, capsys: Any, tmp_path: Path
+) -> None:
+    program = tmp_path / "mine.py"
+    program.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nseen = []\n"
+        "@dataclass\nclass One:\n    name: str\n"
+        "def present(outputs):\n    print('said')\n    seen.append(1)\n"
+        "    many = len(seen) > 20\n    return {'best': ['a', 'b'], 'many': 'x' if many else 1, 'one': One('o').name}\n"
+    )
+    code, _, said = call(capsys, "run", config(program=str(program), most_broken=1.0, hdf5=True))
+    assert code == 0, said
+    found = rows(client)
+    assert found[0]["own_best"] == ["a", "b"] and found[0]["own_many"] == 1.0 and found[0]["own_one"] == "o"
+    assert "present returns a text as many, and had a number for the first input" in {row["error"] for row in found}
+
+
+def test_predictions_as_hdf5_of_a_model_without_classes(
+    put: Put, others: Any, config: Any, client: Any, capsys: Any
+) -> None:
+    put("csv/a.csv", b"text\nab\n")
+    put("csv/b.csv", b"text\nabcd\n")
+    more = {"signature": "text", "source": "s3://data/csv/"}
+    assert call(capsys, "run", config(**others, **more))[0] == 0
+    code, outcome, _ = call(capsys, "run", config(**others, **more, hdf5=True))
+    assert code == 0 and outcome["changed"], "the file was not there"
+    with h5py.File(io.BytesIO(client.get_object(Bucket="data", Key="out/predictions.h5")["Body"].read())) as file:
+        assert file["output"][:].tolist() == [[2.0], [4.0]] and file["path"].asstr()[:].tolist() == ["a.csv", "b.csv"]
+        assert file["class"][:].tolist() == [-1, -1]
+
+
+def test_a_page_that_is_broken_costs_no_other_page_its_row(
+    put: Put, models: Path, config: Any, client: Any, capsys: Any
+) -> None:
+    put("models/colour", models / "colour")
+    put("photos/whole.tif", tiff(np.full((8, 8, 3), COLOURS["red"], np.uint8), photometric="rgb"))
+    raw = tiff(*[np.full((8, 8, 3), COLOURS[n], np.uint8) for n in NAMES], photometric="rgb", compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+        at, size = file.pages[2].dataoffsets[0], file.pages[2].databytecounts[0]
+    put("photos/pages.tif", raw[:at] + bytes(size) + raw[at + size :])
+    code, outcome, said = call(capsys, "run", config(most_broken=1.0))
+    assert code == 0 and outcome["rows"] == 4 and outcome["broken"] == 1, said
+    assert [(row["page"], row["class"]) for row in rows(client)] == [(0, 0), (1, 1), (2, None), (None, 2)]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_photos_are_turned_as_they_were_taken(turn: int) -> None:
+    out = io.BytesIO()
+    picture = Image.new("RGB", (2, 3))
+    picture.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture.save(out, "PNG", exif=exif.tobytes())
+    (found,) = pictures.pages(out.getvalue())
+    at = {1: (0, 0), 2: (1, 0), 3: (1, 2), 4: (0, 2), 5: (0, 0), 6: (2, 0), 7: (2, 1), 8: (0, 1)}[turn]
+    assert found.getpixel(at) == (255, 0, 0) and found.size == ((2, 3) if turn < 5 else (3, 2))
+
+
+def test_somebodys_folder_is_not_written_over(photos: None, put: Put, config: Any, capsys: Any) -> None:
+    """A folder that S3's console has made is an empty object with a slash at its end."""
+    put("out/", b"")
+    put("out/index.html", b"mine")
+    code, _, said = call(capsys, "run", config())
+    assert code == 2 and "has index.html, and no predictions" in said
+
+
+def test_a_function_makes_what_no_image_is(photos: None, others: Any, config: Any, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def prepare(data):\n    return [len(data), 0, 0, 0]\n")
+    more = {"signature": "iris", "program": str(tmp_path / "mine.py")}
+    code, said, _ = call(capsys, "check", config(**others, **more))
+    assert code == 0 and "The model takes what prepare makes (infer_program): x." in said["says"]

@@ -34,7 +34,9 @@ def _size(count: float) -> str:
 
 
 class Storage(findings.Findings):
-    """Data set, model's folder and program."""
+    """Data set, model's folder, further folders and program."""
+
+    folder_keys: list[str]  # ARNs of KMS's keys with which what nodes read in further folders is encrypted
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
@@ -193,8 +195,14 @@ class Storage(findings.Findings):
 
     def folders(self) -> None:
         """Look at the buckets that nodes read, and prove that the folders they write may be written to."""
+        self.folder_keys = []
         for variable, url in self.p["reads"].items():
-            self.bucket(s3_urls.split_folder(url)[0], variable)
+            bucket, prefix = s3_urls.split_folder(url)
+            if self.bucket(bucket, variable):
+                request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1000}
+                listed = self.aws.call(f"list {url}", "s3", "list_objects_v2", **request).get("Contents", [])
+                names = [str(one["Key"]) for one in listed]
+                self.folder_keys += self.keys(bucket, [names[0], names[len(names) // 2], names[-1]] if names else [])
         for variable, url in {"store_target": self.p["model_target"], **self.p["writes"]}.items():
             if url:
                 self.writable(url, variable)

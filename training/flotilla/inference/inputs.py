@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import gzip
 import hashlib
 import io
 import json
@@ -14,10 +15,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from flotilla.job.errors import BadInput, Temporary
+from flotilla.job.errors import BadInput, Temporary, cause
 from flotilla.storage import manifest
 from flotilla.storage.files import Files, open_folder
 from flotilla.storage.manifest import Object
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 KINDS = {
     "images": (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-    "TFRecord files": (".tfrecord", ".tfrecords"),
+    "TFRecord files": (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz"),
     "Parquet files": (".parquet", ".pq"),
     "CSV files": (".csv", ".csv.gz", ".tsv"),
 }
 IMAGES, RECORDS, PARQUET, CSV = KINDS
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # as TensorFlow's own tools name TFRecord files
+CUT = "the file can't be read from here on"
 AHEAD = 16  # images that are read before they are needed
 LEAST, MOST, PARTS = 16, 256, 64  # images a part, and how many parts a small folder makes
 PART_BYTES = 64 * 1024**2
@@ -41,7 +43,7 @@ PART_BYTES = 64 * 1024**2
 IMAGE_NAMES = ("image", "image/encoded", "image_raw", "image_bytes", "encoded", "content", "bytes", "data")
 LABEL_NAMES = ("label", "image/class/label", "labels", "class", "target", "y")
 
-Value = bytes | str | int | float | list[float] | list[bytes] | None
+Value = bytes | str | int | float | list[float] | list[bytes] | Mapping[str, object] | None
 
 
 class Source(Protocol):
@@ -53,8 +55,8 @@ class Source(Protocol):
     def objects(self) -> list[Object]:
         """Return what is in the folder, by path."""
 
-    def read(self, one: Object) -> bytes:
-        """Return a file's bytes, as it was when it was listed."""
+    def stream(self, one: Object) -> Iterator[bytes]:
+        """Yield a file's bytes, as it was when it was listed."""
 
 
 class _S3Source:
@@ -63,17 +65,10 @@ class _S3Source:
         self.url = self._prefix.url
 
     def objects(self) -> list[Object]:
-        found = [one for one in self._prefix.objects() if not one.path.endswith("/")]
-        archived = [one.path for one in found if one.storage in manifest.ARCHIVED and not one.restored]
-        if archived:
-            raise BadInput(
-                f"{len(archived)} objects in {self.url()} are archived, as {archived[0]}: restore them, or leave them "
-                "out (infer_files)."
-            )
-        return sorted(found)
+        return sorted(one for one in self._prefix.objects() if not one.path.endswith("/"))
 
-    def read(self, one: Object) -> bytes:
-        return b"".join(self._prefix.stream(one.path, one.etag))
+    def stream(self, one: Object) -> Iterator[bytes]:
+        return self._prefix.stream(one.path, one.etag)
 
 
 class _FolderSource:
@@ -84,8 +79,8 @@ class _FolderSource:
     def objects(self) -> list[Object]:
         return sorted(Object(path, one.size, f"{one.changed:.3f}") for path, one in self._files.statuses().items())
 
-    def read(self, one: Object) -> bytes:
-        return b"".join(self._files.read(one.path))
+    def stream(self, one: Object) -> Iterator[bytes]:
+        return self._files.read(one.path)
 
 
 def open_source(url: str) -> Source:
@@ -150,6 +145,11 @@ def find(source: Source, pattern: str = "*") -> Found:
     if not every:
         raise BadInput(f"There is nothing in {source.url()} (infer_source): correct it, or upload something.")
     chosen = [one for one in every if fnmatch.fnmatchcase(one.path, pattern)]
+    if archived := [one.path for one in chosen if one.storage in manifest.ARCHIVED and not one.restored]:
+        raise BadInput(
+            f"{len(archived)} objects in {source.url()} are archived, as {archived[0]}: restore them, or leave them "
+            "out (infer_files)."
+        )
     if not chosen:
         raise BadInput(
             f"None of the {len(every)} files in {source.url()} matches '{pattern}' (infer_files), for example "
@@ -173,7 +173,7 @@ def find(source: Source, pattern: str = "*") -> Found:
     ours = next((one for one in listed if one.path == manifest.NAME), None) if kind == RECORDS else None
     features: Mapping[str, manifest.Feature] = {}
     records: dict[str, int] = {}
-    if ours and manifest.is_ours(raw := source.read(ours)):
+    if ours and manifest.is_ours(raw := b"".join(source.stream(ours))):
         known = manifest.parse(raw, source.url(manifest.NAME))
         features, records = known.features, {entry.path: entry.records for entry in known.files if entry.records}
     return Found(kind, tuple(objects), others, features, records)
@@ -196,7 +196,8 @@ class Item:
     record: int | None  # which of the file, from 0; None: the file is one input
     data: bytes  # the file's, the record's; a row's as JSON, for its checksum
     values: Mapping[str, Value] | None = None  # of a record or row, by feature or column
-    label: str = ""
+    label: str = ""  # a class's name, or what is written there
+    number: int | None = None  # of its class, where a record or row says that
     error: str = ""
 
     def digest(self) -> str:
@@ -212,24 +213,32 @@ def items(source: Source, kind: str, part: Part) -> Iterator[Item]:
         return
     read = {RECORDS: _records, PARQUET: _parquet, CSV: _csv}[kind]
     for one in part.objects:
-        data = _read(source, one)
         count = 0
-        try:
-            for count, item in enumerate(read(one.path, data), 1):  # noqa: B007  (told below)
-                yield item
-        except _Broken as error:
-            yield Item(one.path, count, b"", error=f"the file can't be read from here on: {error}")
+        # On the disk: what is in memory then is a record or some rows, not the file.
+        with tempfile.NamedTemporaryFile(suffix=".part") as file:
+            try:
+                file.writelines(source.stream(one))
+            except FileNotFoundError as error:
+                raise _gone(source, one) from error
+            file.flush()
+            try:
+                for count, item in enumerate(read(one.path, Path(file.name)), 1):  # noqa: B007  (told below)
+                    yield item
+            except (BadInput, Temporary):
+                raise
+            except Exception as error:  # of whichever library reads it, there are many
+                yield Item(one.path, count, b"", error=f"{CUT}: {cause(error)}")
 
 
-class _Broken(Exception):
-    """Why the rest of a file can't be read."""
+def _gone(source: Source, one: Object) -> Temporary:
+    return Temporary(f"{source.url(one.path)} is gone since it was listed: run the same command again.")
 
 
 def _read(source: Source, one: Object) -> bytes:
     try:
-        return source.read(one)
+        return b"".join(source.stream(one))
     except FileNotFoundError as error:
-        raise Temporary(f"{source.url(one.path)} is gone since it was listed: run the same command again.") from error
+        raise _gone(source, one) from error
 
 
 def _ahead(source: Source, objects: Iterable[Object]) -> Iterator[tuple[Object, bytes]]:
@@ -250,20 +259,13 @@ def _ahead(source: Source, objects: Iterable[Object]) -> Iterator[tuple[Object, 
                 future.cancel()
 
 
-def _records(path: str, data: bytes) -> Iterator[Item]:
+def _records(path: str, file: Path) -> Iterator[Item]:
     """Yield a TFRecord file's records; their checksums are checked."""
     import tensorflow as tf
 
-    kind = "GZIP" if data[:2] == b"\x1f\x8b" else ""
-    with tempfile.NamedTemporaryFile(suffix=".tfrecord") as file:
-        file.write(data)
-        file.flush()
-        try:
-            every = tf.data.TFRecordDataset(file.name, compression_type=kind).as_numpy_iterator()
-            for number, record in enumerate(every):
-                yield _example(path, number, record)
-        except tf.errors.OpError as error:
-            raise _Broken(str(error.message).splitlines()[0]) from error
+    kind = "GZIP" if _is_packed(file) else ""
+    for number, record in enumerate(tf.data.TFRecordDataset(str(file), compression_type=kind).as_numpy_iterator()):
+        yield _example(path, number, record)
 
 
 def _example(path: str, number: int, record: bytes) -> Item:
@@ -275,7 +277,7 @@ def _example(path: str, number: int, record: bytes) -> Item:
     except Exception:  # of protobuf's; it has no other reason
         return Item(path, number, record, values=None)
     values = {name: _feature(feature) for name, feature in example.features.feature.items()}
-    return Item(path, number, record, values, _label(values))
+    return Item(path, number, record, values, *_label(values))
 
 
 def _feature(feature: tf.train.Feature) -> Value:
@@ -286,48 +288,70 @@ def _feature(feature: tf.train.Feature) -> Value:
     return found[0] if len(found) == 1 else found
 
 
-def _parquet(path: str, data: bytes) -> Iterator[Item]:
-    import pyarrow as pa
+def _parquet(path: str, file: Path) -> Iterator[Item]:
     import pyarrow.parquet as pq
 
-    try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        number = 0
-        for batch in file.iter_batches(1024):
+    number = 0
+    with pq.ParquetFile(file) as opened:
+        for batch in opened.iter_batches(256):
             for row in batch.to_pylist():
                 yield _row(path, number, row)
                 number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise _Broken(str(error).splitlines()[0]) from error
 
 
-def _csv(path: str, data: bytes) -> Iterator[Item]:
-    """Yield the rows of a CSV file with a header, whatever separates its columns."""
-    import gzip
-
-    try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-        first = text.partition("\n")[0]
+def _csv(path: str, file: Path) -> Iterator[Item]:
+    """Yield the rows of a CSV file with a header, whatever separates its columns; all values are text."""
+    packed = _is_packed(file)
+    with gzip.open(file, "rb") if packed else file.open("rb") as raw:
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        first = text.readline()
         mark = max(",;\t", key=first.count)
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        for number, row in enumerate(rows):
-            yield _row(path, number, {str(name): _number(value) for name, value in row.items()})
-    except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
-        raise _Broken(str(error)) from error
+        header = next(csv.reader([first], delimiter=mark), [])
+        if header and all(is_number(name) for name in header):
+            raise ValueError(f"its first line has numbers ({first.strip()[:40]}) in the place of the columns' names")
+        for number, row in enumerate(csv.DictReader(text, header, delimiter=mark, strict=True)):
+            yield _row(
+                path, number, {str(name): value if isinstance(value, str) else None for name, value in row.items()}
+            )
 
 
-def _number(text: object) -> Value:
-    if not isinstance(text, str):
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _is_packed(file: Path) -> bool:
+    """Whether gzip has made a file."""
+    with file.open("rb") as opened:
+        return opened.read(3) == b"\x1f\x8b\x08"
+
+
+def is_number(value: Value) -> bool:
+    """Whether a value is a number, or the text of one."""
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return False
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _row(path: str, number: int, row: Mapping[str, Value]) -> Item:
-    plain = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
-    return Item(path, number, json.dumps(plain, sort_keys=True, default=str).encode(), row, _label(row))
+    data = json.dumps(
+        row, sort_keys=True, default=lambda value: value.hex() if isinstance(value, bytes) else str(value)
+    )
+    return Item(path, number, data.encode(), row, *_label(row))
+
+
+def image_of(values: Mapping[str, Value]) -> bytes | None:
+    """Return the bytes of the image that a record or row holds, by its name or as its only bytes; None without one."""
+    for name in IMAGE_NAMES:
+        if (found := _bytes(values.get(name))) is not None:
+            return found
+    every = [found for value in values.values() if (found := _bytes(value)) is not None]
+    return every[0] if len(every) == 1 else None
+
+
+def _bytes(value: Value) -> bytes | None:
+    if isinstance(value, Mapping):  # as Hugging Face's data sets have an image
+        value = value.get("bytes")  # type: ignore[assignment]  # looked at just now
+    return value if isinstance(value, bytes) else None
 
 
 def label_name(values: Mapping[str, Value]) -> str:
@@ -335,13 +359,17 @@ def label_name(values: Mapping[str, Value]) -> str:
     return next((name for name in LABEL_NAMES if name in values), "")
 
 
-def _label(values: Mapping[str, Value]) -> str:
+def _label(values: Mapping[str, Value]) -> tuple[str, int | None]:
+    """Return what is written as the label, and the number of the class where it is a whole one."""
     value = values.get(label_name(values))
-    if isinstance(value, (int, float)) and math.isfinite(value) and value == int(value):
-        return str(int(value))
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     if isinstance(value, str):
-        return value
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+        text = value.strip()
+        return text, int(float(text)) if is_number(text) and math.isfinite(float(text)) else None
+    if isinstance(value, (int, float)) and math.isfinite(value) and value == int(value):
+        return str(int(value)), int(value)
+    return "", None
 
 
 def first(source: Source, found: Found, count: int) -> list[Item]:

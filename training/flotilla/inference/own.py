@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from flotilla.inference.arrays import Array, Arrays
-from flotilla.inference.saved_model import Facts
+from flotilla.inference.saved_model import Facts, Input
 from flotilla.job.errors import BadInput, cause
 
-Column = str | int | float | bool | None | list[float]
+Column = str | float | bool | None | list[float] | list[str]
+KINDS = ("text", "number", "truth", "numbers", "texts")
 
 
 class Failed(Exception):
@@ -35,6 +37,7 @@ class Own:
             if spec is None or spec.loader is None:
                 raise BadInput(f"{path} is no Python file: infer_program names one.")
             module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # where dataclasses look for it
             spec.loader.exec_module(module)
         except BadInput:
             raise
@@ -64,12 +67,12 @@ class Own:
             raise Failed("there is no function prepare(data)")
         made = self._called(self._prepare, "prepare", data)
         inputs = facts["inputs"]
-        if isinstance(made, Mapping):
-            arrays = {str(name): np.asarray(value) for name, value in made.items()}
-        elif len(inputs) == 1:
-            arrays = {next(iter(inputs)): np.asarray(made)}
-        else:
-            raise Failed(f"prepare returns a {type(made).__name__}, but the model takes {', '.join(inputs)}: a mapping")
+        if not isinstance(made, Mapping):
+            if len(inputs) != 1:
+                kind = type(made).__name__
+                raise Failed(f"prepare returns a {kind}, but the model takes {', '.join(inputs)}: a mapping")
+            made = {next(iter(inputs)): made}
+        arrays = {str(name): self._array(value, inputs.get(str(name))) for name, value in made.items()}
         if arrays.keys() != inputs.keys():
             raise Failed(f"prepare returns {', '.join(arrays)}, but the model takes {', '.join(inputs)}")
         for name, array in arrays.items():
@@ -86,21 +89,40 @@ class Own:
                 arrays[name] = array.astype(wanted["dtype"])
         return arrays
 
-    def present(self, outputs: Mapping[str, Array]) -> dict[str, Column]:
-        """Return the user's columns of an input's outputs, by name; none without the function; raise Failed."""
+    @staticmethod
+    def _array(value: object, wanted: Input | None) -> Array:
+        if wanted is not None and wanted["dtype"] == "object":  # numpy's own texts lose zeros at their ends
+            return np.asarray(value, object)
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise Failed(f"prepare returns what is no array: {cause(error)}") from error
+
+    def present(self, outputs: Mapping[str, Array], kinds: Mapping[str, str] | None = None) -> dict[str, Column]:
+        """Return the user's columns of an input's outputs, by name; none without the function; raise Failed.
+
+        `kinds` are those of the columns, as `kinds_of` has found them for a first input.
+        """
         if self._present is None:
             return {}
         made = self._called(self._present, "present", outputs)
         if not isinstance(made, Mapping):
             raise Failed(f"present returns a {type(made).__name__}: it has to be a mapping of columns' names to values")
-        return {str(name): _plain(name, value) for name, value in made.items()}
+        found = {str(name): _plain(name, value) for name, value in made.items()}
+        for name, value in found.items():
+            kind, wanted = kind_of(value), (kinds or {}).get(name)
+            if kinds is not None and wanted is None:
+                raise Failed(f"present returns a column {name}, which it hadn't for the first input")
+            if wanted and kind and kind != wanted and value != []:
+                raise Failed(f"present returns a {kind} as {name}, and had a {wanted} for the first input")
+        return found
 
     def _called(self, function: Callable[[object], object], name: str, value: object) -> object:
         try:
             return function(value)
         except TimeoutError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Failed(f"{name}: {self._where(error)}") from error
 
     def _where(self, error: BaseException) -> str:
@@ -113,9 +135,31 @@ def _plain(name: object, value: object) -> Column:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
-        value = value.astype(np.float64).ravel().tolist()
+        value = value.ravel().tolist()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     if isinstance(value, (list, tuple)):
-        return [float(one) for one in value]
-    if value is None or isinstance(value, (str, int, float, bool)):
+        if all(isinstance(one, (int, float, np.number)) for one in value):
+            return [float(one) for one in value]
+        return [str(one) for one in value]
+    if value is None or isinstance(value, (str, bool)):
         return value
-    raise Failed(f"present returns a {type(value).__name__} as {name}: give text, a number, a list of numbers or None")
+    if isinstance(value, (int, float)):
+        return float(value)
+    raise Failed(f"present returns a {type(value).__name__} as {name}: give text, a number, a list of them or None")
+
+
+def kind_of(value: Column) -> str:
+    """Return which of KINDS a value is; empty for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, list):
+        return "texts" if value and isinstance(value[0], str) else "numbers"
+    return "text" if isinstance(value, str) else "number"
+
+
+def kinds_of(found: Mapping[str, Column]) -> dict[str, str]:
+    """Return the kinds of columns by those of a first input; what has none there is text."""
+    return {name: kind_of(value) or "text" for name, value in found.items()}

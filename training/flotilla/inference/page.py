@@ -34,7 +34,10 @@ def render(manifest: Mapping[str, object], whole: Summary, labels: Sequence[str]
         ("Inputs", f"{whole['rows']:,}, of which {whole['broken']:,} couldn't be classified"),
         ("Made", f"{manifest['created']}, in {manifest['seconds']} s"),
     ]
-    if whole["labelled"]:
+    if whole["strange"]:
+        said = f"unknown: {whole['strange']:,} labels are no numbers of classes, which are counted from 0"
+        facts.append(("Accuracy", said))
+    elif whole["labelled"]:
         share = whole["right"] / whole["labelled"]
         facts.append(("Accuracy", f"{share:.4f} ({whole['right']:,} of {whole['labelled']:,} with a label)"))
     if manifest["scale"]:

@@ -7,13 +7,18 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import logging
+import math
 import os
+import re
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -23,22 +28,23 @@ from PIL import Image
 
 from flotilla.inference import inputs, own, pictures, saved_model
 from flotilla.inference.arrays import Array, Arrays
-from flotilla.inference.inputs import IMAGE_NAMES, Item, Part, Value
+from flotilla.inference.inputs import Item, Part, Value
 from flotilla.inference.own import Column
 from flotilla.inference.saved_model import Facts
 from flotilla.inference.settings import InferConfig
 from flotilla.job.errors import BadInput, Temporary, cause
-from flotilla.storage import jsons, manifest, objects
+from flotilla.storage import jsons, manifest, objects, s3
 from flotilla.storage.s3 import Prefix
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 PARTS = "parts"  # in the target, a Parquet file for each part
 SUSPECTS = ".suspects"  # in the target: inputs with which a task's process has ended
 SAMPLES = 6  # of the surest and of the least sure inputs of a part
 BROKEN = 20  # of a part's broken inputs
 _METADATA = b"flotilla"
+_TRUTHS = ("true", "false", "1", "0")
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +79,7 @@ class Summary(TypedDict):
     bytes: int  # of the inputs
     classes: dict[str, int]  # rows by class
     labelled: int
+    strange: int  # labels that are no class's number
     right: int
     confusion: dict[str, int]  # by "label class", as numbers
     surest: list[Sample]
@@ -161,11 +168,12 @@ class _Task:
         self.worker, self.part, self.job = worker, part, worker.job
         self.suspects = _Suspects(worker.target, part.number) if attempt else None
         self.seconds = {"read": 0.0, "prepare": 0.0, "predict": 0.0, "write": 0.0}
-        self.rows: list[dict[str, object]] = []
+        self.rows = Rows(worker.job.facts["own"], worker.job.plan)
+        self.batch = saved_model.batch_of(worker.job.facts) or worker.job.config.batch
         self.summary: Summary = {
             "part": part.number, "files": len(part.objects), "rows": 0, "broken": 0,
-            "bytes": sum(one.size for one in part.objects), "classes": {}, "labelled": 0, "right": 0, "confusion": {},
-            "surest": [], "least_sure": [], "errors": [], "seconds": self.seconds,
+            "bytes": sum(one.size for one in part.objects), "classes": {}, "labelled": 0, "strange": 0, "right": 0,
+            "confusion": {}, "surest": [], "least_sure": [], "errors": [], "seconds": self.seconds,
         }  # fmt: skip
         self.limit = Limit(worker.job.config.item_secs)
         self.surest: list[_Shown] = []
@@ -176,7 +184,7 @@ class _Task:
         waiting: list[_Input] = []
         with self.limit:
             for one in self._inputs():
-                if waiting and (len(waiting) >= self.job.config.batch or not _alike(waiting[-1], one)):
+                if waiting and (len(waiting) >= self.batch or not _alike(waiting[-1], one)):
                     self._predict(waiting)
                     waiting = []
                 waiting.append(one)
@@ -186,8 +194,7 @@ class _Task:
         self.summary["least_sure"] = [self._sample(one) for one in sorted(self.least_sure)]
         self.seconds["cpu"] = round(time.process_time() - cpu, 3)
         self.seconds["wall"] = round(time.monotonic() - began, 3)
-        self._write()
-        return self.summary
+        return self._write()
 
     def _inputs(self) -> Iterator[_Input]:
         """Yield the part's inputs, prepared; each takes at most item_secs."""
@@ -209,15 +216,27 @@ class _Task:
         if self.suspects and self.suspects.guilty(number):
             why = "its preparation has ended the process twice: it takes too much memory or time"
             return [_Input(item, None, None, why)]
+        if self.suspects:
+            self.suspects.trying(number)
+        pages: list[_Input] = []
+        error = ""
         try:
-            with self.limit.item(), self.suspects.tried(number) if self.suspects else contextlib.nullcontext():
-                return list(self._arrays(item))
-        except (pictures.Broken, own.Failed, Unfit) as error:
-            return [_Input(item, None, None, str(error))]
+            with self.limit.item():
+                for one in self._arrays(item):
+                    pages.append(one)
         except TimeoutError:
-            return [_Input(item, None, None, f"its preparation takes longer than {self.limit.seconds:g} s")]
-        except MemoryError:
-            return [_Input(item, None, None, "its preparation takes more memory than there is")]
+            error = f"its preparation takes longer than {self.limit.seconds:g} s"
+        except (MemoryError, SystemExit) as problem:
+            error = f"its preparation ends with {type(problem).__name__}"
+        except (pictures.Broken, own.Failed, Unfit) as problem:
+            error = str(problem)
+        except (Temporary, BadInput):
+            raise
+        except Exception as problem:  # of a decoder or of the user's: one input isn't the end of the job
+            error = f"{type(problem).__name__}: {cause(problem)}"
+        if error:  # of the page after those that were whole
+            pages.append(_Input(item, len(pages), None, error))
+        return [pages[0]._replace(page=None)] if len(pages) == 1 else pages
 
     def _arrays(self, item: Item) -> Iterator[_Input]:
         facts, takes = self.job.facts, self.job.facts["takes"]
@@ -233,16 +252,16 @@ class _Task:
         elif takes == "encoded images":  # which the model decodes
             yield _Input(item, None, {name: np.array(item.data if item.values is None else encoded(item), object)})
         else:
-            every = self._pictures(item)
-            for page, picture in enumerate(every):
-                yield _Input(item, page if len(every) > 1 else None, {name: self._pixels(picture, name)})
+            for page, picture in enumerate(self._pictures(item)):
+                yield _Input(item, page, {name: self._pixels(picture, name)})
 
-    def _pictures(self, item: Item) -> list[Image.Image]:
-        """Return the images of an input, one for each page."""
-        if item.values is None:
-            return list(pictures.pages(item.data))
-        raw = raw_image(item, self.job.features)
-        return list(pictures.pages(encoded(item))) if raw is None else [raw]
+    def _pictures(self, item: Item) -> Iterator[Image.Image]:
+        """Yield the images of an input, one for each page."""
+        raw = None if item.values is None else raw_image(item, self.job.features)
+        if raw is not None:
+            yield raw
+        else:
+            yield from pictures.pages(item.data if item.values is None else encoded(item))
 
     def _pixels(self, picture: Image.Image, name: str) -> Array:
         facts = self.job.facts
@@ -263,18 +282,21 @@ class _Task:
             for one in some:
                 self._add(one, None)
             return
+        arrays = [one.arrays for one in some if one.arrays is not None]
         with self._timed("predict"):
             try:
-                arrays = [one.arrays for one in some if one.arrays is not None]
-                given = self.worker.model(_stacked(arrays))
+                given = called(self.worker.model, arrays, saved_model.batch_of(self.job.facts))
             except Exception as error:  # by whatever an operation of the model's raises
+                if _passes(error, len(some) > 1):
+                    raise Temporary(f"The model failed: {cause(error)}") from error
                 if len(some) == 1:
                     self._add(some[0]._replace(arrays=None, error=f"the model refuses it: {cause(error)[:300]}"), None)
                     return
                 given = None
         if given is None:
-            for one in some:
-                self._predict([one])
+            half = len(some) // 2
+            self._predict(some[:half])
+            self._predict(some[half:])
             return
         for row, one in enumerate(some):
             self._add(one, {name: value[row] for name, value in given.items()})
@@ -290,8 +312,10 @@ class _Task:
         if scores is not None and not error:
             top = np.argsort(-scores, kind="stable")[: job.config.top].tolist()
             self._show(_Shown(float(scores[top[0]]), one.item, one.page, top[0]))
-        label = job.labels.get(one.item.label)
-        self.rows.append(
+        label = job.labels.get(one.item.label) if one.item.number is None else one.item.number
+        if job.kind != inputs.IMAGES and not job.facts["label"]:
+            label = None
+        self.rows.add(
             {
                 "path": one.item.path, "page": one.page, "record": one.item.record, "sha256": one.item.digest(),
                 "label": one.item.label or None, "class": top[0] if top else None,
@@ -312,7 +336,9 @@ class _Task:
         elif top:
             name = _name(job.facts, top[0])
             summary["classes"][name] = summary["classes"].get(name, 0) + 1
-        if label is not None and top:
+        if label is not None and top and not 0 <= label < job.facts["classes"]:
+            summary["strange"] += 1
+        elif label is not None and top:
             summary["labelled"] += 1
             summary["right"] += label == top[0]
             pair = f"{label} {top[0]}"
@@ -329,9 +355,12 @@ class _Task:
             if not np.isfinite(scores).all():
                 error = "the model gives no number for it (NaN)"
         try:
-            mine = self.worker.own.present(given)
+            with self.limit.item():
+                mine = self.worker.own.present(given, facts["own"])
         except own.Failed as failed:
             return error or str(failed), scores, {}
+        except TimeoutError:
+            return error or f"present takes longer than {self.limit.seconds:g} s", scores, {}
         return error, scores, mine
 
     def _show(self, one: _Shown) -> None:
@@ -345,22 +374,37 @@ class _Task:
 
     def _sample(self, one: _Shown) -> Sample:
         picture = b""
-        with contextlib.suppress(pictures.Broken, Unfit, IndexError):
-            picture = pictures.thumbnail(self._pictures(one.item)[one.page or 0])
+        with contextlib.suppress(Exception):  # what is no image has no picture
+            picture = pictures.thumbnail(next(itertools.islice(self._pictures(one.item), one.page or 0, None)))
         return {
             "path": one.item.path, "page": one.page, "record": one.item.record, "label": one.item.label,
             "name": _name(self.job.facts, one.number), "score": one.score,
             "picture": base64.b64encode(picture).decode(),
         }  # fmt: skip
 
-    def _write(self) -> None:
+    def _write(self) -> Summary:
+        """Put the part's file into S3, unless another attempt of it has; return what the file there says."""
         began = time.monotonic()
-        raw = parquet(self.rows, self.summary, self.job.plan)
-        path = name_of(self.part.number)
-        item = objects.hashed(path, lambda: iter([raw]))
-        objects.upload(self.worker.target, path, item)
-        objects.compare(self.worker.target, path, item)
+        path, target = name_of(self.part.number), self.worker.target
+        file = self.rows.close(self.summary)
+        try:
+            item = objects.hashed(path, lambda: _chunks(file))
+            if item.size <= s3.PART:
+                try:
+                    target.put(path, file.read_bytes(), if_absent=True)
+                except s3.Changed:
+                    with contextlib.suppress(ValueError):  # one that isn't whole is written over
+                        plan, summary = told(target.read(path))
+                        if plan == self.job.plan:
+                            return summary
+                    objects.upload(target, path, item)
+            else:
+                objects.upload(target, path, item)
+            objects.compare(target, path, item)
+        finally:
+            file.unlink(missing_ok=True)
         self.seconds["write"] = round(time.monotonic() - began, 3)
+        return self.summary
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -376,30 +420,54 @@ def first_batch(worker: Worker, some: Sequence[Item]) -> tuple[Facts, float]:
 
     Raises BadInput where none of them goes through.
     """
+    if not some:
+        raise BadInput(f"{worker.source.url()} has files, but no record or row in those that were looked at.")
     task = _Task(worker, Part(0, ()), 0)
+    batch = saved_model.batch_of(worker.job.facts)
     with task.limit:
         ready = [one for number, item in enumerate(some) for one in task._prepare(item, number)]
-    fine = [one for one in ready if one.arrays is not None]
-    if not fine:
-        raise BadInput(f"{_place(ready[0].item)} can't be classified: {ready[0].error.rstrip('.')}.")
-    alike = [one.arrays for one in fine if one.arrays is not None and _alike(fine[0], one)]
-    try:
-        given = worker.model(_stacked(alike))
-    except Exception as error:  # by whatever an operation of the model's raises, perhaps at one broken input
-        alike = [one for one in alike if _goes_through(worker, one)]
-        if not alike:
-            raise BadInput(f"The model refuses {_place(fine[0].item)}: {cause(error).rstrip('.')}.") from error
-        given = worker.model(_stacked(alike))
-    facts = saved_model.settle(worker.job.facts, given, len(alike))
-    try:
-        worker.own.present({name: value[0] for name, value in given.items()})
-    except own.Failed as error:
-        raise BadInput(f"{_place(fine[0].item)} can't be presented: {str(error).rstrip('.')}.") from error
-    began = time.monotonic()
-    with task.limit:
+        fine = [one for one in ready if one.arrays is not None]
+        if not fine:
+            raise BadInput(f"{_place(ready[0].item)} can't be classified: {ready[0].error.rstrip('.')}.")
+        alike = [one.arrays for one in fine if one.arrays is not None and _alike(fine[0], one)][: batch or None]
+        try:
+            given = called(worker.model, alike, batch)
+        except Exception as error:  # by whatever an operation of the model's raises, perhaps at one broken input
+            alike = [one for one in alike if _goes_through(worker, one, batch)]
+            if not alike:
+                raise BadInput(f"The model refuses {_place(fine[0].item)}: {cause(error).rstrip('.')}.") from error
+            given = called(worker.model, alike, batch)
+        facts = saved_model.settle(worker.job.facts, given, len(alike))
+        try:
+            facts["own"] = own.kinds_of(worker.own.present({name: value[0] for name, value in given.items()}))
+        except own.Failed as error:
+            raise BadInput(f"{_place(fine[0].item)} can't be presented: {str(error).rstrip('.')}.") from error
+        began = time.monotonic()
         again = [one for number, item in enumerate(some) for one in task._prepare(item, number)]
-    worker.model(_stacked(alike))
-    return facts, (time.monotonic() - began) / max(1, len(again))
+    called(worker.model, alike, batch)
+    prepared = (time.monotonic() - began) / max(1, len(again))
+    return facts, prepared
+
+
+def called(model: saved_model.Model, arrays: Sequence[Arrays], batch: int) -> Arrays:
+    """Return what the model gives for inputs that are alike; a model with a batch of its own gets that, filled up."""
+    stacked = _stacked(arrays)
+    if len(arrays) < batch:
+        stacked = {
+            name: np.concatenate([value, value[:1].repeat(batch - len(arrays), 0)]) for name, value in stacked.items()
+        }
+    given = model(stacked)
+    return {name: value[: len(arrays)] if value.ndim else value for name, value in given.items()}
+
+
+def _passes(error: Exception, several: bool) -> bool:
+    """Whether an error of the model's is none of its inputs': it may be over at another attempt."""
+    import tensorflow as tf
+
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return not several  # half of them may fit
+    passing = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+    return isinstance(error, passing)
 
 
 def _stacked(arrays: Sequence[Arrays]) -> Arrays:
@@ -407,9 +475,9 @@ def _stacked(arrays: Sequence[Arrays]) -> Arrays:
     return {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
 
 
-def _goes_through(worker: Worker, one: Arrays) -> bool:
+def _goes_through(worker: Worker, one: Arrays, batch: int) -> bool:
     try:
-        worker.model(_stacked([one]))
+        called(worker.model, [one], batch)
     except Exception:  # told where it is a row
         return False
     return True
@@ -431,11 +499,11 @@ def columns(item: Item, facts: Facts) -> Arrays:
     found: Arrays = {}
     for name, wanted in facts["inputs"].items():
         alone = len(facts["inputs"]) == 1 and wanted["dtype"] != "object"
-        several = wanted["shape"] not in ([], [1])
-        if name in values and not (alone and several and isinstance(values[name], (int, float))):
+        several = math.prod(size or 2 for size in wanted["shape"]) > 1
+        if name in values and not (alone and several and isinstance(values[name], (int, float, str))):
             found[name] = _column(name, values[name], wanted)
         elif alone:  # all numbers of the row, in their order
-            found[name] = _numbers(name, values, wanted)
+            found[name] = _numbers(name, values, wanted, facts["label"])
         else:
             raise Unfit(f"it has no column {name}; there are {', '.join(map(str, values)) or 'none'}")
     return found
@@ -444,47 +512,56 @@ def columns(item: Item, facts: Facts) -> Arrays:
 def _column(name: str, value: Value, wanted: saved_model.Input) -> Array:
     if value is None or value == "":
         raise Unfit(f"its column {name} is empty")
-    if wanted["dtype"] == "object":
-        return np.array(value if isinstance(value, bytes) else str(value).encode(), object)
+    shape = [size if size is not None else -1 for size in wanted["shape"]]
     try:
-        array = np.asarray(value, np.float64)
-        shape = wanted["shape"]
-        sizes = [size if size is not None else -1 for size in shape]
-        return array.reshape(sizes).astype(wanted["dtype"])
+        if wanted["dtype"] == "object":
+            every = value if isinstance(value, list) else [value]
+            texts = [one if isinstance(one, bytes) else str(one).encode() for one in every]
+            return np.array(texts, object).reshape(shape)
+        return _as(wanted["dtype"], value).reshape(shape)
     except (TypeError, ValueError) as error:
-        raise Unfit(
-            f"its column {name} is {str(value)[:40]!r}, but the model takes {wanted['dtype']} {shape}"
-        ) from error
+        what = f"{wanted['dtype']} {wanted['shape']}".replace("object", "text")
+        raise Unfit(f"its column {name} is {str(value)[:40]!r}, but the model takes {what}") from error
 
 
-def _numbers(name: str, values: Mapping[str, Value], wanted: saved_model.Input) -> Array:
-    label = inputs.label_name(values)
-    numbers = [
-        value
-        for column, value in values.items()
-        if column != label and isinstance(value, (int, float)) and not isinstance(value, bool)
-    ]
-    size = next((size for size in wanted["shape"]), None)
-    if not wanted["shape"] and len(numbers) == 1:
-        return np.asarray(numbers[0], wanted["dtype"])
-    if size is not None and len(numbers) != size:
-        raise Unfit(f"it has {len(numbers)} columns of numbers, but the model takes {size} as {name}")
-    return np.asarray(numbers, wanted["dtype"])
+def _as(dtype: str, value: object) -> Array:
+    """Return a number, its text, or a list of them, in a type; raise ValueError where it is none."""
+    if isinstance(value, str):
+        value = value.strip()
+        if dtype == "bool":
+            value = (
+                {"true": True, "false": False, "1": True, "0": False}[value.lower()]
+                if value.lower() in _TRUTHS
+                else None
+            )
+        elif np.dtype(dtype).kind in "iu" and not re.search(r"[.eEnN]", value):
+            value = int(value)  # all of its digits
+        else:
+            value = float(value)
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(str(value))
+    return array.astype(dtype)
+
+
+def _numbers(name: str, values: Mapping[str, Value], wanted: saved_model.Input, label: str) -> Array:
+    """Return all numbers of a row but its label, in their order; raise Unfit."""
+    every = {column: value for column, value in values.items() if inputs.is_number(value) and column != label}
+    size = None if None in wanted["shape"] else math.prod(map(int, filter(None, wanted["shape"])))
+    if not every or (size is not None and len(every) != size):
+        raise Unfit(f"it has {len(every)} columns of numbers, but the model takes {size or 'some'} as {name}")
+    shape = [one if one is not None else -1 for one in wanted["shape"]]
+    return np.concatenate([_as(wanted["dtype"], value).reshape(1) for value in every.values()]).reshape(shape)
 
 
 def encoded(item: Item) -> bytes:
     """Return the image's file that a record or row holds; raise Unfit."""
-    values = item.values
-    if values is None:
+    if item.values is None:
         raise Unfit("it is no tf.train.Example")
-    for name in IMAGE_NAMES:
-        value = values.get(name)
-        if isinstance(value, bytes):
-            return value
-    alone = [value for value in values.values() if isinstance(value, bytes)]
-    if len(alone) == 1:
-        return alone[0]
-    raise Unfit(f"it has no image; of its columns ({', '.join(map(str, values))}) none is called image")
+    found = inputs.image_of(item.values)
+    if found is None:
+        raise Unfit(f"it has no image; of its columns ({', '.join(map(str, item.values))}) none is called image")
+    return found
 
 
 def raw_image(item: Item, features: Mapping[str, manifest.Feature]) -> Image.Image | None:
@@ -524,48 +601,75 @@ def _name(facts: Facts, number: int) -> str:
 
 
 def _flat(given: Mapping[str, Array], job: Job) -> list[float] | None:
-    """Return the whole output where it was asked for, or where there is no other; by the outputs' names, in a row."""
+    """Return all numbers of all outputs, by the outputs' names: where they were asked for, or there are no classes."""
     facts = job.facts
     if facts["scores"] and not job.config.whole_output:
         return None
-    names = [facts["scores"]] if facts["scores"] else facts["outputs"]
-    numbers = [np.ravel(given[name]).astype(np.float64) for name in names if given[name].dtype.kind in "biuf"]
+    numbers = [
+        np.ravel(given[name]).astype(np.float64) for name in facts["outputs"] if given[name].dtype.kind in "biuf"
+    ]
     return np.concatenate(numbers).tolist() if numbers else None
 
 
-def parquet(rows: Sequence[Mapping[str, object]], summary: Summary, plan: str) -> bytes:
-    """Return the Parquet file of a part; its metadata hold what came of the part, and of which plan."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class Rows:
+    """The rows of a part, on this host's disk as they come: what is in memory is a thousand of them."""
 
-    fields = [
-        ("path", pa.string()), ("page", pa.int32()), ("record", pa.int64()), ("sha256", pa.string()),
-        ("label", pa.string()), ("class", pa.int32()), ("name", pa.string()), ("score", pa.float64()),
-        ("top_classes", pa.list_(pa.int32())), ("top_scores", pa.list_(pa.float64())),
-        ("output", pa.list_(pa.float64())), ("error", pa.string()),
-    ]  # fmt: skip
-    known = {name for name, _ in fields}
-    extra = sorted({name for row in rows for name in row} - known)
-    table = pa.table(
-        {
-            **{name: pa.array([row.get(name) for row in rows], kind) for name, kind in fields},
-            **{name: _own_column([row.get(name) for row in rows]) for name in extra},
-        }
-    )
-    told = jsons.dumps({"plan": plan, "summary": summary}).encode()
-    out = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_METADATA: told}), out, compression="zstd")
-    return out.getvalue()
+    HELD = 1000
+
+    def __init__(self, own_columns: Mapping[str, str], plan: str) -> None:
+        self._plan = plan
+        self._own = {f"own_{name}": kind for name, kind in own_columns.items()}
+        self._held: list[Mapping[str, object]] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._file: Path | None = None
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Take a row."""
+        self._held.append(row)
+        if len(self._held) >= self.HELD:
+            self._flush()
+
+    def close(self, summary: Summary) -> Path:
+        """Return the Parquet file with all rows; its metadata hold what came of the part, and of which plan."""
+        self._flush()
+        assert self._writer is not None
+        assert self._file is not None
+        self._writer.add_key_value_metadata({_METADATA: jsons.dumps({"plan": self._plan, "summary": summary})})
+        self._writer.close()
+        return self._file
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds = {
+            "text": pa.string(), "number": pa.float64(), "truth": pa.bool_(), "numbers": pa.list_(pa.float64()),
+            "texts": pa.list_(pa.string()),
+        }  # fmt: skip
+        schema = pa.schema(
+            [
+                ("path", pa.string()), ("page", pa.int32()), ("record", pa.int64()), ("sha256", pa.string()),
+                ("label", pa.string()), ("class", pa.int32()), ("name", pa.string()), ("score", pa.float64()),
+                ("top_classes", pa.list_(pa.int32())), ("top_scores", pa.list_(pa.float64())),
+                ("output", pa.list_(pa.float64())), ("error", pa.string()),
+                *((name, kinds[kind]) for name, kind in self._own.items()),
+            ]
+        )  # fmt: skip
+        if self._writer is None or self._file is None:
+            handle, name = tempfile.mkstemp(suffix=".parquet")
+            os.close(handle)
+            self._file = Path(name)
+            self._writer = pq.ParquetWriter(name, schema, compression="zstd")
+        self._writer.write_table(
+            pa.table({one.name: pa.array([row.get(one.name) for row in self._held], one.type) for one in schema})
+        )
+        self._held = []
 
 
-def _own_column(values: Sequence[object]) -> pa.Array:
-    """Return a column of the user's; as text where its values are of different kinds."""
-    import pyarrow as pa
-
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else str(value) for value in values])
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(s3.CHUNK):
+            yield chunk
 
 
 def told(raw: bytes) -> tuple[str, Summary]:
@@ -574,7 +678,7 @@ def told(raw: bytes) -> tuple[str, Summary]:
     import pyarrow.parquet as pq
 
     try:
-        content = json.loads((pq.read_schema(io.BytesIO(raw)).metadata or {})[_METADATA])
+        content = json.loads(pq.ParquetFile(io.BytesIO(raw)).metadata.metadata[_METADATA])
         return str(content["plan"]), content["summary"]
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
@@ -583,33 +687,33 @@ def told(raw: bytes) -> tuple[str, Summary]:
 class _Suspects:
     """Which inputs of a part were being prepared when a process ended, as a note in the target.
 
-    Written from the second attempt on alone: what ends a process is found so, and costs no other input its row.
+    Written from the second attempt on alone: what ends a process is found so, and costs no other input its row. First
+    the process notes a block of inputs, and one by one those of a block in which it has ended once.
     """
+
+    BLOCK = 256
 
     def __init__(self, target: Prefix, part: int) -> None:
         self._target, self._path = target, f"{SUSPECTS}/{part:06d}.json"
         self._died: dict[str, int] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        self._trying = ""
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, AttributeError):
             found = json.loads(target.read(self._path))
             self._died = {str(key): int(count) for key, count in found["died"].items()}
-            if (trying := found.get("trying")) is not None:
-                self._died[str(trying)] = self._died.get(str(trying), 0) + 1
+            if found.get("trying"):
+                self._died[found["trying"]] = self._died.get(found["trying"], 0) + 1
 
     def guilty(self, number: int) -> bool:
         """Whether it was this input twice: once may be chance."""
-        return self._died.get(str(number), 0) >= 2
+        return self._died.get(f"input {number}", 0) >= 2
 
-    @contextlib.contextmanager
-    def tried(self, number: int) -> Iterator[None]:
-        """Note that an input is being prepared, and at the end that it is no more."""
-        self._note(number)
-        try:
-            yield
-        finally:
-            self._note(None)
-
-    def _note(self, number: int | None) -> None:
-        self._target.put(self._path, json.dumps({"trying": number, "died": self._died}).encode())
+    def trying(self, number: int) -> None:
+        """Note that an input is being prepared."""
+        block = f"block {number // self.BLOCK}"
+        trying = f"input {number}" if block in self._died else block
+        if trying != self._trying:
+            self._trying = trying
+            self._target.put(self._path, json.dumps({"trying": trying, "died": self._died}).encode())
 
 
 class Limit:

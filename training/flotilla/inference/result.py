@@ -5,13 +5,14 @@ manifest.json is written last, once every input has been found in the files that
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
@@ -20,7 +21,8 @@ import numpy as np
 
 import flotilla
 from flotilla.inference import page, part
-from flotilla.inference.inputs import IMAGES, Found
+from flotilla.inference.arrays import Array
+from flotilla.inference.inputs import CUT, IMAGES, Found, Part
 from flotilla.inference.part import Summary
 from flotilla.inference.saved_model import Facts
 from flotilla.inference.settings import InferConfig
@@ -34,6 +36,9 @@ MANIFEST = "manifest.json"
 HDF5 = "predictions.h5"
 _PART = re.compile(rf"{part.PARTS}/part-(\d{{6}})\.parquet")
 _THREADS = 8
+_WHOLE = ("page", "record", "class")
+_NUMBERS = (*_WHOLE, "score")
+_TEXTS = ("path", "sha256", "label", "name", "error")
 
 
 class Plan(TypedDict):
@@ -73,7 +78,7 @@ def before(target: Prefix) -> Plan | None:
     try:
         content = json.loads(target.read(PLAN))
     except FileNotFoundError:
-        some = next((one.path for one in target.objects()), "")
+        some = next((one.path for one in target.objects() if not one.path.endswith("/") and one.path), "")
         if some:
             raise BadInput(
                 f"{target.url()} (infer_target) has {some}, and no predictions: name a folder of their own."
@@ -96,6 +101,8 @@ def check_same(target: Prefix, old: Plan, new: Plan) -> None:
         for words, same in (
             ("another model", old["facts"]["identity"] == new["facts"]["identity"]),
             ("other inputs", old["inputs"] == new["inputs"]),
+            ("another signature", old["facts"]["signature"] == new["facts"]["signature"]),
+            ("other names of classes", old["facts"]["names"] == new["facts"]["names"]),
             ("other settings", old["settings"] == new["settings"]),
         )
         if not same
@@ -129,38 +136,41 @@ def begin(target: Prefix, new: Plan) -> dict[int, Summary]:
     return done
 
 
-def is_done(target: Prefix) -> dict[str, object] | None:
-    """Return the manifest, where it is there."""
+def is_done(target: Prefix, plan: Plan, hdf5: bool) -> dict[str, object] | None:
+    """Return the manifest, where it is there, of this plan and with all that is wanted."""
     try:
         content = json.loads(target.read(MANIFEST))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict) or content.get("plan") != plan["digest"]:
+        return None
+    return content if not hdf5 or any(one["path"] == HDF5 for one in content["files"]) else None
 
 
 def total(summaries: Iterable[Summary]) -> Summary:
-    """Return what came of all parts together."""
+    """Return what came of several parts together."""
     whole: Summary = {
-        "part": -1, "files": 0, "rows": 0, "broken": 0, "bytes": 0, "classes": {}, "labelled": 0, "right": 0,
-        "confusion": {}, "surest": [], "least_sure": [], "errors": [], "seconds": {},
+        "part": -1, "files": 0, "rows": 0, "broken": 0, "bytes": 0, "classes": {}, "labelled": 0, "strange": 0,
+        "right": 0, "confusion": {}, "surest": [], "least_sure": [], "errors": [], "seconds": {},
     }  # fmt: skip
-    classes: Counter[str] = Counter()
-    confusion: Counter[str] = Counter()
-    seconds: dict[str, float] = {}
     for one in summaries:
-        for key in ("files", "rows", "broken", "bytes", "labelled", "right"):
-            whole[key] += one[key]
-        classes.update(one["classes"])
-        confusion.update(one["confusion"])
-        for name, value in one["seconds"].items():
-            seconds[name] = seconds.get(name, 0.0) + value
-        whole["surest"] = sorted([*whole["surest"], *one["surest"]], key=lambda sample: -sample["score"])
-        whole["least_sure"] = sorted([*whole["least_sure"], *one["least_sure"]], key=lambda sample: sample["score"])
-        del whole["surest"][2 * part.SAMPLES :], whole["least_sure"][2 * part.SAMPLES :]
-        whole["errors"] = [*whole["errors"], *one["errors"]][:100]
-    whole["classes"], whole["confusion"] = dict(classes), dict(confusion)
-    whole["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        add(whole, one)
     return whole
+
+
+def add(whole: Summary, one: Summary) -> None:
+    """Add what came of a part to the whole."""
+    for key in ("files", "rows", "broken", "bytes", "labelled", "strange", "right"):
+        whole[key] += one[key]
+    for sums, more in ((whole["classes"], one["classes"]), (whole["confusion"], one["confusion"])):
+        for name, count in more.items():
+            sums[name] = sums.get(name, 0) + count
+    for name, value in one["seconds"].items():
+        whole["seconds"][name] = round(whole["seconds"].get(name, 0.0) + value, 3)
+    whole["surest"] = sorted([*whole["surest"], *one["surest"]], key=lambda sample: -sample["score"])
+    whole["least_sure"] = sorted([*whole["least_sure"], *one["least_sure"]], key=lambda sample: sample["score"])
+    del whole["surest"][2 * part.SAMPLES :], whole["least_sure"][2 * part.SAMPLES :]
+    whole["errors"] = [*whole["errors"], *one["errors"]][:100]
 
 
 def finish(
@@ -170,25 +180,26 @@ def finish(
 
     Raises Mismatch where an input has no row or two.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files, tables, summaries = [], [], []
-    paths = [part.name_of(one.number) for one in found.parts()]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for path, raw in zip(paths, pool.map(target.read, paths), strict=True):
-            files.append({"path": path, "size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()})
-            tables.append(pq.read_table(io.BytesIO(raw)))
-            summaries.append(part.told(raw)[1])
-    rows = pa.concat_tables(tables, promote_options="permissive")
-    _hold(rows, found)
-    whole = total(summaries)
-    if config.hdf5:
-        raw = hdf5(rows)
-        item = objects.hashed(HDF5, lambda: iter([raw]))
-        objects.upload(target, HDF5, item)
-        objects.compare(target, HDF5, item)
-        files.append({"path": HDF5, "size": len(raw), "sha256": item.sha256})
+    files: list[Entry] = []
+    whole = total([])
+    parts = found.parts()
+    with contextlib.ExitStack() as stack:
+        wanted = stack.enter_context(Hdf5()) if config.hdf5 else None
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        for some in _batches(parts, _THREADS):  # so many files in memory at a time
+            for one, raw in zip(some, pool.map(target.read, [part.name_of(one.number) for one in some]), strict=True):
+                files.append(_entry(part.name_of(one.number), raw))
+                rows = _columns(raw, wanted is not None)
+                _hold(rows, one, found)
+                add(whole, part.told(raw)[1])
+                if wanted is not None:
+                    wanted.add(rows)
+        if wanted is not None:
+            raw = wanted.close()
+            item = objects.hashed(HDF5, lambda: iter([raw]))
+            objects.upload(target, HDF5, item)
+            objects.compare(target, HDF5, item)
+            files.append(_entry(HDF5, raw))
     facts = new["facts"]
     content: dict[str, object] = {
         "format": FORMAT,
@@ -200,7 +211,8 @@ def finish(
         "broken": whole["broken"],
         "classes": whole["classes"],
         "labelled": whole["labelled"],
-        "accuracy": whole["right"] / whole["labelled"] if whole["labelled"] else None,
+        "strange_labels": whole["strange"],
+        "accuracy": whole["right"] / whole["labelled"] if whole["labelled"] and not whole["strange"] else None,
         "model_takes": facts["takes"],
         "model_gives": {"output": facts["scores"], "meaning": facts["meaning"], "classes": facts["classes"]},
         "scale": config.scale if _scales(facts) else None,
@@ -214,7 +226,7 @@ def finish(
     }
     shown = page.render(content, whole, facts["names"]).encode()
     target.put(page.NAME, shown)
-    files.append({"path": page.NAME, "size": len(shown), "sha256": hashlib.sha256(shown).hexdigest()})
+    files.append(_entry(page.NAME, shown))
     raw = jsons.dumps(content, indent=2).encode() + b"\n"
     target.put(MANIFEST, raw)
     return content
@@ -225,45 +237,97 @@ def _scales(facts: Facts) -> bool:
     return facts["takes"] == "images" and any(one["dtype"].startswith("float") for one in facts["inputs"].values())
 
 
-def _hold(rows: Mapping[str, object], found: Found) -> None:
-    """Hold the rows against the listing: none lost, none twice; raise Mismatch."""
-    keys: Counter[tuple[str, int, int]] = Counter()
-    columns = [rows[name].to_pylist() for name in ("path", "page", "record")]  # type: ignore[attr-defined]
-    for path, number, record in zip(*columns, strict=True):
-        keys[path, -1 if number is None else number, -1 if record is None else record] += 1
-    twice = [key for key, count in keys.items() if count > 1]
-    if twice:
+class Entry(TypedDict):
+    """An object, as the manifest lists it."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+
+
+Columns = dict[str, list[object]]  # rows by column
+
+
+def _entry(path: str, raw: bytes) -> Entry:
+    return {"path": path, "size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def _batches(parts: Sequence[Part], count: int) -> Iterator[Sequence[Part]]:
+    return (parts[start : start + count] for start in range(0, len(parts), count))
+
+
+def _columns(raw: bytes, every: bool) -> Columns:
+    """Return a part's rows by column: those that tell the inputs apart, or all of the kit's."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(io.BytesIO(raw))
+    names = file.schema_arrow.names if every else ["path", "page", "record", "error"]
+    found: Columns = {str(name): list(column) for name, column in file.read(names).to_pydict().items()}
+    return found
+
+
+def _hold(rows: Columns, one: Part, found: Found) -> None:
+    """Hold a part's rows against its share of the listing: none lost, none twice; raise Mismatch."""
+    keys = Counter(zip(rows["path"], rows["page"], rows["record"], strict=True))
+    if twice := [key for key, count in keys.items() if count > 1]:
         raise Mismatch(f"{len(twice)} inputs have several rows, as {twice[0][0]}: please report this.")
-    there = Counter(path for path, *_ in keys)
-    if found.kind == IMAGES:
-        lost = [one.path for one in found.objects if one.path not in there]
-    else:
-        lost = [path for path, count in found.records.items() if path in there and there[path] < count]
-    strange = there.keys() - {one.path for one in found.objects}
+    there = Counter(rows["path"])
+    cut = {path for path, error in zip(rows["path"], rows["error"], strict=True) if str(error or "").startswith(CUT)}
+    paths = {listed.path for listed in one.objects}
+    lost = [path for path in paths - cut if there[path] < (1 if found.kind == IMAGES else found.records.get(path, 0))]
+    strange = there.keys() - paths
     if lost or strange:
         raise Mismatch(
-            f"{len(lost)} inputs have no row, as {lost[0]}: please report this."
+            f"{len(lost)} inputs have no row, as {min(lost)}: please report this."
             if lost
-            else f"{len(strange)} rows are of no input, as {min(strange)}: please report this."
+            else f"{len(strange)} rows are of no input, as {min(map(str, strange))}: please report this."
         )
 
 
-def hdf5(rows: Mapping[str, object]) -> bytes:
-    """Return the predictions as HDF5: a dataset for path, page, record, label, class, score and the best classes."""
-    import h5py
+class Hdf5:
+    """The predictions as HDF5: a dataset a column."""
 
-    out = io.BytesIO()
-    with h5py.File(out, "w") as file:
-        for name in ("path", "label", "name", "error"):
-            values = rows[name].to_pylist()  # type: ignore[attr-defined]
-            file.create_dataset(name, data=[value or "" for value in values], dtype=h5py.string_dtype())
-        for name in ("page", "record", "class"):
-            values = rows[name].to_pylist()  # type: ignore[attr-defined]
-            file[name] = np.array([-1 if value is None else value for value in values], np.int64)
-        values = rows["score"].to_pylist()  # type: ignore[attr-defined]
-        file["score"] = np.array([np.nan if value is None else value for value in values])
-        for name, kind, none in (("top_classes", np.int64, -1), ("top_scores", np.float64, np.nan)):
-            lists = [value or [] for value in rows[name].to_pylist()]  # type: ignore[attr-defined]
-            wide = max(map(len, lists), default=0)
-            file[name] = np.array([[*value, *[none] * (wide - len(value))] for value in lists], kind).reshape(-1, wide)
-    return out.getvalue()
+    def __enter__(self) -> Hdf5:
+        import h5py
+
+        self._out = io.BytesIO()
+        self._file = h5py.File(self._out, "w")
+        self._text = h5py.string_dtype()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, rows: Columns) -> None:
+        """Take a part's rows."""
+        for name, values in rows.items():
+            first = next((value for value in values if value is not None), None)
+            if isinstance(first, list):
+                numbers = [one if isinstance(one, list) else [] for one in values]
+                wide = max(map(len, numbers))
+                if first and isinstance(first[0], str):
+                    continue  # lists of the user's own texts
+                none = -1 if name == "top_classes" else np.nan
+                self._append(name, np.array([[*one, *[none] * (wide - len(one))] for one in numbers]))
+            elif isinstance(first, (int, float)) or name in _NUMBERS:
+                none = -1 if name in _WHOLE else np.nan
+                kind = np.int64 if name in _WHOLE else np.float64
+                self._append(name, np.array([none if one is None else one for one in values], kind))
+            elif isinstance(first, str) or name in _TEXTS:
+                self._append(name, np.array([one or "" for one in values], object), self._text)
+
+    def _append(self, name: str, values: Array, kind: object = None) -> None:
+        if name not in self._file:
+            most = (None,) * values.ndim
+            self._file.create_dataset(name, data=values, dtype=kind, maxshape=most, chunks=True)
+            return
+        data = self._file[name]
+        before = data.shape[0]
+        size = (before + len(values), *(max(sizes) for sizes in zip(data.shape[1:], values.shape[1:], strict=True)))
+        data.resize(size)
+        data[(slice(before, None), *(slice(0, one) for one in values.shape[1:]))] = values
+
+    def close(self) -> bytes:
+        """Return the file."""
+        self._file.close()
+        return self._out.getvalue()

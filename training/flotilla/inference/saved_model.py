@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flotilla.inference.arrays import Array, Arrays
-from flotilla.inference.inputs import Source, open_source
+from flotilla.inference.inputs import (
+    IMAGES,
+    RECORDS,
+    Item,
+    Source,
+    Value,
+    image_of,
+    is_number,
+    label_name,
+    open_source,
+)
 from flotilla.job.errors import BadInput, Mismatch
 from flotilla.storage import manifest
 
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 
 GRAPH = "saved_model.pb"
 DEFAULT = "serving_default"
+LEAST_SIDE = 8  # pixels of an image that is given as a row of numbers; shorter rows are columns
 MODEL_FORMAT = "flotilla-model/"
 # Names of outputs that are classes' scores, the best one first; and what those are
 _SCORES = {
@@ -42,13 +53,14 @@ class Input(TypedDict):
 
     dtype: str  # as numpy has it; object: bytes
     shape: list[int | None]  # without the batch
+    batch: int  # how many inputs a call has to have; 0: any number
 
 
 class Facts(TypedDict):
     """What is known of a model, so that every task does the same with it."""
 
     signature: str
-    takes: str  # images, encoded images, examples or columns
+    takes: str  # images, encoded images, examples, columns, or what the user's function makes: own
     inputs: dict[str, Input]
     size: list[int | None]  # of images: height, width, channels
     layout: str  # of images: channels last, channels first or flat
@@ -57,6 +69,8 @@ class Facts(TypedDict):
     outputs: list[str]  # all of them
     classes: int  # 0 where the model gives none
     names: list[str]  # of the classes; none: numbers
+    label: str  # the column or feature that is one, and isn't the model's; empty: none
+    own: dict[str, str]  # what the user's columns hold (inference/own.py, KINDS)
     identity: str  # changes with every other model
     job: str  # which has made it; empty: not one of ours
 
@@ -94,7 +108,7 @@ def locate(url: str) -> Place:
     names: tuple[str, ...] = ()
     sums: dict[str, str] = {}
     if manifest.NAME in objects:
-        raw = source.read(objects[manifest.NAME])
+        raw = b"".join(source.stream(objects[manifest.NAME]))
         found = _ours(raw)
         if found:
             identity, job = hashlib.sha256(raw).hexdigest(), str(found.get("job", ""))
@@ -134,7 +148,7 @@ def fetch(place: Place, models_dir: str) -> Path:
         for one in place.source.objects():
             if not one.path.startswith(place.folder):
                 continue
-            data = place.source.read(one)
+            data = b"".join(place.source.stream(one))
             if place.sums.get(one.path, hashlib.sha256(data).hexdigest()) != hashlib.sha256(data).hexdigest():
                 raise Mismatch(f"{place.source.url(one.path)} isn't what the model's manifest says: store it again.")
             file = part / one.path
@@ -179,8 +193,8 @@ class Model:
         """Return what the signature takes, without the batch."""
         found: dict[str, Input] = {}
         for name, spec in sorted(self._call.structured_input_signature[1].items()):
-            shape = list(spec.shape)[1:] if spec.shape.rank else []
-            found[name] = {"dtype": np.dtype(spec.dtype.as_numpy_dtype).name, "shape": shape}
+            first, *shape = list(spec.shape) if spec.shape.rank else [None]
+            found[name] = {"dtype": np.dtype(spec.dtype.as_numpy_dtype).name, "shape": shape, "batch": first or 0}
         return found
 
     def outputs(self) -> list[str]:
@@ -199,50 +213,86 @@ def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names))
 
 
-def judge(model: Model, place: Place, kind: str, labels: tuple[str, ...]) -> Facts:
-    """Say what the model takes of inputs of this kind; raise BadInput where they don't fit.
+def judge(
+    model: Model, place: Place, kind: str, labels: tuple[str, ...], sample: Item | None = None, prepares: bool = False
+) -> Facts:
+    """Say what the model takes of inputs of this kind, of which `sample` is one; raise BadInput where they don't fit.
 
-    What it gives `settle` says, once it has been called.
+    With `prepares` a function of the user's makes what it takes. What it gives `settle` says, once it has been called.
     """
     inputs = model.inputs()
+    values: Mapping[str, Value] = (sample.values if sample else None) or {}
     facts: Facts = {
-        "signature": model.signature, "takes": "columns", "inputs": inputs, "size": [], "layout": "", "scores": "",
-        "meaning": "", "outputs": model.outputs(), "classes": 0, "names": list(labels or place.names),
+        "signature": model.signature, "takes": "own" if prepares else "columns", "inputs": inputs, "size": [],
+        "layout": "", "scores": "", "meaning": "", "outputs": model.outputs(), "classes": 0,
+        "names": list(labels or place.names), "label": label_of(values, inputs), "own": {},
         "identity": place.identity, "job": place.job,
     }  # fmt: skip
+    if prepares:
+        return facts
     if len(inputs) != 1:
-        if kind == "images":
+        if kind == IMAGES:
             raise BadInput(
                 f"The model takes {len(inputs)} inputs ({_listed(inputs)}), and infer_source has images, which are "
-                "one: give its inputs as the columns of Parquet or CSV files, or another signature (infer_signature)."
+                "one: name a file with a function prepare(data) that makes them (infer_program), or another signature."
             )
         return facts
     ((name, one),) = inputs.items()
-    shape = one["shape"]
-    if one["dtype"] == "object":
-        if shape:
-            raise BadInput(
-                f"The model takes texts of the shape {shape} as {name}, which nothing here can be made into."
-            )
-        facts["takes"] = "examples" if "example" in name.lower() else "encoded images"
-        if facts["takes"] == "examples" and kind != "TFRecord files":
-            raise BadInput(
-                f"The model takes serialized tf.train.Examples ({name}), and infer_source has {kind}: give TFRecord "
-                f"files, or a signature that takes images (infer_signature: there are {', '.join(model.every)})."
-            )
+    text, (size, layout) = one["dtype"] == "object", _size(one["shape"])
+    if kind != IMAGES:
+        named = name in values and not isinstance(values[name], (bytes, Mapping))
+        no_image = image_of(values) is None or not (text or layout)
+        if no_image and text and not named:
+            if kind != RECORDS:
+                raise BadInput(
+                    f"The model takes texts as {name}, and the rows have no such column: there are {_listed(values)}."
+                )
+            facts["takes"] = "examples"
+        if named or no_image:
+            return facts
+    if text:
+        _check_text(model, name, one, kind)
+        facts["takes"] = "examples" if _takes_examples(name) else "encoded images"
         return facts
-    if kind in ("Parquet files", "CSV files") and len(shape) <= 1:
-        return facts  # a row's numbers
-    size, layout = _size(shape)
     if not layout:
-        if kind == "images":
-            raise BadInput(
-                f"The model takes {name} of the shape {shape}, which is no image's: name a file with a function "
-                "prepare(data) that makes such an array of an image's bytes (infer_program)."
-            )
-        return facts
+        raise BadInput(
+            f"The model takes {name} of the shape {one['shape']}, which is no image's: name a file with a function "
+            "prepare(data) that makes such an array of an image's bytes (infer_program)."
+        )
     facts["takes"], facts["size"], facts["layout"] = "images", size, layout
     return facts
+
+
+def label_of(values: Mapping[str, Value], inputs: Mapping[str, Input]) -> str:
+    """Return which column is the label: none that the model takes, by its name or as one of all numbers of a row."""
+    label = label_name(values)
+    if label in inputs:
+        return ""
+    if len(inputs) == 1:
+        ((name, one),) = inputs.items()
+        numbers = sum(is_number(value) for value in values.values())
+        if (
+            name not in values
+            and None not in one["shape"]
+            and numbers == math.prod(map(int, filter(None, one["shape"])))
+        ):
+            return "" if is_number(values.get(label)) else label
+    return label
+
+
+def _check_text(model: Model, name: str, one: Input, kind: str) -> None:
+    if one["shape"] not in ([], [1]):
+        raise BadInput(f"The model takes texts of the shape {one['shape']} as {name}, of which an image isn't one.")
+    if _takes_examples(name) and kind != RECORDS:
+        raise BadInput(
+            f"The model takes serialized tf.train.Examples ({name}), and infer_source has {kind}: give TFRecord files, "
+            f"or a signature that takes images (infer_signature: there are {', '.join(model.every)})."
+        )
+
+
+def _takes_examples(name: str) -> bool:
+    """Whether a text is a serialized tf.train.Example, by the name that Estimators give it."""
+    return "example" in name.lower() or name == "inputs"
 
 
 def _size(shape: list[int | None]) -> tuple[list[int | None], str]:
@@ -257,9 +307,14 @@ def _size(shape: list[int | None]) -> tuple[list[int | None], str]:
     if len(shape) == 1 and shape[0]:
         for channels in (1, 3):
             side = math.isqrt(shape[0] // channels)
-            if side > 1 and side * side * channels == shape[0]:
+            if side >= LEAST_SIDE and side * side * channels == shape[0]:
                 return [side, side, channels], "flat"
     return [], ""
+
+
+def batch_of(facts: Facts) -> int:
+    """Return how many inputs each call has to have; 0: any number."""
+    return max((one["batch"] for one in facts["inputs"].values()), default=0)
 
 
 def settle(facts: Facts, given: Mapping[str, Array], batch: int) -> Facts:

@@ -82,6 +82,8 @@ def load_config(path: str) -> InferConfig:
     for name in ("top", "batch"):
         if getattr(config, name) < 1:
             raise BadInput(f"{name} is {getattr(config, name)}: give at least 1.")
+    if config.item_secs <= 0:
+        raise BadInput(f"item_secs is {config.item_secs}: give some seconds.")
     if not 0 <= config.most_broken <= 1:
         raise BadInput(f"most_broken is {config.most_broken}: give a share from 0 to 1.")
     parse_url(config.target)
