@@ -299,7 +299,7 @@ class _Task:
             self._predict(some[half:])
             return
         for row, one in enumerate(some):
-            self._add(one, {name: value[row] for name, value in given.items()})
+            self._add(one, {name: np.asarray(value[row]) for name, value in given.items()})
 
     def _add(self, one: _Input, given: Arrays | None) -> None:
         """Make the row of an input."""
@@ -439,7 +439,9 @@ def first_batch(worker: Worker, some: Sequence[Item]) -> tuple[Facts, float]:
             given = called(worker.model, alike, batch)
         facts = saved_model.settle(worker.job.facts, given, len(alike))
         try:
-            facts["own"] = own.kinds_of(worker.own.present({name: value[0] for name, value in given.items()}))
+            facts["own"] = own.kinds_of(
+                worker.own.present({name: np.asarray(value[0]) for name, value in given.items()})
+            )
         except own.Failed as error:
             raise BadInput(f"{_place(fine[0].item)} can't be presented: {str(error).rstrip('.')}.") from error
         began = time.monotonic()

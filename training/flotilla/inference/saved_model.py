@@ -271,12 +271,9 @@ def label_of(values: Mapping[str, Value], inputs: Mapping[str, Input]) -> str:
     if len(inputs) == 1:
         ((name, one),) = inputs.items()
         numbers = sum(is_number(value) for value in values.values())
-        if (
-            name not in values
-            and None not in one["shape"]
-            and numbers == math.prod(map(int, filter(None, one["shape"])))
-        ):
-            return "" if is_number(values.get(label)) else label
+        by_order = name not in values and one["dtype"] != "object" and None not in one["shape"]
+        if by_order and is_number(values.get(label)) and numbers == math.prod(map(int, filter(None, one["shape"]))):
+            return ""
     return label
 
 
