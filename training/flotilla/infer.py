@@ -316,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=["check", "run"], help="judge everything and say what it is, or do it")
-    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration; - reads it from stdin")
     parser.add_argument("--slots", type=int, default=1, metavar="N", help="of check: how many tasks run at a time")
     return parser
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 
 from flotilla.job.config import read_object
 from flotilla.job.errors import BadInput
@@ -61,8 +63,8 @@ class InferConfig:
 
 
 def load_config(path: str) -> InferConfig:
-    """Read and check a configuration; raise BadInput."""
-    content = read_object(path)
+    """Read and check a configuration, `-` from the standard input; raise BadInput."""
+    content = _from_stdin() if path == "-" else read_object(path)
     fields = {field.name: field for field in dataclasses.fields(InferConfig)}
     if unknown := sorted(set(content) - set(fields)):
         raise BadInput(f"{path} has the unknown key '{unknown[0]}': see --help for the keys.")
@@ -100,6 +102,17 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
 }
+
+
+def _from_stdin() -> dict[str, object]:
+    """Return the object that the standard input has; its file belongs to root, so it can't be opened by its name."""
+    try:
+        content = json.load(sys.stdin)
+    except ValueError as error:
+        raise BadInput(f"The configuration isn't JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise BadInput("The configuration isn't a JSON object of keys and values.")
+    return content
 
 
 def _cast(value: object, kind: type, where: str) -> object:
