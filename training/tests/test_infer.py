@@ -496,6 +496,23 @@ def test_parts_are_the_same_each_time_and_fit_the_folder() -> None:
     assert found(500).parts() == found(500).parts() and found(500).digest() != found(501).digest()
 
 
+def test_few_files_of_records_keep_many_hosts_busy(
+    put: Put, models: Path, data_dir: Path, config: Any, client: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of a file's pieces is a part, and what can't be read is one row."""
+    monkeypatch.setattr(inputs, "PIECE_BYTES", 10_000)
+    put("models/several", models / "several")
+    raw = (data_dir / "eval-00000-of-00001.tfrecord").read_bytes()
+    put("data/a.tfrecord", raw)
+    put("data/b.tfrecord", raw[: len(raw) // 2 - 10])
+    more = {"source": "s3://data/data/", "model": "s3://data/models/several/", "signature": "examples"}
+    code, outcome, said = call(capsys, "run", config(**more))
+    assert code == 0 and outcome["rows"] == 40 + 19 + 1 and outcome["broken"] == 1, said
+    found = rows(client)
+    assert len({(row["path"], row["record"]) for row in found}) == 60
+    assert len(client.list_objects_v2(Bucket="data", Prefix="out/parts/")["Contents"]) == 4
+
+
 def test_a_model_that_was_changed_is_not_mixed_with_the_old_one(photos: None, config: Any, put: Put) -> None:
     judged = infer.judge(infer.load_config(config()))
     put("models/colour/assets/new", b"x")

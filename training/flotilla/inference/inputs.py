@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import functools
 import gzip
 import hashlib
 import io
@@ -12,7 +13,7 @@ import math
 import re
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ from flotilla.storage.manifest import Object
 from flotilla.storage.s3 import Prefix
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import tensorflow as tf
 
 KINDS = {
@@ -39,6 +41,7 @@ CUT = "the file can't be read from here on"
 AHEAD = 16  # images that are read before they are needed
 LEAST, MOST, PARTS = 16, 256, 64  # images a part, and how many parts a small folder makes
 PART_BYTES = 64 * 1024**2
+PIECES, PIECE_BYTES = 8, 1024**2  # of a file of records or rows: the most, and the least
 # By their names, what people call the feature or column that holds an image, and the one with its class
 IMAGE_NAMES = ("image", "image/encoded", "image_raw", "image_bytes", "encoded", "content", "bytes", "data")
 LABEL_NAMES = ("label", "image/class/label", "labels", "class", "target", "y")
@@ -93,6 +96,12 @@ class Part(NamedTuple):
 
     number: int
     objects: tuple[Object, ...]
+    piece: int = 0  # of each file the records or rows whose number leaves this remainder
+    pieces: int = 1
+
+    def has(self, record: int) -> bool:
+        """Whether a record or row of its files is in it."""
+        return record % self.pieces == self.piece
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,13 @@ class Found:
                 size = 0
             groups[-1].append(one)
             size += one.size
-        return [Part(number, tuple(group)) for number, group in enumerate(groups)]
+        if self.kind == IMAGES or len(groups) >= PARTS:
+            return [Part(number, tuple(group)) for number, group in enumerate(groups)]
+        parts: list[Part] = []
+        for (one,) in groups:  # so that few files keep many hosts busy; each reads all of its file
+            pieces = max(1, min(PIECES, -(-PARTS // len(groups)), one.size // PIECE_BYTES))
+            parts += [Part(len(parts) + piece, (one,), piece, pieces) for piece in range(pieces)]
+        return parts
 
 
 def kind_of(path: str) -> str:
@@ -222,12 +237,15 @@ def items(source: Source, kind: str, part: Part) -> Iterator[Item]:
                 raise _gone(source, one) from error
             file.flush()
             try:
-                for count, item in enumerate(read(one.path, Path(file.name)), 1):  # noqa: B007  (told below)
-                    yield item
+                for item in read(one.path, Path(file.name)):
+                    if part.has(count):
+                        yield item()
+                    count += 1
             except (BadInput, Temporary):
                 raise
             except Exception as error:  # of whichever library reads it, there are many
-                yield Item(one.path, count, b"", error=f"{CUT}: {cause(error)}")
+                if part.has(count):
+                    yield Item(one.path, count, b"", error=f"{CUT}: {cause(error)}")
 
 
 def _gone(source: Source, one: Object) -> Temporary:
@@ -259,13 +277,17 @@ def _ahead(source: Source, objects: Iterable[Object]) -> Iterator[tuple[Object, 
                 future.cancel()
 
 
-def _records(path: str, file: Path) -> Iterator[Item]:
-    """Yield a TFRecord file's records; their checksums are checked."""
+# A reader yields what makes an Item, as a part needs some only.
+Make = Callable[[], Item]
+
+
+def _records(path: str, file: Path) -> Iterator[Make]:
+    """Read a TFRecord file's records; their checksums are checked."""
     import tensorflow as tf
 
     kind = "GZIP" if _is_packed(file) else ""
     for number, record in enumerate(tf.data.TFRecordDataset(str(file), compression_type=kind).as_numpy_iterator()):
-        yield _example(path, number, record)
+        yield functools.partial(_example, path, number, record)
 
 
 def _example(path: str, number: int, record: bytes) -> Item:
@@ -288,19 +310,23 @@ def _feature(feature: tf.train.Feature) -> Value:
     return found[0] if len(found) == 1 else found
 
 
-def _parquet(path: str, file: Path) -> Iterator[Item]:
+def _parquet(path: str, file: Path) -> Iterator[Make]:
     import pyarrow.parquet as pq
 
     number = 0
     with pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(256):
-            for row in batch.to_pylist():
-                yield _row(path, number, row)
+            for row in range(batch.num_rows):
+                yield functools.partial(_parquet_row, path, number, batch, row)
                 number += 1
 
 
-def _csv(path: str, file: Path) -> Iterator[Item]:
-    """Yield the rows of a CSV file with a header, whatever separates its columns; all values are text."""
+def _parquet_row(path: str, number: int, batch: pa.RecordBatch, row: int) -> Item:
+    return _row(path, number, batch.slice(row, 1).to_pylist()[0])
+
+
+def _csv(path: str, file: Path) -> Iterator[Make]:
+    """Read the rows of a CSV file with a header, whatever separates its columns; all values are text."""
     packed = _is_packed(file)
     with gzip.open(file, "rb") if packed else file.open("rb") as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
@@ -310,9 +336,11 @@ def _csv(path: str, file: Path) -> Iterator[Item]:
         if header and all(is_number(name) for name in header):
             raise ValueError(f"its first line has numbers ({first.strip()[:40]}) in the place of the columns' names")
         for number, row in enumerate(csv.DictReader(text, header, delimiter=mark, strict=True)):
-            yield _row(
-                path, number, {str(name): value if isinstance(value, str) else None for name, value in row.items()}
-            )
+            yield functools.partial(_csv_row, path, number, row)
+
+
+def _csv_row(path: str, number: int, row: Mapping[object, object]) -> Item:
+    return _row(path, number, {str(name): value if isinstance(value, str) else None for name, value in row.items()})
 
 
 def _is_packed(file: Path) -> bool:

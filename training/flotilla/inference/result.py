@@ -274,7 +274,8 @@ def _hold(rows: Columns, one: Part, found: Found) -> None:
     there = Counter(rows["path"])
     cut = {path for path, error in zip(rows["path"], rows["error"], strict=True) if str(error or "").startswith(CUT)}
     paths = {listed.path for listed in one.objects}
-    lost = [path for path in paths - cut if there[path] < (1 if found.kind == IMAGES else found.records.get(path, 0))]
+    least = {path: 1 if found.kind == IMAGES else _share(found.records.get(path, 0), one) for path in paths - cut}
+    lost = [path for path, count in least.items() if there[path] < count]
     strange = there.keys() - paths
     if lost or strange:
         raise Mismatch(
@@ -282,6 +283,11 @@ def _hold(rows: Columns, one: Part, found: Found) -> None:
             if lost
             else f"{len(strange)} rows are of no input, as {min(map(str, strange))}: please report this."
         )
+
+
+def _share(records: int, one: Part) -> int:
+    """Return how many of a file's records are in a part."""
+    return len(range(one.piece, records, one.pieces))
 
 
 class Hdf5:
