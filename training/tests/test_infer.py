@@ -711,3 +711,16 @@ def test_a_function_makes_what_no_image_is(photos: None, others: Any, config: An
     more = {"signature": "iris", "program": str(tmp_path / "mine.py")}
     code, said, _ = call(capsys, "check", config(**others, **more))
     assert code == 0 and "The model takes what prepare makes (infer_program): x." in said["says"]
+
+
+def test_what_a_task_has_raised_is_said() -> None:
+    before = (
+        "An error occurred while calling z:x.\n: org.apache.spark.api.python.PythonException: [PYTHON_EXCEPTION] …\n"
+    )
+    ours = before + "  File x\nflotilla.job.errors.BadInput: The model can't be loaded: x.\n SQLSTATE: 38000\n"
+    assert str(cluster._explain(Exception(ours))) == "The model can't be loaded: x."
+    assert isinstance(cluster._explain(Exception(ours)), BadInput)
+    other = (
+        before + "Traceback (most recent call last):\n  File x\nTypeError: no\n SQLSTATE: 38000\nDriver stacktrace:\n"
+    )
+    assert str(cluster._explain(Exception(other))) == "Spark gave the job up: TypeError: no"

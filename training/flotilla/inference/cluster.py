@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LOOK_SECS = 1.0
 ATTEMPTS = 8  # of a part, two of which find out which input ends the process
 _SAID = re.compile(r"flotilla\.job\.errors\.(\w+): (.*)")
+_RAISED = re.compile(r"[A-Za-z_.]+(Error|Exit|Interrupt): \S")  # as a Python traceback ends
 _log = logging.getLogger(__name__)
 
 
@@ -213,5 +214,6 @@ def _explain(error: Exception) -> Exception:
     if said:
         kind, sentence = said[-1]
         return (BadInput if kind in ("BadInput", "Denied") else Temporary)(sentence.strip())
-    line = next((line for line in text.splitlines() if "Job aborted" in line or "cancelled" in line), text[:300])
+    raised = [line.strip() for line in text.partition("Driver stacktrace")[0].splitlines() if _RAISED.match(line)]
+    line = raised[-1] if raised else next((line for line in text.splitlines() if "Job aborted" in line), text[:300])
     return Temporary(f"Spark gave the job up: {line.strip()}")
