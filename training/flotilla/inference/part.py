@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 PARTS = "parts"  # in the target, a Parquet file for each part
 SUSPECTS = ".suspects"  # in the target: inputs with which a task's process has ended
+FIRST_SECS = 5.0  # for the preparation of the inputs that the model is tried with
 SAMPLES = 6  # of the surest and of the least sure inputs of a part
 BROKEN = 20  # of a part's broken inputs
 _METADATA = b"flotilla"
@@ -425,7 +426,13 @@ def first_batch(worker: Worker, some: Sequence[Item]) -> tuple[Facts, float]:
     task = _Task(worker, Part(0, ()), 0)
     batch = saved_model.batch_of(worker.job.facts)
     with task.limit:
-        ready = [one for number, item in enumerate(some) for one in task._prepare(item, number)]
+        began = time.monotonic()
+        ready: list[_Input] = []
+        for number, item in enumerate(some):
+            ready += task._prepare(item, number)
+            if time.monotonic() > began + FIRST_SECS:
+                break
+        prepare = (time.monotonic() - began) / max(1, len(ready))
         fine = [one for one in ready if one.arrays is not None]
         if not fine:
             raise BadInput(f"{_place(ready[0].item)} can't be classified: {ready[0].error.rstrip('.')}.")
@@ -444,11 +451,9 @@ def first_batch(worker: Worker, some: Sequence[Item]) -> tuple[Facts, float]:
             )
         except own.Failed as error:
             raise BadInput(f"{_place(fine[0].item)} can't be presented: {str(error).rstrip('.')}.") from error
-        began = time.monotonic()
-        again = [one for number, item in enumerate(some) for one in task._prepare(item, number)]
+    began = time.monotonic()  # not of the first call, which compiles
     called(worker.model, alike, batch)
-    prepared = (time.monotonic() - began) / max(1, len(again))
-    return facts, prepared
+    return facts, prepare + (time.monotonic() - began) / len(alike)
 
 
 def called(model: saved_model.Model, arrays: Sequence[Arrays], batch: int) -> Arrays:

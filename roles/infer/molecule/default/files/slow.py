@@ -8,5 +8,5 @@ from PIL import Image
 
 
 def prepare(data):
-    time.sleep(0.5)
+    time.sleep(0.3)
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8)))
