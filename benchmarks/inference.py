@@ -7,7 +7,8 @@
 What Spark costs is told in processor seconds, which other work on the machine changes least: those of the tasks' Python
 (time.process_time, once the model is loaded) and of Java's threads in the executors (Spark's executorCpuTime, which
 leaves Python out altogether; the thesis took it for the whole), against those of a loop on one of the hosts that knows
-nothing of the kit, and reads, decodes and classifies the same objects, with one thread, too.
+nothing of the kit, and reads, decodes and classifies the same objects, with one thread, too. As many of these loops run
+at once as Spark has tasks, each on its share: more processes than processors cost each of them time.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
 
-from benchmarks.staging import Row, fleet, keep, write
+from benchmarks.staging import HOSTS, Row, fleet, keep, write
 from tests.support.commands import user_runs
 from tests.support.fleet import BUCKET, INVENTORY, host, manifest
 
@@ -33,6 +35,7 @@ PAGE = ROOT / "benchmarks/inference.md"
 PYTHON = ROOT / ".venv-training/bin/python"
 PHOTOS = 150  # of 1024 x 768, as the thesis has them
 BATCH = 32
+TASKS = 6  # of the fleet: two on each of three hosts
 FIGURES = ("executorRunTime", "executorCpuTime", "executorDeserializeTime", "jvmGcTime")
 
 # Writes the models and the photos of the rows: made from two that scikit-learn ships, each a crop of its own.
@@ -70,11 +73,12 @@ BARE = """
 import io, json, sys, time
 import boto3, numpy as np, tensorflow as tf
 from PIL import Image
-model, bucket, prefix, kind, batch = *sys.argv[1:5], int(sys.argv[5])
+model, bucket, prefix, kind, (batch, mine, all_) = *sys.argv[1:5], map(int, sys.argv[5:8])
 s3 = boto3.client("s3")
 call = tf.saved_model.load(model).signatures["serving_default"]
 keys = [one["Key"] for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for one in page["Contents"] if one["Key"].endswith((".tif", ".tfrecord"))]
+keys = keys[mine::all_] if kind == "tif" else keys
 read = lambda key: s3.get_object(Bucket=bucket, Key=key)["Body"].read()
 
 def pictures():
@@ -83,9 +87,10 @@ def pictures():
             picture = Image.open(io.BytesIO(read(key))).convert("RGB").resize((299, 299), Image.Resampling.BILINEAR)
             yield np.asarray(picture, np.float32) / 255
             continue
-        open("/tmp/bare.tfrecord", "wb").write(read(key))
+        file = f"/tmp/bare-{mine}.tfrecord"
+        open(file, "wb").write(read(key))
         features = {"image": tf.io.FixedLenFeature([], tf.string)}
-        for record in tf.data.TFRecordDataset("/tmp/bare.tfrecord").batch(batch):
+        for record in tf.data.TFRecordDataset(file).shard(all_, mine).batch(batch):
             planes = tf.io.decode_raw(tf.io.parse_example(record, features)["image"], tf.uint8)
             yield from tf.transpose(tf.reshape(planes, [-1, 3, 32, 32]), [0, 2, 3, 1]).numpy()
 
@@ -146,21 +151,19 @@ def efficiency(
 ) -> tuple[dict[str, float], float]:
     """Return the processor seconds of 1,000 images through Spark and in a bare loop, and the second ÷ the first."""
     found = infer(session, f"{model}-{time.time():.0f}", model, source, **more)
-    (folder,) = on("ps-0", "sh", "-c", "ls -d /var/lib/flotilla/models/*/").split()
-    inside = on("ps-0", "find", folder, "-name", "saved_model.pb").rsplit("/", 1)[0]
-    bare = json.loads(
-        on(
-            "ps-0",
-            "/opt/spark/bin/python",
-            "-c",
-            BARE,
-            inside,
-            BUCKET,
-            f"{source}/{more.get('infer_files', '')}".rstrip("*"),
-            kind,
-            str(BATCH),
-        ).splitlines()[-1]
-    )
+    prefix = f"{source}/{more.get('infer_files', '')}".rstrip("*")
+
+    def loop(number: int) -> dict[str, float]:
+        name = HOSTS[number % len(HOSTS)]
+        (folder,) = on(name, "sh", "-c", "ls -d /var/lib/flotilla/models/*/").split()
+        inside = on(name, "find", folder, "-name", "saved_model.pb").rsplit("/", 1)[0]
+        shares = (str(BATCH), str(number), str(TASKS))
+        said = on(name, "/opt/spark/bin/python", "-c", BARE, inside, BUCKET, prefix, kind, *shares)
+        return dict(json.loads(said.splitlines()[-1]))
+
+    with ThreadPoolExecutor(TASKS) as pool:
+        loops = list(pool.map(loop, range(TASKS)))
+    bare = {key: sum(one[key] for one in loops) for key in ("cpu", "count")}
     assert bare["count"] == found["rows"], (bare["count"], found["rows"])
     python, java = found["seconds_of_tasks"]["cpu"], found["seconds_of_spark"]["executorCpuTime"]
     figures = {
