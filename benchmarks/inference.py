@@ -26,7 +26,7 @@ from typing import Any
 
 import boto3
 
-from benchmarks.staging import HOSTS, Row, fleet, keep, write
+from benchmarks.staging import HOSTS, OPTIONS, Row, fleet, keep, write
 from tests.support.commands import user_runs
 from tests.support.fleet import BUCKET, INVENTORY, host, manifest
 
@@ -141,7 +141,7 @@ def make(session: boto3.Session) -> None:
 def infer(session: boto3.Session, name: str, model: str, source: str, **more: object) -> dict[str, Any]:
     """Run infer.yml; returns the predictions' manifest."""
     where = {"infer_model": f"s3://{BUCKET}/inference/{model}/", "infer_source": f"s3://{BUCKET}/{source}/"}
-    job = {**where, "infer_target": f"s3://{BUCKET}/predictions/{name}/", "infer_batch": BATCH, **more}
+    job = {**where, "infer_target": f"s3://{BUCKET}/predictions/{name}/", "infer_batch": BATCH, **OPTIONS, **more}
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job))
     return manifest(session, f"predictions/{name}/manifest.json")
 
@@ -179,7 +179,7 @@ def first(session: boto3.Session) -> tuple[dict[str, float], float]:
     target = f"predictions/first-{time.time():.0f}/"
     job = {
         "infer_model": f"s3://{BUCKET}/inference/inception/", "infer_source": f"s3://{BUCKET}/inference/photos/",
-        "infer_target": f"s3://{BUCKET}/{target}", "infer_batch": BATCH,
+        "infer_target": f"s3://{BUCKET}/{target}", "infer_batch": BATCH, **OPTIONS,
     }  # fmt: skip
     command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job)]
     began, s3 = time.monotonic(), session.client("s3")
@@ -207,7 +207,7 @@ def memory(session: boto3.Session) -> tuple[dict[str, float], float]:
     target = f"predictions/memory-{time.time():.0f}/"
     job = {
         "infer_model": f"s3://{BUCKET}/inference/inception/", "infer_source": f"s3://{BUCKET}/inference/photos/",
-        "infer_target": f"s3://{BUCKET}/{target}", "infer_batch": BATCH,
+        "infer_target": f"s3://{BUCKET}/{target}", "infer_batch": BATCH, **OPTIONS,
     }  # fmt: skip
     command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job)]
     s3, most = session.client("s3"), {"worker's host": 0.0, "Master's host": 0.0}
