@@ -563,6 +563,7 @@ def test_splits_by_pattern_and_by_share(mine: Path, cache: Path, capsys: Any) ->
     made = json.loads((output / "manifest.json").read_text())
     assert call(capsys, "manifest", str(output), "--shape", "3,32,32", "--classes", "10", "--name", "cifar10")[0] == 0
     found = json.loads((output / "manifest.json").read_text())
+    assert made["features"]["label"].pop("names")[0] == "airplane"
     assert found["features"] == made["features"], "what the built-in network has to know"
     assert sorted(map(str, map(sorted, (file.items() for file in found["files"])))) == sorted(
         map(str, map(sorted, (file.items() for file in made["files"])))

@@ -304,8 +304,8 @@ def variables(base: str, root: Path) -> dict[str, Any]:
         "groups": {"ps": small, "chief": small}, "expiry_hours": 4, "ssh_sources": ["203.0.113.7"],
         "ssh_open_to_world": False, "checkip_url": "http://127.0.0.1:9/", "ssh_key": "", "boundary": "", "vpc_id": "",
         "subnet_id": "", "vpc_cidr": "10.77.0.0/16", "zone": "", "max_hosts": 20, "max_cost": 25,
-        "unknown_prices": False, "dataset_source": "", "model_target": "", "program": "", "batch_size": 0,
-        "local_data": False,
+        "unknown_prices": False, "dataset_source": "", "model_target": "", "reads": {}, "writes": {},
+        "program": "", "batch_size": 0, "local_data": False,
         "accelerator": "auto", "images": dict.fromkeys(("cpu", "gpu", "gpu_plain"), base), "volume_size": 20,
         "public_addresses": True, "baked": "auto", "distribution": "slim", "root": str(root), "builder": "",
     }  # fmt: skip

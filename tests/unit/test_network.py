@@ -52,7 +52,8 @@ def access(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {
         "region": REGION, "profile": "", "name": "demo", "tags": TAGS, "launcher": "ansible", "account": ACCOUNT,
         "partition": "aws", "boundary": "", "policy": access_policy.policy("s3://data/cifar10/", "s3://models/out/"),
-        "schedule": True, "ssh_key": str(tmp_path / "new/folder/key"), "public_key": "", "replace_key_pair": False,
+        "folders_policy": {}, "schedule": True, "ssh_key": str(tmp_path / "new/folder/key"), "public_key": "",
+        "replace_key_pair": False,
         **more,
     }  # fmt: skip
 

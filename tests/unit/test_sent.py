@@ -152,6 +152,7 @@ def given() -> dict[str, Any]:
         "arn": "arn:aws-iso-f:iam::123456789012:user/ada",
         "ssh_sources": ["203.0.113.7/32", "2001:db8::/32"],
         "policy": access_policy.policy(*BUCKETS, f"s3://{'b' * 63}/{'c' * 400}/program.tar.gz", "aws-iso-f"),
+        "folders_policy": access_policy.policy("", "", "", "aws-iso-f", reads=BUCKETS[:1] * 2, writes=BUCKETS[1:]),
         "zone": f"{REGION}a",
         "zones": [{"name": f"{REGION}a", "cidr": "10.77.0.0/19"}],
         "boundary": "",
