@@ -147,7 +147,7 @@ def _over(
         return
     if problems:
         raise _explain(problems[0])
-    for _ in range(50):  # what the last tasks have said may still be on its way
+    for _attempt in range(50):  # what the last tasks have said may still be on its way
         if len(heard) == len(parts):
             return
         time.sleep(0.1)

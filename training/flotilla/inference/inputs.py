@@ -182,7 +182,8 @@ def find(source: Source, pattern: str = "*") -> Found:
     if len(by_kind) > 1:
         said = " and ".join(f"{len(some)} {kind}, as {some[0].path}" for kind, some in by_kind.items())
         raise BadInput(f"{source.url()} has {said}: choose some of one kind (infer_files: '*{_ending(by_kind)}').")
-    ((kind, objects),) = by_kind.items()
+    kind = max(by_kind)  # the only one
+    objects = by_kind[kind]
     if not sum(one.size for one in objects):
         raise BadInput(f"All {len(objects)} {kind} in {source.url()} are empty.")
     ours = next((one for one in listed if one.path == manifest.NAME), None) if kind == RECORDS else None
@@ -273,7 +274,7 @@ def _ahead(source: Source, objects: Iterable[Object]) -> Iterator[tuple[Object, 
                 first, future = waiting.popleft()
                 yield first, future.result()
         finally:
-            for _, future in waiting:
+            for _one, future in waiting:
                 future.cancel()
 
 

@@ -245,13 +245,15 @@ class _Task:
             data = item.data if self.job.kind in (inputs.IMAGES, inputs.RECORDS) else dict(item.values or {})
             yield _Input(item, None, self.worker.own.prepare(data, facts))
             return
-        name = next(iter(facts["inputs"]))
+        (name, *_others) = facts["inputs"]
+        one = [1] * len(facts["inputs"][name]["shape"])  # of a text
         if takes == "examples":
-            yield _Input(item, None, {name: np.array(item.data, object)})
+            yield _Input(item, None, {name: np.array(item.data, object).reshape(one)})
         elif takes == "columns":
             yield _Input(item, None, columns(item, facts))
         elif takes == "encoded images":  # which the model decodes
-            yield _Input(item, None, {name: np.array(item.data if item.values is None else encoded(item), object)})
+            data = item.data if item.values is None else encoded(item)
+            yield _Input(item, None, {name: np.array(data, object).reshape(one)})
         else:
             for page, picture in enumerate(self._pictures(item)):
                 yield _Input(item, page, {name: self._pixels(picture, name)})
