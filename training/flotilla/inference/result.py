@@ -180,7 +180,7 @@ def finish(
 
     Raises Mismatch where an input has no row or two.
     """
-    files: list[Entry] = []
+    files: list[objects.Entry] = []
     whole = total([])
     parts = found.parts()
     with contextlib.ExitStack() as stack:
@@ -188,18 +188,17 @@ def finish(
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
         for some in _batches(parts, _THREADS):  # so many files in memory at a time
             for one, raw in zip(some, pool.map(target.read, [part.name_of(one.number) for one in some]), strict=True):
-                files.append(_entry(part.name_of(one.number), raw))
+                files.append(_item(part.name_of(one.number), raw).entry())
                 rows = _columns(raw, wanted is not None)
                 _hold(rows, one, found)
                 add(whole, part.told(raw)[1])
                 if wanted is not None:
                     wanted.add(rows)
         if wanted is not None:
-            raw = wanted.close()
-            item = objects.hashed(HDF5, lambda: iter([raw]))
+            item = _item(HDF5, wanted.close())
             objects.upload(target, HDF5, item)
             objects.compare(target, HDF5, item)
-            files.append(_entry(HDF5, raw))
+            files.append(item.entry())
     facts = new["facts"]
     content: dict[str, object] = {
         "format": FORMAT,
@@ -226,7 +225,7 @@ def finish(
     }
     shown = page.render(content, whole, facts["names"]).encode()
     target.put(page.NAME, shown)
-    files.append(_entry(page.NAME, shown))
+    files.append(_item(page.NAME, shown).entry())
     raw = jsons.dumps(content, indent=2).encode() + b"\n"
     target.put(MANIFEST, raw)
     return content
@@ -237,19 +236,11 @@ def _scales(facts: Facts) -> bool:
     return facts["takes"] == "images" and any(one["dtype"].startswith("float") for one in facts["inputs"].values())
 
 
-class Entry(TypedDict):
-    """An object, as the manifest lists it."""
-
-    path: str
-    size: int  # bytes
-    sha256: str
-
-
 Columns = dict[str, list[object]]  # rows by column
 
 
-def _entry(path: str, raw: bytes) -> Entry:
-    return {"path": path, "size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+def _item(path: str, raw: bytes) -> objects.Item:
+    return objects.hashed(path, lambda: iter([raw]))
 
 
 def _batches(parts: Sequence[Part], count: int) -> Iterator[Sequence[Part]]:
