@@ -14,19 +14,20 @@ at once as Spark has tasks, each on its share: more processes than processors co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
 
-from benchmarks.staging import HOSTS, OPTIONS, Row, fleet, keep, write
+from benchmarks.staging import HOSTS, OPTIONS, Row, fleet, measure
 from tests.support.commands import user_runs
 from tests.support.fleet import BUCKET, INVENTORY, host, manifest
 
@@ -174,17 +175,24 @@ def efficiency(
     return figures, figures["bare loop"] / (figures["Python"] + figures["Java"])
 
 
-def first(session: boto3.Session) -> tuple[dict[str, float], float]:
-    """Return the seconds from the start of infer.yml on a fleet that has Spark to the first part of the predictions."""
-    target = f"predictions/first-{time.time():.0f}/"
+@contextlib.contextmanager
+def inferring(session: boto3.Session, name: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], bool]]]:
+    """Run infer.yml over the photos beside this; gives its process, and whether a part of the predictions is there."""
+    target, s3 = f"predictions/{name}-{time.time():.0f}/", session.client("s3")
     job = {
         "infer_model": f"s3://{BUCKET}/inference/inception/", "infer_source": f"s3://{BUCKET}/inference/photos/",
         "infer_target": f"s3://{BUCKET}/{target}", "infer_batch": BATCH, **OPTIONS,
     }  # fmt: skip
     command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job)]
-    began, s3 = time.monotonic(), session.client("s3")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        while not s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{target}parts/").get("Contents"):
+        yield process, lambda: bool(s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{target}parts/").get("Contents"))
+
+
+def first(session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Return the seconds from the start of infer.yml on a fleet that has Spark to the first part of the predictions."""
+    began = time.monotonic()
+    with inferring(session, "first") as (process, begun):
+        while not begun():
             assert process.poll() in (None, 0)
             time.sleep(0.2)
         seconds = time.monotonic() - began
@@ -204,16 +212,10 @@ for one in $java; do cat /proc/$one/smaps_rollup; done 2>/dev/null | awk '/^Pss:
 
 def memory(session: boto3.Session) -> tuple[dict[str, float], float]:
     """Return the MB (PSS) of Spark's Java and Python's daemon in a job, on a worker's host and on the Master's."""
-    target = f"predictions/memory-{time.time():.0f}/"
-    job = {
-        "infer_model": f"s3://{BUCKET}/inference/inception/", "infer_source": f"s3://{BUCKET}/inference/photos/",
-        "infer_target": f"s3://{BUCKET}/{target}", "infer_batch": BATCH, **OPTIONS,
-    }  # fmt: skip
-    command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job)]
-    s3, most = session.client("s3"), {"worker's host": 0.0, "Master's host": 0.0}
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+    most = {"worker's host": 0.0, "Master's host": 0.0}
+    with inferring(session, "memory") as (process, begun):
         while process.poll() is None:
-            if s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{target}parts/").get("Contents"):
+            if begun():
                 for what, name in (("worker's host", "chief-0"), ("Master's host", "ps-0")):
                     kilobytes = float(host(name).check_output("sudo bash -c %s", PSS))
                     most[what] = max(most[what], kilobytes * 1024 / 1e6)
@@ -246,11 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv).rows or list(ROWS)
     with fleet() as session:
         make(session)
-        for name in chosen:
-            figures, value = ROWS[name].measure(session)
-            print(f"{name}: {value:.2f} {figures}", flush=True)
-            keep(PAGE, name, figures, value)
-            write(PAGE, "Inference", ROWS)
+        measure(PAGE, "Inference", ROWS, chosen, session)
     return 0
 
 

@@ -214,11 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="only these")
     chosen = parser.parse_args(argv).rows or list(ROWS)
     with fleet() if chosen != ["listing"] else contextlib.nullcontext(boto3.Session()) as session:
-        for name in chosen:
-            figures, value = ROWS[name].measure(session)
-            print(f"{name}: {value:.2f} {figures}", flush=True)
-            keep(PAGE, name, figures, value)
-            write(PAGE, "Staging", ROWS)
+        measure(PAGE, "Staging", ROWS, chosen, session)
     return 0
 
 
@@ -232,6 +228,15 @@ def fleet() -> Iterator[boto3.Session]:
     yield boto3.Session(profile_name="flotilla-lab")
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
     user_runs("scripts/lab", "down")
+
+
+def measure(page: Path, title: str, rows: Mapping[str, Row], chosen: Sequence[str], session: boto3.Session) -> None:
+    """Measure rows, one after the other, and write the page after each."""
+    for name in chosen:
+        figures, value = rows[name].measure(session)
+        print(f"{name}: {value:.2f} {figures}", flush=True)
+        keep(page, name, figures, value)
+        write(page, title, rows)
 
 
 def keep(page: Path, name: str, figures: dict[str, float], value: float) -> None:

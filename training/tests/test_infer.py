@@ -612,6 +612,13 @@ def test_numbers_in_records(put: Put, others: Any, config: Any, client: Any, cap
     assert [row["name"] for row in rows(client)] == ["10", "0"]
 
 
+@pytest.mark.parametrize(
+    ("written", "number"), [("2", 2), (" 2.0", 2), ("2.5", None), ("nan", None), ("cat", None), (3, 3), (2.5, None)]
+)
+def test_a_label_that_is_no_whole_number_is_a_name(written: Any, number: int | None) -> None:
+    assert inputs._label({"label": written})[1] == number
+
+
 def test_a_label_that_is_no_class_is_told(put: Put, others: Any, config: Any, client: Any, capsys: Any) -> None:
     put("csv/a.csv", b"x1,x2,x3,x4,label\n9,0,0,0,1\n0,9,0,0,2\n0,0,9,0,3\n0,0,0,9,4\n")
     code, outcome, said = call(capsys, "run", config(**others, signature="iris", source="s3://data/csv/"))

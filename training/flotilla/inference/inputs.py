@@ -395,10 +395,14 @@ def _label(values: Mapping[str, Value]) -> tuple[str, int | None]:
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
         text = value.strip()
-        return text, int(float(text)) if is_number(text) and math.isfinite(float(text)) else None
-    if isinstance(value, (int, float)) and math.isfinite(value) and value == int(value):
-        return str(int(value)), int(value)
-    return "", None
+        return text, _whole(float(text)) if is_number(text) else None
+    number = _whole(value) if isinstance(value, (int, float)) else None
+    return "" if number is None else str(number), number
+
+
+def _whole(number: float) -> int | None:
+    """Return a number that is a whole one; None where it isn't."""
+    return int(number) if math.isfinite(number) and number == int(number) else None
 
 
 def first(source: Source, found: Found, count: int) -> list[Item]:

@@ -15,7 +15,6 @@ from flotilla.inference.saved_model import Facts, Input
 from flotilla.job.errors import BadInput, cause
 
 Column = str | float | bool | None | list[float] | list[str]
-KINDS = ("text", "number", "truth", "numbers", "texts")
 
 
 class Failed(Exception):
@@ -150,7 +149,7 @@ def _plain(name: object, value: object) -> Column:
 
 
 def kind_of(value: Column) -> str:
-    """Return which of KINDS a value is; empty for None."""
+    """Return what a value is: text, number, truth, numbers or texts; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -65,12 +65,12 @@ class Facts(TypedDict):
     size: list[int | None]  # of images: height, width, channels
     layout: str  # of images: channels last, channels first or flat
     scores: str  # the output of classes' scores; empty: the model gives none
-    meaning: str  # of these: probabilities, logits or values
+    meaning: str  # of these: probabilities, logits or scores; values where there are none
     outputs: list[str]  # all of them
     classes: int  # 0 where the model gives none
     names: list[str]  # of the classes; none: numbers
     label: str  # the column or feature that is one, and isn't the model's; empty: none
-    own: dict[str, str]  # what the user's columns hold (inference/own.py, KINDS)
+    own: dict[str, str]  # what the user's columns hold (inference/own.py, kind_of)
     identity: str  # changes with every other model
     job: str  # which has made it; empty: not one of ours
 
