@@ -25,7 +25,7 @@ import inventory
 from botocore.exceptions import BotoCoreError, ClientError
 
 LINES = 1000  # of each host, before those that follow
-UNITS = {"store": "flotilla-store.service", "stage": "flotilla-stage.service", "mirror": "flotilla-mirror.service"}
+UNITS = {name: f"flotilla-{name}.service" for name in ("store", "stage", "mirror", "infer")}
 
 
 class Line(NamedTuple):

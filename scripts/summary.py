@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 SILENT_SECS = 20  # a trainer tells something every 5 s
+INFERENCE = "inference"  # what an inference is called where a training's job has its name
 
-State = Literal["waiting", "training", "storing", "done", "failed", "stopped", "gone"]
+State = Literal["waiting", "training", "storing", "inferring", "done", "failed", "stopped", "gone"]
 
 
 # What --json prints
@@ -85,21 +86,31 @@ class MirrorSummary(TypedDict):
     message: str
 
 
+class InferenceSummary(TypedDict):
+    """An inference."""
+
+    done: int  # of total inputs
+    total: int  # 0 while nobody knows
+    broken: int  # those that couldn't be classified
+    inputs_per_second: float | None  # of all hosts together
+    accuracy: float | None  # 0 to 1, of the inputs with a label
+
+
 class Summary(TypedDict):
     """All that is known of a fleet and its job, at one time."""
 
     time: float  # seconds since the epoch
     fleet: str | None  # its name
-    job: str | None  # its name; None before a host has one
+    job: str | None  # its name, or inference; None before a host has one
     state: State  # of the job; gone: there is no fleet (any more)
     message: str  # a sentence about the state; often empty
-    step: int  # the global step
+    step: int  # the training's global step
     max_steps: int | None  # where training ends
     loss: float | None  # of the chief's last report, as accuracy
     accuracy: float | None
     steps_per_second: float | None
     examples_per_second: float | None  # of all workers together
-    time_left: int | None  # seconds of training, at its present pace
+    time_left: int | None  # seconds of training or inference, at its present pace
     evaluation: Evaluation | None  # the last one
     expires: str | None  # when the first host powers itself off, ISO 8601 in UTC
     expires_in: int | None  # seconds until then
@@ -108,6 +119,7 @@ class Summary(TypedDict):
     hdfs: HdfsHealth | None  # None before it is there
     store: StoreSummary | None  # None before it begins
     mirror: MirrorSummary | None  # None without one
+    inference: InferenceSummary | None  # None unless it is the job: it runs, or is newer than the training
 
 
 # What a host says
@@ -148,18 +160,19 @@ class TaskUnit(Unit):
 
 
 class Detail(TypedDict, total=False):
-    """Numbers of the chief's progress, as far as it has such."""
+    """Numbers of the chief's or an inference's progress, as far as it has such."""
 
     loss: float
     accuracy: float
     steps_per_second: float
+    broken: int  # inputs that couldn't be classified
 
 
 class Progress(TypedDict, total=False):
     """What a program says of a phase's progress, in a file (training/flotilla/supervision/progress.py)."""
 
-    phase: str  # stage, train, store or mirror
-    state: str  # running, done or failed
+    phase: str  # stage, train, store, mirror or infer
+    state: str  # running, done, failed or stopped
     done: int  # of total
     total: int
     unit: str  # what is counted
@@ -186,6 +199,7 @@ class HostReport(TypedDict, total=False):
     job: Job
     phases: dict[str, Progress]  # by name, the one told last at the end
     store: Unit | None  # flotilla-store, on the chief's host
+    infer: Unit | None  # flotilla-infer, on the first parameter server's host
     hdfs: HdfsHealth | None  # on the NameNode's host
 
 
@@ -228,24 +242,36 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "
     chief = chief or next((host for host, look in asked if "train" in look.get("phases", {})), None)
     look: HostReport = chief.look if chief and chief.look else {}
     train = _train(look)
-    state: State
-    state, message = ("gone", gone) if gone else judge(look)
-    if not gone and not (chief and chief.answers(now)):
+    state, message = judge(look)
+    if not look and not any(host.name.startswith("chief") for host in hosts):
+        message = "no job has been begun"  # a fleet for inference alone never has a chief
+    if not (chief and chief.answers(now)):
         # When the chief's host is gone, a parameter server's says how that ended.
         reports = [report.get("phases", {}).get("train") for host, report in asked if host is not chief]
         for one in reports:
             if one and one.get("state") == "failed" and one["updated"] > train.get("updated", 0):
                 state, message = "failed", one["message"]
     job = look.get("job", {}).get("name")
-    if wanted and job != wanted and not gone:
-        state, message = "waiting", f"for {wanted}: {f'there is still {job}' if job else 'no host has a job yet'}"
     steps = train.get("total") or look.get("job", {}).get("max_steps")
     tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]
     detail: Detail = train.get("detail", {})
-    age = now - chief.heard if chief else 0.0
-    eta = train.get("eta") if state == "training" and train.get("state") == "running" else None
-    if eta is not None:
-        eta = max(0.0, eta - age - (look["time"] - train["updated"]))
+    source, told, inference = chief, train, None
+    driver = next((host for host, report in asked if "infer" in report.get("phases", {}) or report.get("infer")), None)
+    its: HostReport = driver.look if driver and driver.look else {}
+    unit = its.get("infer")
+    infer = _told(its, "infer", unit)
+    # They don't run at the same time, so the later one is the job.
+    if job != wanted and _last(infer, unit) > _last(train, look.get("tasks", {}).get("chief-0")):
+        source, told, inference, job = driver, infer, _inference(infer), INFERENCE
+        undone = "not all inputs are classified: start it again by playbooks/infer.yml"
+        state, message = _judge_unit("flotilla-infer", unit, infer, "inferring", undone)
+    if wanted and job != wanted:
+        state, message = "waiting", f"for {wanted}: {f'there is still {job}' if job else 'no host has a job yet'}"
+    if gone:
+        state, message = "gone", gone
+    eta = told.get("eta") if state in ("training", "inferring") and told.get("state") == "running" else None
+    if eta is not None and source and source.look:
+        eta = max(0.0, eta - (now - source.heard) - (source.look["time"] - told["updated"]))
     rates = {train.get("rate_unit"): train.get("rate")}
     evaluations = [row.evaluation for row in tasks if row.evaluation]
     expires = min((host.expires for host in hosts if host.expires), default=None)
@@ -271,14 +297,25 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "
         "hdfs": hdfs[0] if hdfs else None,
         "store": _store(look),
         "mirror": _mirror(look),
+        "inference": inference,
     }
 
 
 def _train(look: HostReport) -> Progress:
-    """Return the chief's progress; none where its present process hasn't told any."""
-    train: Progress = look.get("phases", {}).get("train") or {}
-    unit = look.get("tasks", {}).get("chief-0")
-    return {} if unit and unit["active"] == "active" and train.get("updated", 0) < unit["since"] else train
+    """Return the chief's progress."""
+    return _told(look, "train", look.get("tasks", {}).get("chief-0"))
+
+
+def _told(look: HostReport, phase: str, unit: Unit | None) -> Progress:
+    """Return a unit's progress; none where its present process hasn't told any."""
+    told: Progress = look.get("phases", {}).get(phase) or {}
+    return {} if unit and unit["active"] == "active" and told.get("updated", 0) < unit["since"] else told
+
+
+def _last(told: Progress, unit: Unit | None) -> float:
+    """Return when a job's program told something, or its unit began or failed; 0 where it never did."""
+    # A unit that is off was so before, or since its host's boot.
+    return max(told.get("updated", 0), unit["since"] if unit and unit["active"] != "inactive" else 0)
 
 
 def judge(look: HostReport) -> tuple[State, str]:
@@ -290,16 +327,10 @@ def judge(look: HostReport) -> tuple[State, str]:
         return "waiting", "no host has a chief yet"
     chief, train, store = look["tasks"].get("chief-0"), _train(look), look.get("store")
     storing: Progress = look.get("phases", {}).get("store") or {}
-    if chief and chief["active"] == "failed":
-        reason = train.get("message", "") if train.get("state") == "failed" else ""
-        ended = f"training@chief-0 ended with {chief['result']} after {chief['restarts']} restarts"
-        return "failed", reason or f"{ended}: see journalctl -u training@chief-0 on its host"
-    if chief and chief["active"] != "inactive":
-        return "training", str(train.get("message") or "")
-    if train.get("state") != "done":
-        return "stopped", "training@chief-0 doesn't run, and its job isn't done: start it again by playbooks/train.yml"
-    if store is None:
-        return "done", str(train["message"])
+    undone = "its job isn't done: start it again by playbooks/train.yml"
+    state, message = _judge_unit("training@chief-0", chief, train, "training", undone)
+    if state != "done" or store is None:
+        return state, message
     # What was said of an earlier model doesn't count.
     news: Progress = storing if storing.get("updated", 0) >= train["updated"] else {}
     if news.get("state") == "done":
@@ -313,6 +344,19 @@ def judge(look: HostReport) -> tuple[State, str]:
             "flotilla-store doesn't run, and the model isn't stored: start it again by playbooks/train.yml",
         )
     return "storing", str(news.get("message") or train["message"])
+
+
+def _judge_unit(name: str, unit: Unit | None, told: Progress, running: State, undone: str) -> tuple[State, str]:
+    """Return the state of a unit's job, and a sentence; `running` and `undone` say what it does, and what is left."""
+    if unit and unit["active"] == "failed":
+        reason = told.get("message", "") if told.get("state") == "failed" else ""
+        ended = f"{name} ended with {unit['result']} after {unit['restarts']} restarts"
+        return "failed", reason or f"{ended}: see journalctl -u {name} on its host"
+    if unit and unit["active"] != "inactive":
+        return running, str(told.get("message") or "")
+    if told.get("state") != "done":
+        return "stopped", f"{name} doesn't run, and {undone}"
+    return "done", str(told["message"])
 
 
 class Row(NamedTuple):
@@ -398,6 +442,17 @@ def _store(look: HostReport) -> StoreSummary | None:
 def _mirror(look: HostReport) -> MirrorSummary | None:
     phase = look.get("phases", {}).get("mirror")
     return {"state": phase["state"], "done": phase["done"], "message": phase["message"]} if phase else None
+
+
+def _inference(infer: Progress) -> InferenceSummary:
+    detail: Detail = infer.get("detail", {})
+    return {
+        "done": int(infer.get("done", 0)),
+        "total": int(infer.get("total", 0)),
+        "broken": detail.get("broken", 0),
+        "inputs_per_second": infer.get("rate"),
+        "accuracy": detail.get("accuracy"),
+    }
 
 
 def seconds_until(expires: str | None, now: float) -> int | None:

@@ -1,8 +1,9 @@
 """Shows what a fleet does, live, until its job has ended: states and speed of the tasks, the last evaluation, HDFS.
 
 Each host is asked by one SSH connection of its own, for what `flotilla-status --tasks` says there; nothing on a host
-waits for this program. It ends with the job: 0 the model is stored, 1 the job failed or was stopped, 2 there is no
-fleet (any more), 130 interrupted. With --once it ends after one look, and with 0 while the job goes on.
+waits for this program. It ends with the job, a training or an inference: 0 the model or the predictions are stored, 1
+the job failed or was stopped, 2 there is no fleet (any more), 130 interrupted. With --once it ends after one look, and
+with 0 while the job goes on.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ STYLES = {
     "running": "green",
     "training": "green",
     "storing": "green",
+    "inferring": "green",
     "done": "green",
     "failed": "bold red",
     "gone": "bold red",
@@ -78,12 +80,14 @@ def screen(summary: Summary) -> RenderableType:
     end = Text()
     if summary["expires_in"] is not None:
         late = summary["expires_in"] < (summary["time_left"] or 0)
-        end.append(f"fleet ends in {_hours(summary['expires_in'])}" + ", before the training" * late, "bold red" * late)
+        before = f", before the {'inference' if summary['inference'] else 'training'}"
+        end.append(f"fleet ends in {_hours(summary['expires_in'])}" + before * late, "bold red" * late)
     top = Table.grid(padding=(0, 2))
-    if summary["max_steps"]:
-        bar = ProgressBar(summary["max_steps"], min(summary["step"], summary["max_steps"]), width=40)
+    done, total, unit = _counted(summary)
+    if total:
+        bar = ProgressBar(total, min(done, total), width=40)
         left = "" if summary["time_left"] is None else f"{clock(summary['time_left'])} left"
-        top.add_row(bar, f"{summary['step']} of {summary['max_steps']} steps", left, end)
+        top.add_row(bar, f"{done} of {total} {unit}", left, end)
     else:
         top.add_row(end)
     parts: list[RenderableType] = [title, top, Text("   ".join(_numbers(summary))), Text(), _table(summary), Text()]
@@ -109,8 +113,25 @@ def _problems(summary: Summary) -> list[str]:
     return found
 
 
+def _counted(summary: Summary) -> tuple[int, int | None, str]:
+    """Return how much of the job is done, of how much where that is known, and what is counted."""
+    if inference := summary["inference"]:
+        return inference["done"], inference["total"], "inputs"
+    return summary["step"], summary["max_steps"], "steps"
+
+
 def _numbers(summary: Summary) -> list[str]:
     found = []
+    if inference := summary["inference"]:
+        if inference["done"] and not inference["total"]:  # how many records files have is known when they are read
+            found.append(f"{inference['done']} inputs")
+        if inference["inputs_per_second"] is not None:
+            found.append(f"{inference['inputs_per_second']:.0f} inputs/s")
+        if inference["broken"]:
+            found.append(f"{inference['broken']} broken")
+        if inference["accuracy"] is not None:
+            found.append(f"accuracy {inference['accuracy']:.4f}")
+        return found
     if summary["examples_per_second"] is not None:
         found.append(f"{summary['examples_per_second']:.0f} examples/s")
     elif summary["steps_per_second"] is not None:  # nobody knows how many examples a step of a program takes
@@ -177,8 +198,9 @@ def _hdfs(health: HdfsHealth) -> Text:
 def line(summary: Summary) -> str:
     """Say the same in one line, where there is no terminal."""
     parts = [f"{summary['job'] or 'no job yet'}: {summary['state']}"]
-    if summary["max_steps"]:
-        parts.append(f"{summary['step']} of {summary['max_steps']} steps")
+    done, total, unit = _counted(summary)
+    if total:
+        parts.append(f"{done} of {total} {unit}")
     parts += _numbers(summary)
     if summary["time_left"] is not None:
         parts.append(f"{clock(summary['time_left'])} left")

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.flotilla.kit.plugins.module_utils import untyped
-from ansible_collections.flotilla.kit.plugins.module_utils.fleet_groups import GROUPS, whole
+from ansible_collections.flotilla.kit.plugins.module_utils.fleet_groups import GROUPS, trains, whole
 
 TASK_TYPES = ("ps", "chief", "worker")
 PORT = 2222
@@ -77,7 +77,8 @@ def cluster(
     A task's index is its place in the list, as TF_CONFIG wants it. Where hosts hold several, the first on the chief's
     host is the chief, and all others are workers, host by host: those of the chief's host first. The Infrastructure
     Manager calls its hosts by address and number, 198.51.100.7_2; here they have the names that it gives them in the
-    network: worker-2. ``fleet_groups`` are the groups' settings; without them the hosts' variable is read.
+    network: worker-2. ``fleet_groups`` are the groups' settings; without them the hosts' variable is read. Where they
+    set the chief's count to 0, as for a fleet that infers alone, there are no tasks.
     Raises AnsibleFilterError when there is no parameter server or not exactly one chief.
     """
     # Once each: Ansible collects all of a host's variables anew whenever it is asked for them.
@@ -92,7 +93,10 @@ def cluster(
             "the inventory has no host in group ps, so nobody can hold the parameters: "
             "raise the fleet first, or put one host into group ps"
         )
-    if len(members["chief"]) != 1:
+    namenode = members["ps"][0][1]
+    wanted = fleet_groups or variables[namenode].get("fleet_groups") or {}
+    training = bool(members["chief"]) or trains(wanted)
+    if training and len(members["chief"]) != 1:
         raise AnsibleFilterError(
             f"the inventory has {len(members['chief'])} hosts in group chief, but a training has exactly one chief: "
             "leave one host in group chief"
@@ -110,28 +114,27 @@ def cluster(
             address = next(filter(None, map(variables[host].get, keys)), host)
             hosts[host] = {"address": str(address), "group": group, "index": index, "tasks": 1}
 
-    namenode = members["ps"][0][1]
-    wanted = fleet_groups or variables[namenode].get("fleet_groups") or {}
     trainers = []
     for group in ("chief", "worker"):
         for _dummy, host in members[group]:
             # What the fleet was made with counts, not what its variables say by now.
-            tasks = variables[host].get("fleet_tasks", (wanted.get(group) or {}).get("tasks"))
-            hosts[host]["tasks"] = _trainers(host, tasks)
+            its = variables[host].get("fleet_tasks", (wanted.get(group) or {}).get("tasks"))
+            hosts[host]["tasks"] = _trainers(host, its)
             trainers += [f"{host}:{PORT + slot}" for slot in range(hosts[host]["tasks"])]
     evaluator: str | None = members["evaluator"][0][1] if members["evaluator"] else namenode
-    if not (wanted.get("evaluator") or {}).get("enabled", True):
+    if not training or not (wanted.get("evaluator") or {}).get("enabled", True):
         evaluator = None
+    tasks = {
+        "ps": [f"{host}:{PORT}" for _dummy, host in members["ps"]],
+        "chief": trainers[:1],
+        "worker": trainers[1:],
+    }
     return {
         "hosts": hosts,
         "names": names,
         "namenode": namenode,
         "datanodes": list(hosts),
-        "tasks": {
-            "ps": [f"{host}:{PORT}" for _dummy, host in members["ps"]],
-            "chief": trainers[:1],
-            "worker": trainers[1:],
-        },
+        "tasks": tasks if training else {kind: [] for kind in tasks},
         "evaluator": evaluator,
     }
 
@@ -158,4 +161,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, object]:
         """Return the filters by name."""
-        return {"cluster": cluster, "host_tasks": host_tasks}
+        return {"cluster": cluster, "host_tasks": host_tasks, "trains": trains}

@@ -111,12 +111,14 @@ def check_groups(groups: object, alone: bool = False, partial: bool = False) -> 
         return problems
     if _count(groups, "ps") < 1 and not alone:
         problems.append("The fleet has no parameter server: set fleet_groups.ps.count to 1 or more.")
-    if _count(groups, "chief") != 1:
+    if _count(groups, "chief") > 1 or "chief" not in groups:
         found = _count(groups, "chief")
         problems.append(
             f"The fleet has {'no chief' if found == 0 else f'{found} chiefs'}, but a training has exactly one: "
-            "set fleet_groups.chief.count to 1."
+            "set fleet_groups.chief.count to 1 (or to 0 for a fleet that never trains, docs/inference.md)."
         )
+    elif _count(groups, "chief") == 0 and _count(groups, "evaluator"):
+        problems.append("The fleet has an evaluator, but no chief: set fleet_groups.evaluator.count to 0.")
     if _count(groups, "evaluator") > 1:
         problems.append("A training has at most one evaluator: set fleet_groups.evaluator.count to 0 or 1.")
     return problems
@@ -185,6 +187,12 @@ def wanted_groups(groups: Mapping[str, GivenGroup]) -> dict[str, Group]:
                 "tasks": whole(group.get("tasks")) or 0,
             }
     return wanted
+
+
+def trains(groups: object) -> bool:
+    """Whether a fleet has trainers: one whose chief.count is 0 is there for inference alone."""
+    chief = groups.get("chief") if isinstance(groups, Mapping) else None
+    return not isinstance(chief, Mapping) or whole(chief.get("count", 1)) != 0
 
 
 def check_caps(max_hosts: object, max_cost: object) -> list[str]:

@@ -196,6 +196,8 @@ def check_sync(sync: object, groups: object) -> list[str]:
     """Synchronous training takes more than one trainer."""
     if str(sync).lower() not in ("true", "yes", "on", "1") or not isinstance(groups, Mapping):
         return []
+    if not fleet_groups.trains(groups):
+        return []
     workers = fleet_groups.whole((groups.get("worker") or {}).get("count", 0)) or 0
     if workers or (fleet_groups.whole((groups.get("chief") or {}).get("tasks")) or 1) > 1:
         return []
@@ -262,6 +264,10 @@ def check_inference(values: Mapping[str, object], unknown: Iterable[str] = ()) -
 
 def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:
     """What a training can't do without is set, and it doesn't write where it reads; ``unknown`` aren't judged."""
+    if not fleet_groups.trains(values.get("fleet_groups")):
+        return [
+            "The fleet has no chief to train (fleet_groups.chief.count is 0): set the count to 1, or run inference.yml."
+        ]
     by_network = ("training_max_steps", "training_batch_size") if values.get("training_network") else ()
     problems = [
         f"{name} isn't set: the inventory's group_vars/all.yml sets it, as inventories/aws/group_vars/all.yml does."

@@ -153,6 +153,13 @@ def test_bad_clusters(hosts: list[str], words: str) -> None:
         cluster(*fleet(*hosts))
 
 
+def test_a_fleet_without_a_chief_on_purpose_has_no_tasks() -> None:
+    description = cluster(*fleet("ps-0", "worker-0", chief={"count": "0"}))
+    assert description["datanodes"] == ["ps-0", "worker-0"]
+    assert (description["tasks"], description["evaluator"]) == ({"ps": [], "chief": [], "worker": []}, None)
+    assert host_tasks(description, "worker-0") == []
+
+
 def test_a_host_plays_one_part() -> None:
     with pytest.raises(AnsibleFilterError, match="in the groups ps and chief"):
         cluster({"ps": ["a"], "chief": ["a"]}, {"a": {}})

@@ -19,6 +19,7 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     regions,
     s3_urls,
     sizing,
+    variables,
 )
 
 from tests.support.commands import ROOT
@@ -61,6 +62,7 @@ def test_bad_names(name: str) -> None:
         (groups(ps={**SMALL, "count": 0}), ["no parameter server"]),
         (groups(chief=None), ["no chief"]),
         (groups(chief={**SMALL, "count": 2}), ["2 chiefs"]),
+        (groups(chief={"count": 0}, evaluator=SMALL), ["an evaluator, but no chief"]),
         (groups(worker={**SMALL, "count": -1}), ["worker", "negative"]),
         (groups(worker={**SMALL, "count": "two"}), ["worker", "'two'"]),
         (groups(worker={**SMALL, "count": 1.5}), ["worker", "1.5"]),
@@ -82,6 +84,13 @@ def test_bad_names(name: str) -> None:
 )
 def test_bad_groups(wanted: Any, words: list[str]) -> None:
     one(fleet_groups.check_groups(wanted), *words)
+
+
+def test_a_fleet_for_inference_alone_has_no_chief() -> None:
+    wanted = groups(chief={"count": "0"})
+    assert fleet_groups.check_groups(wanted) == []
+    assert list(fleet_groups.wanted_groups(wanted)) == ["ps", "worker"]
+    one(variables.check_needed({"fleet_groups": wanted}), "no chief to train", "inference.yml")
 
 
 def test_good_groups() -> None:

@@ -77,7 +77,7 @@ def fleet(**changed: Any) -> list[Any]:
             host.problem = "Connection refused"
         else:
             job = {"name": "cifar10", "max_steps": 400}
-            empty = {"time": NOW - 1, "job": job, "phases": {}, "store": None, "hdfs": None}
+            empty = {"time": NOW - 1, "job": job, "phases": {}, "store": None, "infer": None, "hdfs": None}
             host.look, host.heard = empty | look | change, NOW - 1
         hosts.append(host)
     return hosts
@@ -278,6 +278,97 @@ def test_a_job_that_was_stopped_of_a_program_that_tells_no_examples() -> None:
     assert "55.2 steps/s" in text and "examples/s  loss" not in text
 
 
+INFER = {
+    "phase": "infer", "state": "running", "done": 1200, "total": 20_000, "unit": "inputs", "rate": 580.4,
+    "rate_unit": "inputs/s", "eta": 34.0, "detail": {"broken": 12, "accuracy": 0.91}, "message": "", "updated": NOW - 2,
+}  # fmt: skip
+TRAINED = chief("inactive", DONE | {"updated": NOW - 900}, STORED)
+
+
+def inference(active: str = "active", infer: Any = None, **more: Any) -> dict[str, Any]:
+    """What the host says where an inference runs, or ran."""
+    return {"tasks": {}, "phases": {"infer": INFER | (infer or {})}, "infer": unit(active, **more)}
+
+
+def test_an_inference() -> None:
+    hosts = fleet(ps_0=inference(), chief_0=TRAINED)
+    summary = watch.summarize(hosts, NOW)
+    assert json.loads(json.dumps(summary)) == summary
+    assert (summary["job"], summary["state"], summary["message"]) == ("inference", "inferring", "")
+    assert summary["inference"] == {
+        "done": 1200, "total": 20_000, "broken": 12, "inputs_per_second": 580.4, "accuracy": 0.91,
+    }  # fmt: skip
+    assert summary["time_left"] == 32, "what has passed since it was told is gone"
+    numbers = ("1200 of 20000 inputs", "580 inputs/s", "12 broken", "accuracy 0.9100", "0:32 left")
+    assert watch.line(summary) == "  ".join(["inference: inferring", *numbers])
+    text = shown(hosts)
+    assert text.startswith("inference on demo  inferring\n") and all(number in text for number in numbers)
+    assert "steps" not in text and "loss" not in text, "nothing of the training's"
+    assert "before the inference" in shown(fleet(ps_0=inference(infer={"eta": 9000.0}), chief_0=TRAINED))
+    # Nobody knows how many records files have before they are read.
+    text = watch.line(watch.summarize(fleet(ps_0=inference(infer={"total": 0, "eta": None}), chief_0=TRAINED), NOW))
+    assert text == "inference: inferring  1200 inputs  580 inputs/s  12 broken  accuracy 0.9100"
+
+
+INFERRED = {"state": "done", "done": 20_000.0, "message": "the predictions are in s3://x/", "updated": NOW - 50}
+
+
+@pytest.mark.parametrize(
+    ("look", "state", "words"),
+    [
+        (inference("active", INFERRED | {"updated": NOW - 200}), "inferring", ""),  # of the one before
+        (inference("activating", {"message": "Trying again."}, sub="auto-restart"), "inferring", "Trying again."),
+        (inference("inactive", INFERRED), "done", "s3://x/"),
+        (inference("inactive", INFERRED) | {"infer": None}, "done", "s3://x/"),
+        (inference("failed", {"state": "failed", "message": "No model."}), "failed", "No model."),
+        (inference("failed", result="exit-code", restarts=240), "failed", "exit-code after 240 restarts: see"),
+        (inference("failed", result="exit-code") | {"phases": {}}, "failed", "see journalctl -u flotilla-infer on"),
+        (inference("inactive", {"state": "stopped"}), "stopped", "start it again by playbooks/infer.yml"),
+        (inference("inactive"), "stopped", "not all inputs are classified"),  # it was killed, or waited to try again
+    ],
+)
+def test_judge_an_inference(look: dict[str, Any], state: str, words: str) -> None:
+    alone = [host for host in fleet(ps_0=look) if host.name != "chief-0"]
+    for hosts in (fleet(ps_0=look, chief_0=TRAINED), alone):
+        summary = watch.summarize(hosts, NOW)
+        assert (summary["job"], summary["state"]) == ("inference", state) and words in summary["message"]
+        assert summary["time_left"] is None or state == "inferring"
+        assert state in watch.line(summary) and state in shown(hosts)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        LOOKS["chief-0"],  # it runs since
+        chief("active", DONE | {"updated": NOW - 900}, since=NOW - 10),  # it has told nothing yet, but the job before
+        chief("failed", DONE | {"updated": NOW - 900}, since=NOW - 10, result="exit-code"),
+        chief("inactive", DONE, STORED),
+    ],
+)
+def test_a_training_after_an_inference(look: dict[str, Any]) -> None:
+    old = inference("inactive", INFERRED | {"updated": NOW - 200}, since=NOW - 5)  # since its host's boot
+    summary = watch.summarize(fleet(ps_0=old, chief_0=look), NOW)
+    assert summary["job"] == "cifar10" and summary["inference"] is None
+    alone = watch.summarize(fleet(chief_0=look), NOW)
+    assert [summary[key] for key in ("state", "message", "time_left")] == [
+        alone[key] for key in ("state", "message", "time_left")
+    ]
+
+
+def test_the_job_that_is_wanted_is_judged() -> None:
+    hosts = fleet(ps_0=inference(), chief_0=TRAINED)
+    assert watch.summarize(hosts, NOW, wanted="cifar10")["state"] == "done"
+    assert watch.summarize(hosts, NOW, wanted="inference")["state"] == "inferring"
+    assert watch.summarize(hosts, NOW, wanted="next")["message"] == "for next: there is still inference"
+    assert watch.summarize(hosts, NOW, "its time was over")["state"] == "gone"
+
+
+def test_a_fleet_for_inference_alone_misses_no_chief() -> None:
+    before = {"tasks": {}, "job": {"name": None, "max_steps": None}}
+    hosts = [host for host in fleet(ps_0=before, worker_0=before) if host.name != "chief-0"]
+    assert "no job yet on demo  waiting  no job has been begun" in shown(hosts)
+
+
 def test_inventory() -> None:
     variables = {
         "ansible_host": {"__ansible_unsafe": "203.0.113.7"}, "ansible_user": "admin",
@@ -346,6 +437,14 @@ def test_it_ends_with_the_job(tmp_path: Path) -> None:
     failed = run(tmp_path, {"chief-0": answer("chief_0", failure)}, "--json")
     assert failed.returncode == 1 and failed.stderr == "watch: the job has failed: batch_size is 0.\n"
     assert json.loads(failed.stdout)["state"] == "failed"
+
+    answers = {"chief-0": answer("chief_0", TRAINED), "ps-0": answer("ps_0", inference("inactive", INFERRED))}
+    inferred = run(tmp_path, answers)
+    assert inferred.returncode == 0 and inferred.stdout.startswith("inference: done  20000 of 20000 inputs")
+    off = inference("inactive", {"state": "stopped"})
+    stopped = run(tmp_path, {"ps-0": answer("ps_0", off)}, "--once", "--json")
+    assert stopped.returncode == 1 and json.loads(stopped.stdout)["state"] == "stopped"
+    assert stopped.stderr.startswith("watch: the job has stopped: flotilla-infer doesn't run")
 
 
 def test_one_look(tmp_path: Path) -> None:

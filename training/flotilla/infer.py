@@ -28,6 +28,7 @@ from flotilla.inference.settings import InferConfig, load_config
 from flotilla.job.errors import BadInput, ProgramError, Temporary
 from flotilla.storage import jsons
 from flotilla.storage.s3 import Prefix
+from flotilla.supervision import watchdog
 from flotilla.supervision.progress import Progress, write_json
 
 PHASE = "infer"
@@ -284,6 +285,7 @@ class Stopped(Exception):
 def _run(config: InferConfig) -> dict[str, object]:
     run = Run(config)
     signal.signal(signal.SIGTERM, run.end)
+    watchdog.beat()
     try:
         outcome = run.run()
     except Stopped:

@@ -69,6 +69,7 @@ class NodeState(TypedDict):
     phases: dict[str, Report]  # by name, the one reported last at the end
     tasks: dict[str, TaskState]  # by name, as worker-1
     store: UnitState | None
+    infer: UnitState | None
     hdfs: HdfsHealth | None  # of the NameNode's host
 
 
@@ -86,6 +87,7 @@ def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> NodeState:
         "phases": _phases(_found(folder)),
         "tasks": tasks,
         "store": units.get(host.STORE),
+        "infer": units.get(host.INFER),
         "hdfs": host.hdfs_health(host.NAMENODE_PAGES) if host.NAMENODE in units else None,
     }
 

@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +21,14 @@ from flotilla.inference.inputs import Part
 from flotilla.inference.part import Job, Summary
 from flotilla.job.errors import BadInput, Temporary
 from flotilla.storage import hdfs
+from flotilla.supervision import watchdog
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
     from pyspark.accumulators import Accumulator
 
 LOOK_SECS = 1.0
+STILL_SECS = 60
 ATTEMPTS = 8  # of a part, two of which find out which input ends the process
 _SAID = re.compile(r"flotilla\.job\.errors\.(\w+): (.*)")
 _RAISED = re.compile(r"[A-Za-z_.]+(Error|Exit|Interrupt): \S")  # as a Python traceback ends
@@ -52,11 +55,14 @@ def run(
             told(part.classify(job, one))
         return {}
     context = _connect(job)
+    over = threading.Event()
+    threading.Thread(target=_watch, args=[_page(context), over], name="java", daemon=True).start()
     try:
         began()
         _over(context, job, parts, told, stop)
         return _figures(context)
     finally:
+        over.set()
         with contextlib.suppress(Exception):  # its Java may be gone
             context.stop()
 
@@ -80,6 +86,7 @@ def _connect(job: Job) -> SparkContext:
         "spark.speculation.minTaskRuntime": "10s",
         "spark.python.worker.reuse": "true",
         "spark.ui.showConsoleProgress": "false",
+        **_elsewhere(config.hosts),
     }.items():
         if value:
             conf.set(name, value)
@@ -93,6 +100,23 @@ def _connect(job: Job) -> SparkContext:
             f"Spark can't be reached at {config.master} ({said}): see journalctl -u spark-master on its host; a wrong "
             "secret looks the same (/etc/spark/spark-defaults.conf, the same on all hosts)."
         ) from error
+
+
+def _elsewhere(hosts: int) -> dict[str, str]:
+    """Have a part that fails tried on other hosts, too: one that is broken would else fail it eight times in seconds.
+
+    It is the only thing that a host is left out for: an input that ends processes does that on all of them.
+    """
+    most = max(2, -(-ATTEMPTS // hosts))  # attempts of a part on a host
+    if most >= ATTEMPTS:
+        return {}
+    prefix = "spark.excludeOnFailure"
+    return {
+        f"{prefix}.taskAndStage.enabled": "true",
+        f"{prefix}.task.maxTaskAttemptsPerExecutor": str(most),
+        f"{prefix}.task.maxTaskAttemptsPerNode": str(most),
+        f"{prefix}.stage.maxFailedTasksPerExecutor": str(2**31 - 1),
+    }
 
 
 def _over(
@@ -154,16 +178,39 @@ def _over(
         hear()
 
 
+def _page(context: SparkContext) -> str:
+    """Return where Spark's driver tells what is done, on loopback."""
+    address = f"{context.uiWebUrl}/api/v1/applications/{context.applicationId}/stages?status=complete"
+    return re.sub(r"//[^/:]+", "//127.0.0.1", address)
+
+
+def _stages(page: str) -> list[Mapping[str, float]]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: this is loopback
+    with opener.open(page, timeout=5) as answer:
+        found: list[Mapping[str, float]] = json.load(answer)
+    return found
+
+
+def _watch(page: str, over: threading.Event) -> None:
+    """End this process, to be started again, where its Java stands still: whatever waits for that would for ever."""
+    heard = time.monotonic()
+    while not over.wait(LOOK_SECS * 5):
+        try:
+            _stages(page)
+            heard = time.monotonic()
+        except (OSError, ValueError):
+            if time.monotonic() - heard > STILL_SECS and not over.is_set():
+                _log.error("Spark's driver, the Java beside this process, hasn't answered for %d s.", STILL_SECS)
+                watchdog.leave(Temporary.code)
+
+
 def _figures(context: SparkContext) -> dict[str, float]:
     """Return what Spark's page says of the job, in seconds; nothing where it doesn't answer.
 
     The processor's time in it is that of Java's threads alone: Python's is told by the tasks.
     """
-    address = f"{context.uiWebUrl}/api/v1/applications/{context.applicationId}/stages?status=complete"
     try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: this is loopback
-        with opener.open(re.sub(r"//[^/:]+", "//127.0.0.1", address), timeout=5) as answer:
-            stages = json.load(answer)
+        stages = _stages(_page(context))
     except (OSError, ValueError):
         return {}
     units = {"executorRunTime": 1e3, "executorCpuTime": 1e9, "executorDeserializeTime": 1e3, "jvmGcTime": 1e3}

@@ -10,6 +10,7 @@ import urllib.request
 from typing import TypedDict
 
 STORE = "flotilla-store.service"
+INFER = "flotilla-infer.service"
 NAMENODE = "hadoop-namenode.service"
 NAMENODE_PAGES = "http://127.0.0.1:9870"  # on loopback, of the NameNode's host alone
 PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,StateChangeTimestampMonotonic,MemoryCurrent"
@@ -52,8 +53,9 @@ class _Bean(TypedDict):
 
 
 def units() -> dict[str, UnitState]:
-    """Return the tasks' units, the store's and the NameNode's by name; none on a machine without systemd."""
-    command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", "training@*.service", STORE, NAMENODE]
+    """Return the units of tasks, store, inference and NameNode by name; none on a machine without systemd."""
+    names = ("training@*.service", STORE, INFER, NAMENODE)
+    command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
