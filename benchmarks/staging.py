@@ -97,6 +97,7 @@ class Row:
     what: str
     aim: str
     measure: Callable[[boto3.Session], tuple[dict[str, float], float]]
+    show: Callable[[dict[str, float]], str] | None = None  # the figures below the table, where they are many
 
 
 def run(name: str, what: str, source: str, share: int = 0, shares: int = 1, quota: str = "") -> dict[str, float]:
@@ -218,13 +219,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def grow(options: Mapping[str, object], phases: Sequence[str] = PHASES) -> None:
+    """Make a fleet as these options have it, up to the last of the phases."""
+    for phase in phases:
+        user_runs("ansible-playbook", "-i", INVENTORY, f"playbooks/{phase}.yml", "-e", json.dumps(options))
+
+
 @contextlib.contextmanager
-def fleet() -> Iterator[boto3.Session]:
-    """A fleet of three hosts in the lab, with CIFAR-10 staged, as a session of its account."""
+def fleet(phases: Sequence[str] = PHASES) -> Iterator[boto3.Session]:
+    """A fleet of three hosts in the lab, with CIFAR-10 in its S3, and staged, as a session of its account."""
     user_runs("scripts/lab", "up")
     upload("cifar10")
-    for phase in PHASES:
-        user_runs("ansible-playbook", "-i", INVENTORY, f"playbooks/{phase}.yml", "-e", json.dumps(OPTIONS))
+    grow(OPTIONS, phases)
     yield boto3.Session(profile_name="flotilla-lab")
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
     user_runs("scripts/lab", "down")
@@ -262,13 +268,17 @@ def write(page: Path, title: str, rows: Mapping[str, Row]) -> None:
     last = {result["row"]: result for result in results}
     lines = [f"# {title}", "", f"Made by `python -m benchmarks.{page.stem}`, whose head says how.", ""]
     lines += ["| | aim | measured | of | on |", "|---|---|---|---|---|"]
+    below = []
     for name, row in rows.items():
         if name in last:
             result = last[name]
             figures = ", ".join(f"{what} {value:.3g}" for what, value in result["figures"].items())
+            if row.show:
+                figures = "see below"
+                below += ["", f"## {row.what}", "", row.show(result["figures"])]
             where = f"{result['at'][:10]}, {result['machine']}, {result['commit']}"
             lines.append(f"| {row.what} | {row.aim} | {result['value']:.2f} | {figures} | {where} |")
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.write_text("\n".join([*lines, *below]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

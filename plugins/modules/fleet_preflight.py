@@ -288,6 +288,10 @@ plan:
   returned: success
   type: list
   elements: str
+hourly:
+  description: What all hosts cost an hour on demand, in $; none where a price isn't known.
+  returned: success
+  type: float
 folders_policy:
   description: What nodes may do in O(reads) and O(writes).
   returned: always

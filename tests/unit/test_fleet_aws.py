@@ -162,6 +162,7 @@ def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], imag
         "tasks": 1,
     }
     assert result["plan"][-2].split() == ["in", "all", "4", "0.362"]
+    assert round(result["hourly"], 3) == 0.362
     assert boto3.client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 0
     assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="models")
 
@@ -181,6 +182,7 @@ def test_preflight_without_permission_to_ask_for_prices(
     assert preflight.problems == []
     assert preflight.warnings == ["The prices are unknown. The credentials may not look up prices."]
     assert preflight.result["plan"][-2].split() == ["in", "all", "4", "?"]
+    assert preflight.result["hourly"] is None
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,8 @@ def test_preflight_without_permission_to_ask_for_prices(
         ({"model_target": "s3://not-there/out/"}, ["bucket not-there of store_target isn't there"]),
         ({"writes": {"infer_target": "s3://not-there/out/"}}, ["bucket not-there of infer_target isn't there"]),
         ({"reads": {"infer_source": "s3://not-there/out/"}}, ["bucket not-there of infer_source isn't there"]),
+        ({"reads": {"infer_source": "s3://data/photos/"}}, ["There is nothing in s3://data/photos/ (infer_source)"]),
+        ({"reads": {"infer_model": "s3://data/cifar10/"}}, ["holds no saved_model.pb", "SavedModel's folder"]),
         ({"program": "s3://not-there/a.zip"}, ["no object a.zip in the bucket not-there", "upload the program there"]),
         ({"program": "s3://data/programs/a.zip"}, ["no object programs/a.zip in the bucket data", "training_program"]),
         ({"program": "s3://data/programs/a.rar"}, ["s3://data/programs/a.rar", "write it as s3://"]),

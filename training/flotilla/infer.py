@@ -113,8 +113,11 @@ def rule(known: dict[str, int], facts: Facts) -> str:
     return "The folders, in alphabetical order, are taken for the classes from 0 on, so the accuracy is told, too."
 
 
-def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
-    """Say what would be done, and how long it takes on so many executors' tasks at a time; write nothing."""
+def check(config: InferConfig, slots: int = 1, hourly: float = 0) -> dict[str, object]:
+    """Say what would be done, and how long it takes on so many executors' tasks at a time; write nothing.
+
+    `hourly` is what the fleet costs, in $.
+    """
     judged, target = judge(config), Prefix(config.target)
     old = result.before(target)
     if old is not None:
@@ -131,11 +134,13 @@ def check(config: InferConfig, slots: int = 1) -> dict[str, object]:
         "left_out": list(found.left_out[:20]), "parts": len(found.parts()), "parts_done": done,
         "done": result.is_done(target, judged.plan, config.hdf5) is not None,
         "seconds_an_input": round(judged.secs, 6), "seconds": round(seconds, 1), "facts": facts,
-        "says": says(judged, known, inputs, seconds if inputs else None, done),
+        "says": says(judged, known, inputs, seconds if inputs else None, done, hourly),
     }  # fmt: skip
 
 
-def says(judged: Judged, known: dict[str, int], inputs: int, seconds: float | None, done: int) -> list[str]:
+def says(
+    judged: Judged, known: dict[str, int], inputs: int, seconds: float | None, done: int, hourly: float
+) -> list[str]:
     """Return the plan, in sentences."""
     config, found, facts = judged.config, judged.found, judged.facts
     lines = [f"{config.source} has {len(found.objects):,} {found.kind} of {found.size / 1e6:,.1f} MB"]
@@ -169,7 +174,9 @@ def says(judged: Judged, known: dict[str, int], inputs: int, seconds: float | No
     if done:
         lines.append(f"{done:,} of {len(found.parts()):,} parts are there already.")
     if seconds is not None:
-        lines.append(f"By a first batch ({1 / judged.secs:,.0f} inputs/s a task) it takes about {_duration(seconds)}.")
+        cost = f", in which the fleet costs ${max(0.01, seconds / 3600 * hourly):,.2f}" if hourly else ""
+        speed = f"{1 / judged.secs:,.0f} inputs/s a task"
+        lines.append(f"By a first batch ({speed}) it takes about {_duration(seconds)}{cost}.")
     return lines
 
 
@@ -320,6 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=["check", "run"], help="judge everything and say what it is, or do it")
     parser.add_argument("--config", required=True, metavar="FILE", help="the configuration; - reads it from stdin")
     parser.add_argument("--slots", type=int, default=1, metavar="N", help="of check: how many tasks run at a time")
+    parser.add_argument("--hourly", type=float, default=0, metavar="$", help="of check: what the fleet costs an hour")
     return parser
 
 
@@ -330,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config)
         with contextlib.redirect_stdout(sys.stderr):  # what the user's functions print isn't the answer
-            outcome = check(config, args.slots) if args.command == "check" else _run(config)
+            outcome = check(config, args.slots, args.hourly) if args.command == "check" else _run(config)
     except FileNotFoundError as error:
         print(f"flotilla.infer: {error} is gone.", file=sys.stderr)
         return Temporary.code

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,8 +124,10 @@ def config(tmp_path: Path, client: Any) -> Callable[..., str]:
     return config
 
 
-def call(capsys: pytest.CaptureFixture[str], command: str, config: str) -> tuple[int, dict[str, Any], str]:
-    code = infer.main([command, "--config", config])
+def call(
+    capsys: pytest.CaptureFixture[str], command: str, config: str, *options: str
+) -> tuple[int, dict[str, Any], str]:
+    code = infer.main([command, "--config", config, *options])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out.strip() else {}, err.strip()
 
@@ -134,10 +138,23 @@ def rows(client: Any, prefix: str = "out/") -> list[dict[str, Any]]:
     return [row for raw in raws for row in pq.read_table(io.BytesIO(raw)).to_pylist()]
 
 
+def shown(client: Any, prefix: str = "out/") -> list[tuple[str, str, str]]:
+    """What the page has of each input that it shows: its class, where it is, and which colour its picture has."""
+    page = client.get_object(Bucket="data", Key=f"{prefix}index.html")["Body"].read().decode()
+    found = []
+    for figure in re.findall("<figure>(.*?)</figure>", page):
+        said = re.search('base64,([^"]+)', figure)
+        picture = Image.open(io.BytesIO(base64.b64decode(said[1]))) if said else None
+        colour = "rgb"[int(np.argmax(np.asarray(picture)[0, 0]))] if picture else ""
+        found.append((re.search("<b>(.*)</b>", figure)[1], re.search("<br>(.*)</fig", figure)[1], colour))  # type: ignore[index]
+    return found
+
+
 def test_a_folder_of_photos_becomes_a_table(
     photos: None, config: Any, client: Any, capsys: Any, tmp_path: Path
 ) -> None:
-    code, said, _ = call(capsys, "check", config())
+    code, said, _ = call(capsys, "check", config(), "--hourly", "0.27")
+    assert said["says"][-1].endswith(", in which the fleet costs $0.01.")
     assert code == 0 and said["inputs"] == 31 and said["left_out"] == ["README.txt"]
     assert any("8 x 8 RGB images as image, uint8" in line for line in said["says"])
     assert not client.list_objects_v2(Bucket="data", Prefix="out/").get("Contents"), "a check writes nothing"
@@ -155,8 +172,12 @@ def test_a_folder_of_photos_becomes_a_table(
     )
     manifest = json.loads(client.get_object(Bucket="data", Key="out/manifest.json")["Body"].read())
     assert manifest["accuracy"] == 1.0 and manifest["labelled"] == 30 and manifest["left_out"] == ["README.txt"]
-    shown = client.get_object(Bucket="data", Key="out/index.html")["Body"].read().decode()
-    assert "it can&#x27;t be decoded" in shown and "data:image/jpeg;base64," in shown and "Confusion" in shown
+    page = client.get_object(Bucket="data", Key="out/index.html")["Body"].read().decode()
+    assert "it can&#x27;t be decoded" in page and "Confusion" in page
+    figures = shown(client)
+    assert len(figures) == 24 and all(where[0] == colour for _name, where, colour in figures)
+    seconds = manifest["seconds_of_tasks"]
+    assert seconds["load"] > 0 and seconds["cpu"] > 0
     with h5py.File(io.BytesIO(client.get_object(Bucket="data", Key="out/predictions.h5")["Body"].read())) as file:
         assert file["path"].shape == (31,) and file["class"][0] == 0 and file["top_scores"].shape == (31, 3)
     told = json.loads((tmp_path / "infer.json").read_text())
@@ -189,6 +210,45 @@ def test_a_second_run_goes_on(
     assert "2 of 2 parts are there already." in said["says"]
     code, outcome, _ = call(capsys, "run", config())
     assert code == 0 and made == [0, 1] and outcome["rows"] == 31 == len(rows(client))
+    assert {where.split("/")[0] for _name, where, colour in shown(client) if colour} == set(COLOURS), "of both parts"
+
+
+def test_only_what_is_shown_is_decoded_twice(
+    photos: None, config: Any, client: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    real = pictures.pages
+
+    def pages(data: bytes) -> Any:
+        decoded.append(data)
+        return real(data)
+
+    monkeypatch.setattr(pictures, "pages", pages)
+    monkeypatch.setattr(infer, "TRIED", 1)
+    monkeypatch.setattr(part, "SAMPLES", 2)
+    assert call(capsys, "run", config())[0] == 0
+    assert len(shown(client)) == 8 and len(decoded) == 1 + 31 + 8
+
+
+def test_what_compiling_takes_is_no_inputs_time(
+    photos: None, config: Any, client: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process's first call of the model is one of its own."""
+    judged = infer.judge(infer.load_config(config()))
+    worker = part.Worker(judged.job)
+    model, calls = worker.model, []
+
+    def slow(inputs: Any) -> Any:
+        calls.append(len(inputs["image"]))
+        end = time.process_time() + (1 if len(calls) == 1 else 0)
+        while time.process_time() < end:
+            pass
+        return model(inputs)
+
+    monkeypatch.setattr(worker, "model", slow)
+    of_one, of_other = (part._Task(worker, one, 0).run()["seconds"] for one in judged.found.parts())
+    assert calls == [1, 16, 14] and of_one["load"] > 1 and of_other["load"] == 0
+    assert of_one["cpu"] < 1 and of_one["predict"] < 1
 
 
 @pytest.mark.parametrize(
@@ -256,6 +316,7 @@ def test_records_of_the_kit(put: Put, models: Path, data_dir: Path, config: Any,
     assert code == 0, said
     assert outcome["rows"] == outcome["labelled"] == 40 and outcome["accuracy"] == 1.0
     assert [row["record"] for row in rows(client)] == list(range(40))
+    assert len(shown(client)) == 12 and all(colour for _name, _where, colour in shown(client))
     code, outcome, said = call(capsys, "run", config(**{**more, "signature": "examples", "target": "s3://data/two/"}))
     assert code == 0 and outcome["accuracy"] == 1.0, said
 
@@ -305,6 +366,7 @@ def test_images_in_parquet_and_a_model_that_decodes(
     more = {"source": "s3://data/rows/", "model": "s3://data/models/several/", "signature": "encoded", "labels": NAMES}
     code, outcome, said = call(capsys, "run", config(**more))
     assert code == 0 and outcome["accuracy"] == 1.0, said
+    assert sorted(shown(client)[:3]) == [(name, f"a.parquet, number {n}", name[0]) for n, name in enumerate(NAMES)]
     for name, image in zip(NAMES, images, strict=True):
         put(f"photos/{name}/a.png", image)
     put("photos/red/b.png", b"\x89PNG\r\n\x1a\n nothing")
@@ -346,6 +408,7 @@ def test_the_users_own_functions(
     assert found["red/3.png"]["error"] == "prepare: mine.py, line 9: ValueError: eleven"
     assert found["red/4.png"]["error"] == "its preparation takes longer than 0.3 s"
     assert outcome["broken"] == 7, "with the broken file"
+    assert len(shown(client)) == 24 and all(where[0] == colour for _name, where, colour in shown(client))
 
 
 @pytest.mark.parametrize(
@@ -429,6 +492,7 @@ def test_pages_are_inputs(put: Put, models: Path, config: Any, client: Any, caps
     put("photos/pages.tif", tiff(*pages, photometric="rgb"))
     assert call(capsys, "run", config())[0] == 0
     assert [(row["page"], row["class"]) for row in rows(client)] == [(0, 0), (1, 1), (2, 2)]
+    assert sorted(shown(client)[:3]) == [(str(n), f"pages.tif, page {n}", name[0]) for n, name in enumerate(NAMES)]
 
 
 def test_an_input_that_ends_the_process_again_and_again_is_told(
@@ -718,6 +782,19 @@ def test_a_function_makes_what_no_image_is(photos: None, others: Any, config: An
     more = {"signature": "iris", "program": str(tmp_path / "mine.py")}
     code, said, _ = call(capsys, "check", config(**others, **more))
     assert code == 0 and "The model takes what prepare makes (infer_program): x." in said["says"]
+
+
+def test_sparks_own_figures_are_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {
+        "firstTaskLaunchedTime": "2026-12-31T23:59:58.750GMT", "completionTime": "2027-01-01T00:00:01.000GMT",
+        "executorRunTime": 4500, "executorCpuTime": 1_250_000_000, "executorDeserializeTime": 70, "jvmGcTime": 8,
+    }  # fmt: skip
+    monkeypatch.setattr(cluster, "_stages", lambda page: [stage])
+    monkeypatch.setattr(cluster, "_page", lambda context: "")
+    assert cluster._figures(None) == {  # type: ignore[arg-type]
+        "elapsedTime": 2.25, "executorRunTime": 4.5, "executorCpuTime": 1.25, "executorDeserializeTime": 0.07,
+        "jvmGcTime": 0.008,
+    }  # fmt: skip
 
 
 def test_what_a_task_has_raised_is_said() -> None:

@@ -181,6 +181,8 @@ class Limits(findings.Findings):
         hourly = {name: prices.host_price(group, known, public) for name, group in self.groups.items()}
         expires = datetime.datetime.strptime(self.result["expires"], "%Y-%m-%dT%H:%M:%SZ")
         left = expires.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
+        costs = [price * self.groups[name]["count"] for name, price in hourly.items() if price is not None]
+        self.result["hourly"] = sum(costs) if len(costs) == len(hourly) else None
         self.result["plan"] = prices.table(self.groups, hourly, left, self.result["running"])
         problems: list[str] = prices.check_cost(self.groups, known, public, left, cap)
         unknown = prices.unknown(self.groups, known, public)

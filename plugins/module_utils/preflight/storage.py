@@ -15,6 +15,8 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
 )
 from ansible_collections.flotilla.kit.plugins.module_utils.preflight import findings
 
+FILES = {"infer_model": "saved_model.pb"}  # what a folder has to hold somewhere, by its variable
+
 
 def _amount(sizes: list[int]) -> str:
     """Say how many files of which sizes there are."""
@@ -200,8 +202,13 @@ class Storage(findings.Findings):
             bucket, prefix = s3_urls.split_folder(url)
             if self.bucket(bucket, variable):
                 request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1000}
-                listed = self.aws.call(f"list {url}", "s3", "list_objects_v2", **request).get("Contents", [])
-                names = [str(one["Key"]) for one in listed]
+                answer = self.aws.call(f"list {url}", "s3", "list_objects_v2", **request)
+                names = [str(one["Key"]) for one in answer.get("Contents", [])]
+                wanted = FILES.get(variable, "")
+                if not names:
+                    self.problems.append(f"There is nothing in {url} ({variable}): correct it, or upload something.")
+                elif not answer.get("IsTruncated") and not any(name.endswith(wanted) for name in names):
+                    self.problems.append(f"{url} ({variable}) holds no {wanted}: name a SavedModel's folder.")
                 self.folder_keys += self.keys(bucket, [names[0], names[len(names) // 2], names[-1]] if names else [])
         for variable, url in {"store_target": self.p["model_target"], **self.p["writes"]}.items():
             if url:

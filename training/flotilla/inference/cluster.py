@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import json
 import logging
@@ -184,10 +185,10 @@ def _page(context: SparkContext) -> str:
     return re.sub(r"//[^/:]+", "//127.0.0.1", address)
 
 
-def _stages(page: str) -> list[Mapping[str, float]]:
+def _stages(page: str) -> list[Mapping[str, str | float]]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: this is loopback
     with opener.open(page, timeout=5) as answer:
-        found: list[Mapping[str, float]] = json.load(answer)
+        found: list[Mapping[str, str | float]] = json.load(answer)
     return found
 
 
@@ -207,14 +208,22 @@ def _watch(page: str, over: threading.Event) -> None:
 def _figures(context: SparkContext) -> dict[str, float]:
     """Return what Spark's page says of the job, in seconds; nothing where it doesn't answer.
 
-    The processor's time in it is that of Java's threads alone: Python's is told by the tasks.
+    elapsedTime is from the first task's begin to the last one's end. The processor's time is that of Java's threads
+    alone: Python's is told by the tasks.
     """
+    units = {"executorRunTime": 1e3, "executorCpuTime": 1e9, "executorDeserializeTime": 1e3, "jvmGcTime": 1e3}
     try:
         stages = _stages(_page(context))
-    except (OSError, ValueError):
+        elapsed = sum(_moment(one["completionTime"]) - _moment(one["firstTaskLaunchedTime"]) for one in stages)
+    except (OSError, ValueError, KeyError):
         return {}
-    units = {"executorRunTime": 1e3, "executorCpuTime": 1e9, "executorDeserializeTime": 1e3, "jvmGcTime": 1e3}
-    return {name: round(sum(stage.get(name, 0) for stage in stages) / unit, 3) for name, unit in units.items()}
+    figures = {name: sum(float(one.get(name, 0)) for one in stages) / unit for name, unit in units.items()}
+    return {name: round(value, 3) for name, value in {"elapsedTime": elapsed, **figures}.items()}
+
+
+def _moment(text: str | float) -> float:
+    """Return the seconds of a time as Spark writes it, 2026-01-02T03:04:05.678GMT."""
+    return datetime.datetime.strptime(str(text).replace("GMT", "+0000"), "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
 
 
 class _Task:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import html
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
+from PIL import Image
+
+from flotilla.inference import inputs, part, pictures
+from flotilla.inference.inputs import Found, Part
 from flotilla.inference.part import Sample, Summary
 
 NAME = "index.html"
@@ -21,6 +28,39 @@ figure { display: inline-block; margin: 0 1rem 1rem 0; width: 9rem; vertical-ali
 figure img { height: 6rem; image-rendering: pixelated; max-width: 9rem; object-fit: contain }
 figcaption { overflow-wrap: anywhere } .matrix td { text-align: right; font-size: .8rem; padding: .2rem .4rem }
 """
+
+
+class _Chosen(Part):
+    """A file, of which some records or rows are wanted."""
+
+    wanted: set[int | None]
+
+    def has(self, record: int) -> bool:
+        """Whether a record or row is one of them."""
+        return record in self.wanted
+
+
+def draw(url: str, found: Found, samples: Sequence[Sample]) -> None:
+    """Give the inputs that are shown their pictures, where they are images: their files alone are read again.
+
+    No task does it, for which of its inputs will be shown isn't known before the end.
+    """
+    source, listed = inputs.open_source(url), {one.path: one for one in found.objects}
+    for path in {one["path"] for one in samples}:
+        some = [one for one in samples if one["path"] == path]
+        chosen = _Chosen(0, (listed[path],))
+        chosen.wanted = {one["record"] for one in some}
+        with contextlib.suppress(Exception):  # it may be gone by now
+            for item in itertools.islice(inputs.items(source, found.kind, chosen), len(chosen.wanted)):
+                for one in some:
+                    if one["record"] == item.record:
+                        _draw(one, part.images(item, found.features))
+
+
+def _draw(one: Sample, images: Iterator[Image.Image]) -> None:
+    with contextlib.suppress(Exception):  # it may be no image
+        picture = pictures.thumbnail(next(itertools.islice(images, one["page"] or 0, None)))
+        one["picture"] = base64.b64encode(picture).decode()
 
 
 def render(manifest: Mapping[str, object], whole: Summary, labels: Sequence[str]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import functools
+import gc
 import io
-import itertools
 import json
 import logging
 import math
@@ -58,7 +56,7 @@ class Sample(TypedDict):
     label: str
     name: str  # of the class, or its number
     score: float
-    picture: str  # a JPEG in base64; empty where the input is no image
+    picture: str  # a JPEG in base64, from when the page is made on; empty where the input is no image
 
 
 class Broken(TypedDict):
@@ -86,7 +84,8 @@ class Summary(TypedDict):
     surest: list[Sample]
     least_sure: list[Sample]
     errors: list[Broken]
-    seconds: dict[str, float]  # read, prepare, predict, write; cpu and wall of all
+    # read, prepare, predict; cpu and wall of all; load: the processor's for the model, which none of the others has
+    seconds: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +109,6 @@ class _Input(NamedTuple):
     error: str = ""
 
 
-@functools.total_ordering
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Shown:
-    """An input that the page may show."""
-
-    score: float
-    item: Item
-    page: int | None
-    number: int  # of its class
-
-    def __lt__(self, other: _Shown) -> bool:
-        return self.score < other.score
-
-
 def name_of(number: int) -> str:
     """Return the path of a part's file in the target."""
     return f"{PARTS}/part-{number:06d}.parquet"
@@ -139,7 +124,9 @@ class Worker:
         self.source = inputs.open_source(config.source)
         self.target = Prefix(config.target, refused=Temporary)
         self.own = own.Own(config.program)
+        began = time.process_time()
         self.model = model or self._load()
+        self.load: float | None = time.process_time() - began  # until a task has told it
 
     def _load(self) -> saved_model.Model:
         config, facts = self.job.config, self.job.facts
@@ -161,6 +148,7 @@ def classify(job: Job, part: Part, attempt: int = 0) -> Summary:
     global _worker  # loading a model takes seconds
     if _worker is None or _worker.job.plan != job.plan:
         _worker = Worker(job)
+        gc.freeze()  # PySpark collects garbage after each task, among all that TensorFlow has: a fifth of a second
     return _Task(_worker, part, attempt).run()
 
 
@@ -168,7 +156,7 @@ class _Task:
     def __init__(self, worker: Worker, part: Part, attempt: int) -> None:
         self.worker, self.part, self.job = worker, part, worker.job
         self.suspects = _Suspects(worker.target, part.number) if attempt else None
-        self.seconds = {"read": 0.0, "prepare": 0.0, "predict": 0.0, "write": 0.0}
+        self.seconds = {"read": 0.0, "prepare": 0.0, "predict": 0.0, "load": 0.0}
         self.rows = Rows(worker.job.facts["own"], worker.job.plan)
         self.batch = saved_model.batch_of(worker.job.facts) or worker.job.config.batch
         self.summary: Summary = {
@@ -177,11 +165,9 @@ class _Task:
             "confusion": {}, "surest": [], "least_sure": [], "errors": [], "seconds": self.seconds,
         }  # fmt: skip
         self.limit = Limit(worker.job.config.item_secs)
-        self.surest: list[_Shown] = []
-        self.least_sure: list[_Shown] = []
+        self.began, self.cpu = time.monotonic(), time.process_time()
 
     def run(self) -> Summary:
-        began, cpu = time.monotonic(), time.process_time()
         waiting: list[_Input] = []
         with self.limit:
             for one in self._inputs():
@@ -191,10 +177,8 @@ class _Task:
                 waiting.append(one)
             if waiting:
                 self._predict(waiting)
-        self.summary["surest"] = [self._sample(one) for one in sorted(self.surest, reverse=True)]
-        self.summary["least_sure"] = [self._sample(one) for one in sorted(self.least_sure)]
-        self.seconds["cpu"] = round(time.process_time() - cpu, 3)
-        self.seconds["wall"] = round(time.monotonic() - began, 3)
+        self.seconds["cpu"] = round(time.process_time() - self.cpu, 3)
+        self.seconds["wall"] = round(time.monotonic() - self.began, 3)
         return self._write()
 
     def _inputs(self) -> Iterator[_Input]:
@@ -255,16 +239,8 @@ class _Task:
             data = item.data if item.values is None else encoded(item)
             yield _Input(item, None, {name: np.array(data, object).reshape(one)})
         else:
-            for page, picture in enumerate(self._pictures(item)):
+            for page, picture in enumerate(images(item, self.job.features)):
                 yield _Input(item, page, {name: self._pixels(picture, name)})
-
-    def _pictures(self, item: Item) -> Iterator[Image.Image]:
-        """Yield the images of an input, one for each page."""
-        raw = None if item.values is None else raw_image(item, self.job.features)
-        if raw is not None:
-            yield raw
-        else:
-            yield from pictures.pages(item.data if item.values is None else encoded(item))
 
     def _pixels(self, picture: Image.Image, name: str) -> Array:
         facts = self.job.facts
@@ -286,9 +262,12 @@ class _Task:
                 self._add(one, None)
             return
         arrays = [one.arrays for one in some if one.arrays is not None]
+        batch = saved_model.batch_of(self.job.facts)
+        if self.worker.load is not None:
+            self._first_call(self.worker.load, arrays[0], batch)
         with self._timed("predict"):
             try:
-                given = called(self.worker.model, arrays, saved_model.batch_of(self.job.facts))
+                given = called(self.worker.model, arrays, batch)
             except Exception as error:  # by whatever an operation of the model's raises
                 if _passes(error, len(some) > 1):
                     raise Temporary(f"The model failed: {cause(error)}") from error
@@ -304,6 +283,16 @@ class _Task:
         for row, one in enumerate(some):
             self._add(one, {name: np.asarray(value[row]) for name, value in given.items()})
 
+    def _first_call(self, load: float, one: Arrays, batch: int) -> None:
+        """Call the model with one input, once a process: seconds in which it compiles, which are no input's."""
+        began, cpu = time.monotonic(), time.process_time()
+        _goes_through(self.worker, one, batch)
+        cpu = time.process_time() - cpu
+        self.seconds["load"] = round(load + cpu, 3)
+        self.worker.load = None
+        self.began += time.monotonic() - began
+        self.cpu += cpu
+
     def _add(self, one: _Input, given: Arrays | None) -> None:
         """Make the row of an input."""
         summary, job, error = self.summary, self.job, one.error
@@ -314,7 +303,7 @@ class _Task:
             error, scores, mine = self._scores(given)
         if scores is not None and not error:
             top = np.argsort(-scores, kind="stable")[: job.config.top].tolist()
-            self._show(_Shown(float(scores[top[0]]), one.item, one.page, top[0]))
+            self._show(one, top[0], float(scores[top[0]]))
         label = job.labels.get(one.item.label) if one.item.number is None else one.item.number
         if job.kind != inputs.IMAGES and not job.facts["label"]:
             label = None
@@ -366,28 +355,16 @@ class _Task:
             return error or f"present takes longer than {self.limit.seconds:g} s", scores, {}
         return error, scores, mine
 
-    def _show(self, one: _Shown) -> None:
+    def _show(self, one: _Input, number: int, score: float) -> None:
         """Keep an input for the page, if it is among the surest or the least sure."""
-        for kept, key in ((self.surest, one.score), (self.least_sure, -one.score)):
-            worst = (kept[-1].score if kept is self.surest else -kept[-1].score) if len(kept) >= SAMPLES else None
-            if worst is None or key > worst:
-                kept.append(one)
-                kept.sort(reverse=kept is self.surest)
-                del kept[SAMPLES:]
-
-    def _sample(self, one: _Shown) -> Sample:
-        picture = b""
-        with contextlib.suppress(Exception):  # what is no image has no picture
-            picture = pictures.thumbnail(next(itertools.islice(self._pictures(one.item), one.page or 0, None)))
-        return {
+        sample: Sample = {
             "path": one.item.path, "page": one.page, "record": one.item.record, "label": one.item.label,
-            "name": _name(self.job.facts, one.number), "score": one.score,
-            "picture": base64.b64encode(picture).decode(),
+            "name": _name(self.job.facts, number), "score": score, "picture": "",
         }  # fmt: skip
+        keep(self.summary, [sample], [sample], SAMPLES)
 
     def _write(self) -> Summary:
         """Put the part's file into S3, unless another attempt of it has; return what the file there says."""
-        began = time.monotonic()
         path, target = name_of(self.part.number), self.worker.target
         file = self.rows.close(self.summary)
         try:
@@ -406,7 +383,6 @@ class _Task:
             objects.compare(target, path, item)
         finally:
             file.unlink(missing_ok=True)
-        self.seconds["write"] = round(time.monotonic() - began, 3)
         return self.summary
 
     @contextlib.contextmanager
@@ -496,6 +472,12 @@ def _place(item: Item) -> str:
     return item.path if item.record is None else f"{item.path}, number {item.record}"
 
 
+def keep(summary: Summary, surest: Sequence[Sample], least_sure: Sequence[Sample], most: int) -> None:
+    """Let a summary show these inputs, too, if they are among its surest or its least sure ones."""
+    summary["surest"] = sorted([*summary["surest"], *surest], key=lambda one: -one["score"])[:most]
+    summary["least_sure"] = sorted([*summary["least_sure"], *least_sure], key=lambda one: one["score"])[:most]
+
+
 class Unfit(Exception):
     """Why a record or row isn't what the model takes."""
 
@@ -571,6 +553,15 @@ def encoded(item: Item) -> bytes:
     if found is None:
         raise Unfit(f"it has no image; of its columns ({', '.join(map(str, item.values))}) none is called image")
     return found
+
+
+def images(item: Item, features: Mapping[str, manifest.Feature]) -> Iterator[Image.Image]:
+    """Yield the images of an input, one for each page; raise Unfit or pictures.Broken."""
+    raw = None if item.values is None else raw_image(item, features)
+    if raw is not None:
+        yield raw
+    else:
+        yield from pictures.pages(item.data if item.values is None else encoded(item))
 
 
 def raw_image(item: Item, features: Mapping[str, manifest.Feature]) -> Image.Image | None:

@@ -167,9 +167,7 @@ def add(whole: Summary, one: Summary) -> None:
             sums[name] = sums.get(name, 0) + count
     for name, value in one["seconds"].items():
         whole["seconds"][name] = round(whole["seconds"].get(name, 0.0) + value, 3)
-    whole["surest"] = sorted([*whole["surest"], *one["surest"]], key=lambda sample: -sample["score"])
-    whole["least_sure"] = sorted([*whole["least_sure"], *one["least_sure"]], key=lambda sample: sample["score"])
-    del whole["surest"][2 * part.SAMPLES :], whole["least_sure"][2 * part.SAMPLES :]
+    part.keep(whole, one["surest"], one["least_sure"], 2 * part.SAMPLES)
     whole["errors"] = [*whole["errors"], *one["errors"]][:100]
 
 
@@ -223,6 +221,8 @@ def finish(
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "files": files,
     }
+    if facts["takes"] != "columns":  # which are no images
+        page.draw(config.source, found, [*whole["surest"], *whole["least_sure"]])
     shown = page.render(content, whole, facts["names"]).encode()
     target.put(page.NAME, shown)
     files.append(_item(page.NAME, shown).entry())
