@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -808,3 +809,27 @@ def test_what_a_task_has_raised_is_said() -> None:
         before + "Traceback (most recent call last):\n  File x\nTypeError: no\n SQLSTATE: 38000\nDriver stacktrace:\n"
     )
     assert str(cluster._explain(Exception(other))) == "Spark gave the job up: TypeError: no"
+
+
+@pytest.mark.parametrize(("hosts", "attempts"), [(1, None), (2, "4"), (3, "3"), (50, "2")])
+def test_a_part_that_fails_on_a_host_is_tried_on_others(hosts: int, attempts: str | None) -> None:
+    found = cluster._elsewhere(hosts)
+    assert found.get("spark.excludeOnFailure.task.maxTaskAttemptsPerNode") == attempts
+    assert attempts is None or hosts * int(attempts) >= cluster.ATTEMPTS > int(attempts), (
+        "all attempts, and never on one"
+    )
+
+
+def test_a_driver_whose_java_stands_still_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    over = threading.Event()
+    monkeypatch.setattr(cluster, "LOOK_SECS", 0.01)
+    monkeypatch.setattr(cluster, "STILL_SECS", 0.1)
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        over.set()
+
+    monkeypatch.setattr(cluster.watchdog, "leave", leave)
+    cluster._watch("http://127.0.0.1:9/", over)  # which refuses: one that is frozen answers nothing for 5 s
+    assert codes == [Temporary.code]
