@@ -288,9 +288,9 @@ def run(fault: Fault) -> Outcome:
     # In the models' folder, to which the fleet may write whatever infer_target was.
     target = f"s3://{BUCKET}/models/fault-{time.time():.0f}/"
     last = fault is FAULTS[-1]
-    before = {} if last else restarts()
     begin(target, fault.by)
     began = time.time()
+    before = {} if last else restarts()
     with subprocess.Popen(
         ["scripts/ssh", "-i", INVENTORY, "ps-0", "--", "sudo", "python3", "-u", "-"],
         cwd=ROOT, text=True, env=user_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
