@@ -65,7 +65,7 @@ with tempfile.TemporaryDirectory() as folder:
             target.write(f"model/{file.relative_to(folder).as_posix()}", [file.read_bytes()])
 for number in range(photos):
     colour = np.array([200 if number % 3 == one else 10 for one in range(3)], np.uint8)
-    photo = np.broadcast_to(colour, (16, 17 if number == 100 else 16, 3))
+    photo = np.broadcast_to(colour, (16, 17 if number == photos - 1 else 16, 3))
     target.write(f"photos/{number % 3}/{number:03}.png", [tf.io.encode_png(photo).numpy()])
 """
 
