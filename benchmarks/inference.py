@@ -174,6 +174,7 @@ class Work:
 INCEPTION = Work("Inception v3", "inception", "inference/photos")
 RESNET = Work("ResNet-44", "resnet", "cifar10", "eval-*")
 RECORDS = Work("ResNet-44", "resnet", "inference/records")
+CIFAR10 = Work("ResNet-44", "resnet", "cifar10")
 
 
 def on(name: str, *command: str) -> str:
@@ -311,11 +312,15 @@ def scaling(session: boto3.Session) -> tuple[dict[str, float], float]:
     return dict(zip(map(str, EXECUTORS), seconds, strict=True)), seconds[0] / seconds[-1] / EXECUTORS[-1]
 
 
+def tasks_of(log: str) -> list[dict[str, Any]]:
+    """Return the tasks that were done, by Spark's event log."""
+    ended = [one["Task Info"] for one in map(json.loads, log.splitlines()) if one["Event"] == "SparkListenerTaskEnd"]
+    return [one for one in ended if not one["Failed"] and not one["Killed"]]
+
+
 def passed(log: str, executors: int) -> float:
     """Return the seconds that a run's tasks take once all executors have done one, by Spark's event log."""
-    ended = [one["Task Info"] for one in map(json.loads, log.splitlines()) if one["Event"] == "SparkListenerTaskEnd"]
-    fine = [one for one in ended if not one["Failed"] and not one["Killed"]]
-    tasks = sorted((one["Finish Time"], one["Launch Time"], one["Executor ID"]) for one in fine)
+    tasks = sorted((one["Finish Time"], one["Launch Time"], one["Executor ID"]) for one in tasks_of(log))
     first: dict[str, int] = {}
     for end, _begin, executor in tasks:
         first.setdefault(executor, end)
@@ -392,6 +397,24 @@ def first(session: boto3.Session) -> tuple[dict[str, float], float]:
     return {}, watched(session)["seconds"]
 
 
+def more(session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Return the seconds from the start of a Worker in the middle of a job to the end of its host's first task."""
+    raise_spark()
+    fetch(CIFAR10)
+    there, s3 = host("worker-0"), session.client("s3")
+    there.check_output("sudo systemctl stop spark-worker")
+    with ThreadPoolExecutor() as pool:
+        whole = pool.submit(submit, session, CIFAR10, "more", {})
+        while not s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{TARGETS}/more/parts/").get("Contents"):
+            time.sleep(0.5)
+            assert not whole.done()
+        began = float(there.check_output("date +%s.%N; sudo systemctl start spark-worker"))
+        whole.result()
+    ended = tasks_of(on("ps-0", "hdfs", "dfs", "-cat", f"{EVENTS}/more/*/events*"))
+    mine = [one["Finish Time"] / 1000 for one in ended if one["Host"] == "worker-0"]
+    return {"of its tasks": len(mine), "of all": len(ended)}, min(mine) - began
+
+
 ROWS = {
     "inception": Row(
         f"Inception v3, {PHOTOS} TIFFs of 1024 x 768: images a processor second through Spark ÷ in a bare loop",
@@ -407,6 +430,7 @@ ROWS = {
     "memory": Row(
         "PSS of Spark's Java and Python's daemon, Master's host (aim of a worker's: 600), MB", "≤ 900", memory
     ),
+    "more": Row("A Worker more in the middle of a job: its unit's start → its first rows, seconds", "≤ 60", more),
     "shapes": Row(
         "Seconds by executors a host x tasks of each: elapsedTime of 1 x 2, as the kit has it, ÷ the least",
         "1",

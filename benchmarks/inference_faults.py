@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from benchmarks.faults import KILL, STOP, TABLE, cut, lose, on, put
-from benchmarks.staging import HOSTS, OPTIONS, PHASES
+from benchmarks.staging import HOSTS, OPTIONS, PHASES, grow
 from tests.support.commands import ROOT, kill_family, user_environment, user_runs
-from tests.support.fleet import BUCKET, INVENTORY, address
+from tests.support.fleet import BUCKET, INVENTORY
 from tests.support.lab import upload
 
 MARKS = ("<!-- made by benchmarks/inference_faults.py -->\n", "<!-- end of inference -->\n")
@@ -230,9 +230,7 @@ def raise_fleet() -> None:
     """Raise a fleet with Spark, the photos on HDFS, and a first job's settings."""
     user_runs("scripts/lab", "up")
     upload("cifar10")
-    for phase in PHASES:
-        user_runs("ansible-playbook", "-i", INVENTORY, f"playbooks/{phase}.yml", "-e", json.dumps(OPTIONS))
-    address.cache_clear()
+    grow(OPTIONS, PHASES)
 
 
 def job(target: str) -> dict[str, object]:

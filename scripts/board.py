@@ -137,7 +137,7 @@ def until_it_ends(command: Sequence[str], page: Page, port: int, what: str) -> i
                 if time.monotonic() > deadline:
                     raise NoBoard(
                         f"{page.title} doesn't answer at {address} after {ANSWER_SECS} s: "
-                        f"scripts/ssh ps-0 systemctl status {page.unit} says more."
+                        f"scripts/ssh ps-0 systemctl status {page.unit} says more; before the first job there is none."
                     ) from None
                 time.sleep(0.5)
         return process.wait()

@@ -1,8 +1,8 @@
 """Prints what a fleet's tasks have said, by time, each line with its task; with -f also what they say from now on.
 
 Tasks are called ps-0, chief-0, worker-1, evaluator-0 and so on; store is the one that stores the model, stage those
-that copy the data set. Without a TASK, all training tasks. Of a fleet that is gone, give the model's or the failed
-job's folder in S3.
+that copy the data set, infer the one that classifies inputs. Without a TASK, all training tasks, and infer. Of a fleet
+that is gone, give the model's or the failed job's folder in S3.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def asks(tasks: Sequence[str], *options: str) -> str:
     """Return the command that asks a host's journal."""
     command = ["sudo", "-n", "journalctl", "--output=json", "--no-pager", "--quiet", *options]
     command.append("--output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT")
-    return shlex.join([*command, *(f"--unit={unit(task)}" for task in tasks or ["*"])])
+    return shlex.join([*command, *(f"--unit={unit(task)}" for task in tasks or ["*", "infer"])])
 
 
 def show(hosts: Mapping[str, Mapping[str, object]], tasks: Sequence[str], lines: int, follow: bool) -> None:

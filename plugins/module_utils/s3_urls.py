@@ -53,15 +53,14 @@ def check_folder(url: str, variable: str) -> list[str]:
     return []
 
 
-def check_apart(dataset: str, target: str) -> list[str]:
+def check_apart(dataset: str, target: str, read: str = "dataset_source", write: str = "store_target") -> list[str]:
     """The nodes write to one of two folders in S3 and only read the other, so neither is in the other."""
     (from_bucket, source), (to_bucket, models) = split_folder(dataset), split_folder(target)
     if from_bucket != to_bucket or not (source.startswith(models) or models.startswith(source)):
         return []
     how = "the same folder as" if source == models else "inside" if models.startswith(source) else "a folder around"
     return [
-        f"store_target {target} is {how} dataset_source {dataset}, so models would be written among the data: "
-        "take a folder beside it."
+        f"{write} {target} is {how} {read} {dataset}, so the fleet would write among the data: take a folder beside it."
     ]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.flotilla.kit.plugins.module_utils import (
@@ -256,6 +258,12 @@ def check_inference(values: Mapping[str, object], unknown: Iterable[str] = ()) -
             continue
         else:
             problems += s3_urls.check_source(url, name)
+    target, source = (str(values.get(name) or "") for name in ("infer_target", "infer_source"))
+    if not problems and target.startswith("s3://") and source.startswith("s3://"):
+        problems += s3_urls.check_apart(source, target, "infer_source", "infer_target")
+    program = str(values.get("infer_program") or "")
+    if program and not (Path(os.environ.get("PWD", "")) / Path(program).expanduser()).is_file():
+        problems.append(f"infer_program is {program}: there is no such file on this machine.")
     share = str(values.get("infer_most_broken", 0))
     if not re.fullmatch(r"\d*\.?\d+", share) or float(share) > 1:
         problems.append(f"infer_most_broken is {share}: give a share from 0 to 1.")

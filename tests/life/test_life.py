@@ -69,8 +69,16 @@ CARDS = {  # what TensorBoard shows of a training, and the runs that each card i
 }
 
 
-def test_check_mode_works_from_nothing(region: boto3.Session, before: list[str]) -> None:
-    output = playbook("site.yml", "--check", "-v")
+INFER = {  # of a model that an earlier fleet has left on HDFS
+    "infer_model": "hdfs://ps-0:8020/jobs/earlier/model",
+    "infer_source": f"s3://{BUCKET}/cifar10/",
+    "infer_target": f"s3://{BUCKET}/predictions/none/",
+}
+
+
+@pytest.mark.parametrize("life", [("site.yml",), ("inference.yml", "-e", json.dumps(INFER))])
+def test_check_mode_works_from_nothing(life: tuple[str, ...], region: boto3.Session, before: list[str]) -> None:
+    output = playbook(*life, "--check", "-v")
     assert "failed=0" in output
     assert re.search(r"in all +3 +0\.\d{3}$", output, re.MULTILINE), "a plan with prices"
     assert left(region) == before

@@ -217,6 +217,8 @@ INFERENCE = {"infer_model": "s3://abc/models/x/", "infer_source": "s3://abc/phot
         ({"infer_source": "photos"}, ["infer_source"]),
         ({"infer_target": "s3://bucket"}, ["infer_target", "no folder"]),
         ({"infer_target": "hdfs://ps-0:8020/out"}, ["infer_target"]),
+        ({"infer_target": "s3://abc/photos/out/"}, ["infer_target s3://abc/photos/out/ is inside infer_source"]),
+        ({"infer_program": "no/such.py"}, ["infer_program is no/such.py: there is no such file"]),
         ({"infer_most_broken": 10}, ["give a share from 0 to 1"]),
     ],
 )

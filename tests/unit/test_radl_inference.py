@@ -45,7 +45,7 @@ ROLES = {
   vars: {text: "{{ lookup('ansible.builtin.file', infer_program, rstrip=False) }}"}
 """,
     "infer/tasks/check.yml": """
-- ansible.builtin.shell: echo "check {{ fleet_host }} {{ infer_hosts }} {{ infer_tasks }} {{ infer_top }}" >> LOG
+- ansible.builtin.shell: echo "check {{ fleet_host }} {{ infer_tasks }} {{ infer_top }}" >> LOG
 """,
     "infer/tasks/begin.yml": """
 - ansible.builtin.shell: echo "begin {{ fleet_host }} {{ infer_host }} {{ infer_event_log }}" >> LOG
@@ -239,7 +239,7 @@ def test_the_server_runs_it_over_all_hosts(hosts: Hosts) -> None:
     checksum = hashlib.sha256(PROGRAM.encode()).hexdigest()
     assert sorted(done[:4]) == [f"spark {name} ps-0 4" for name in names], "in one play, so that all have one secret"
     assert sorted(done[4:8]) == [f"place {name} {checksum}" for name in names]
-    assert done[8:] == ["check ps-0 4 11 3", "begin ps-0 ps-0 hdfs://ps-0:8020/user/flotilla/spark"]
+    assert done[8:] == ["check ps-0 11 3", "begin ps-0 ps-0 hdfs://ps-0:8020/user/flotilla/spark"]
 
 
 def test_the_second_parameter_server_does_not_do_it_again(hosts: Hosts) -> None:

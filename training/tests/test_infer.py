@@ -790,7 +790,7 @@ def test_sparks_own_figures_are_seconds(monkeypatch: pytest.MonkeyPatch) -> None
         "firstTaskLaunchedTime": "2026-12-31T23:59:58.750GMT", "completionTime": "2027-01-01T00:00:01.000GMT",
         "executorRunTime": 4500, "executorCpuTime": 1_250_000_000, "executorDeserializeTime": 70, "jvmGcTime": 8,
     }  # fmt: skip
-    monkeypatch.setattr(cluster, "_stages", lambda page: [stage])
+    monkeypatch.setattr(cluster, "_ask", lambda page: json.dumps([stage]).encode())
     monkeypatch.setattr(cluster, "_page", lambda context: "")
     assert cluster._figures(None) == {  # type: ignore[arg-type]
         "elapsedTime": 2.25, "executorRunTime": 4.5, "executorCpuTime": 1.25, "executorDeserializeTime": 0.07,

@@ -87,7 +87,7 @@ def _connect(job: Job) -> SparkContext:
         "spark.speculation.minTaskRuntime": "10s",
         "spark.python.worker.reuse": "true",
         "spark.ui.showConsoleProgress": "false",
-        **_elsewhere(config.hosts),
+        **_elsewhere(_hosts()),
     }.items():
         if value:
             conf.set(name, value)
@@ -101,6 +101,15 @@ def _connect(job: Job) -> SparkContext:
             f"Spark can't be reached at {config.master} ({said}): see journalctl -u spark-master on its host; a wrong "
             "secret looks the same (/etc/spark/spark-defaults.conf, the same on all hosts)."
         ) from error
+
+
+def _hosts() -> int:
+    """Return how many hosts have a Worker, as the Master's page on this host says; 1 where it says nothing."""
+    try:
+        workers: list[Mapping[str, str]] = json.loads(_ask("http://127.0.0.1:8080/json/"))["workers"]
+        return len({one["host"] for one in workers if one["state"] == "ALIVE"}) or 1
+    except (OSError, ValueError, KeyError):
+        return 1
 
 
 def _elsewhere(hosts: int) -> dict[str, str]:
@@ -185,11 +194,10 @@ def _page(context: SparkContext) -> str:
     return re.sub(r"//[^/:]+", "//127.0.0.1", address)
 
 
-def _stages(page: str) -> list[Mapping[str, str | float]]:
+def _ask(page: str) -> bytes:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: this is loopback
     with opener.open(page, timeout=5) as answer:
-        found: list[Mapping[str, str | float]] = json.load(answer)
-    return found
+        return bytes(answer.read())
 
 
 def _watch(page: str, over: threading.Event) -> None:
@@ -197,9 +205,9 @@ def _watch(page: str, over: threading.Event) -> None:
     heard = time.monotonic()
     while not over.wait(LOOK_SECS * 5):
         try:
-            _stages(page)
+            _ask(page)
             heard = time.monotonic()
-        except (OSError, ValueError):
+        except OSError:
             if time.monotonic() - heard > STILL_SECS and not over.is_set():
                 _log.error("Spark's driver, the Java beside this process, hasn't answered for %d s.", STILL_SECS)
                 watchdog.leave(Temporary.code)
@@ -213,7 +221,7 @@ def _figures(context: SparkContext) -> dict[str, float]:
     """
     units = {"executorRunTime": 1e3, "executorCpuTime": 1e9, "executorDeserializeTime": 1e3, "jvmGcTime": 1e3}
     try:
-        stages = _stages(_page(context))
+        stages: list[Mapping[str, str | float]] = json.loads(_ask(_page(context)))
         elapsed = sum(_moment(one["completionTime"]) - _moment(one["firstTaskLaunchedTime"]) for one in stages)
     except (OSError, ValueError, KeyError):
         return {}

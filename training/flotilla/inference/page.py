@@ -7,6 +7,9 @@ import contextlib
 import html
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 
 from PIL import Image
 
@@ -15,6 +18,7 @@ from flotilla.inference.inputs import Found, Part
 from flotilla.inference.part import Sample, Summary
 
 NAME = "index.html"
+MOST_BYTES = 500_000_000  # of files that are read again for the pictures
 MOST_CLASSES = 50  # of a confusion matrix
 
 _RIGHT, _WRONG = "46,125,50", "198,40,40"  # red, green, blue
@@ -40,13 +44,29 @@ class _Chosen(Part):
         return record in self.wanted
 
 
-def draw(url: str, found: Found, samples: Sequence[Sample]) -> None:
+def draw(url: str, found: Found, samples: Sequence[Sample], apart: bool) -> None:
     """Give the inputs that are shown their pictures, where they are images: their files alone are read again.
 
-    No task does it, for which of its inputs will be shown isn't known before the end.
+    No task does it, for which of its inputs will be shown isn't known before the end. `apart` does it in a process of
+    its own, which takes along what reading and decoding needs.
     """
-    source, listed = inputs.open_source(url), {one.path: one for one in found.objects}
+    if not apart:
+        pictures_of = _read(url, found, samples)
+    else:
+        pictures_of = [""] * len(samples)
+        with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pictures_of = pool.submit(_read, url, found, samples).result()
+    for one, picture in zip(samples, pictures_of, strict=True):
+        one["picture"] = picture
+
+
+def _read(url: str, found: Found, samples: Sequence[Sample]) -> list[str]:
+    """Return the picture of each; empty where the input is no image, or files of MOST_BYTES were read before it."""
+    source, listed, left = inputs.open_source(url), {one.path: one for one in found.objects}, MOST_BYTES
     for path in {one["path"] for one in samples}:
+        left -= listed[path].size
+        if left < 0:
+            break
         some = [one for one in samples if one["path"] == path]
         chosen = _Chosen(0, (listed[path],))
         chosen.wanted = {one["record"] for one in some}
@@ -55,6 +75,7 @@ def draw(url: str, found: Found, samples: Sequence[Sample]) -> None:
                 for one in some:
                     if one["record"] == item.record:
                         _draw(one, part.images(item, found.features))
+    return [one["picture"] for one in samples]
 
 
 def _draw(one: Sample, images: Iterator[Image.Image]) -> None:

@@ -221,8 +221,8 @@ def finish(
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "files": files,
     }
-    if facts["takes"] != "columns":  # which are no images
-        page.draw(config.source, found, [*whole["surest"], *whole["least_sure"]])
+    if facts["takes"] not in ("columns", "examples"):  # which are no images
+        page.draw(config.source, found, [*whole["surest"], *whole["least_sure"]], apart=bool(config.master))
     shown = page.render(content, whole, facts["names"]).encode()
     target.put(page.NAME, shown)
     files.append(_item(page.NAME, shown).entry())

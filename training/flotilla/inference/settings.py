@@ -54,7 +54,6 @@ class InferConfig:
     master: str = dataclasses.field(default="", metadata={"help": "spark://host:7077; empty: in this process alone"})
     address: str = dataclasses.field(default="", metadata={"help": "this host's address, for the executors"})
     event_log: str = dataclasses.field(default="", metadata={"help": "hdfs://host:port/path for Spark's event logs"})
-    hosts: int = dataclasses.field(default=1, metadata={"help": "how many hosts have executors (default: 1)"})
     python: str = dataclasses.field(default="", metadata={"help": "the executors' Python"})
     models_dir: str = dataclasses.field(
         default="/var/lib/flotilla/models", metadata={"help": "where each host keeps the model while it works"}
@@ -82,7 +81,7 @@ def load_config(path: str) -> InferConfig:
             raise BadInput(f"{name} is missing in {path}.")
     if config.scale not in SCALES:
         raise BadInput(f"scale is '{config.scale}': take {', '.join(SCALES)}.")
-    for name in ("top", "batch", "hosts"):
+    for name in ("top", "batch"):
         if getattr(config, name) < 1:
             raise BadInput(f"{name} is {getattr(config, name)}: give at least 1.")
     if config.item_secs <= 0:

@@ -313,7 +313,8 @@ class Prefix:
                 return FileNotFoundError(self.url(path))
             return self._refused(
                 f"{self.url(path)}: {verb} is refused ({code}): playbooks/provision.yml, or site.yml, lets "
-                "this host's role do it; of a role that you made yourself, change the policy."
+                "this host's role do it, and playbooks/infer.yml what an inference needs; of a role that you made "
+                "yourself, change the policy."
             )
         if code in ("PreconditionFailed", "412"):
             return Changed(f"{self.url(path)} was changed by somebody else meanwhile.")
