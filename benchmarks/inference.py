@@ -174,7 +174,6 @@ class Work:
 INCEPTION = Work("Inception v3", "inception", "inference/photos")
 RESNET = Work("ResNet-44", "resnet", "cifar10", "eval-*")
 RECORDS = Work("ResNet-44", "resnet", "inference/records")
-CIFAR10 = Work("ResNet-44", "resnet", "cifar10")
 
 
 def on(name: str, *command: str) -> str:
@@ -400,11 +399,11 @@ def first(session: boto3.Session) -> tuple[dict[str, float], float]:
 def more(session: boto3.Session) -> tuple[dict[str, float], float]:
     """Return the seconds from the start of a Worker in the middle of a job to the end of its host's first task."""
     raise_spark()
-    fetch(CIFAR10)
+    fetch(RESNET)
     there, s3 = host("worker-0"), session.client("s3")
     there.check_output("sudo systemctl stop spark-worker")
     with ThreadPoolExecutor() as pool:
-        whole = pool.submit(submit, session, CIFAR10, "more", {})
+        whole = pool.submit(submit, session, RESNET, "more", {})
         while not s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{TARGETS}/more/parts/").get("Contents"):
             time.sleep(0.5)
             assert not whole.done()
