@@ -51,8 +51,9 @@ SHAPES = {  # executors a host x processors of each: Spark's settings
     "2 x 1": {"spark.executor.cores": 1},
     "1 x 1": {"spark.executor.cores": 1, "spark.cores.max": len(HOSTS)},
 }
+MADE = "models/inference"  # below the models' folder, which hosts may read and write from the beginning
 BEGAN = f"{time.time():.0f}"  # in the names of what is stored: an earlier run's isn't this one's
-TARGETS, EVENTS = f"predictions/{BEGAN}", f"hdfs://ps-0:8020/user/flotilla/spark-{BEGAN}"
+TARGETS, EVENTS = f"models/predictions-{BEGAN}", f"hdfs://ps-0:8020/user/flotilla/spark-{BEGAN}"
 RAISED = PHASES[: PHASES.index("stage")]  # what inference needs
 EXECUTORS = (1, 2, 4, 8)
 SCALING_HOSTS = ("chief-0", *(f"worker-{number}" for number in range(max(EXECUTORS) - 1)))  # the driver's is ps-0
@@ -167,13 +168,13 @@ class Work:
     @property
     def where(self) -> dict[str, str]:
         """The keys of a job's configuration that say so."""
-        model, source = f"s3://{BUCKET}/inference/{self.model}/", f"s3://{BUCKET}/{self.source}/"
+        model, source = f"s3://{BUCKET}/{MADE}/{self.model}/", f"s3://{BUCKET}/{self.source}/"
         return {"model": model, "source": source, "files": self.files}
 
 
-INCEPTION = Work("Inception v3", "inception", "inference/photos")
+INCEPTION = Work("Inception v3", "inception", f"{MADE}/photos")
 RESNET = Work("ResNet-44", "resnet", "cifar10", "eval-*")
-RECORDS = Work("ResNet-44", "resnet", "inference/records")
+RECORDS = Work("ResNet-44", "resnet", f"{MADE}/records")
 
 
 def on(name: str, *command: str) -> str:
@@ -197,7 +198,7 @@ def make(session: boto3.Session) -> None:
         for file in Path(folder).rglob("*"):
             where = file.relative_to(folder).as_posix()
             if file.is_file() and not where.startswith("job/"):
-                s3.upload_file(str(file), BUCKET, f"inference/{where}")
+                s3.upload_file(str(file), BUCKET, f"{MADE}/{where}")
 
 
 def job(work: Work, name: str) -> dict[str, object]:
