@@ -41,6 +41,7 @@ CUT = "the file can't be read from here on"
 AHEAD = 16  # images that are read before they are needed
 LEAST, MOST, PARTS = 16, 256, 64  # images a part, and how many parts a small folder makes
 PART_BYTES = 64 * 1024**2
+RECORDS_AT_A_TIME = 16
 PIECES, PIECE_BYTES = 8, 1024**2  # of a file of records or rows: the most, and the least
 # By their names, what people call the feature or column that holds an image, and the one with its class
 IMAGE_NAMES = ("image", "image/encoded", "image_raw", "image_bytes", "encoded", "content", "bytes", "data")
@@ -238,9 +239,9 @@ def items(source: Source, kind: str, part: Part) -> Iterator[Item]:
                 raise _gone(source, one) from error
             file.flush()
             try:
-                for item in read(one.path, Path(file.name)):
+                for count, make in read(one.path, Path(file.name), part):
                     if part.has(count):
-                        yield item()
+                        yield make()
                     count += 1
             except (BadInput, Temporary):
                 raise
@@ -278,17 +279,25 @@ def _ahead(source: Source, objects: Iterable[Object]) -> Iterator[tuple[Object, 
                 future.cancel()
 
 
-# A reader yields what makes an Item, as a part needs some only.
-Make = Callable[[], Item]
+# A reader yields the number of each record or row and what makes its Item, of which a part needs some only.
+Read = tuple[int, Callable[[], Item]]
 
 
-def _records(path: str, file: Path) -> Iterator[Make]:
+def _records(path: str, file: Path, part: Part) -> Iterator[Read]:
     """Read a TFRecord file's records; their checksums are checked."""
     import tensorflow as tf
 
-    kind = "GZIP" if _is_packed(file) else ""
-    for number, record in enumerate(tf.data.TFRecordDataset(str(file), compression_type=kind).as_numpy_iterator()):
-        yield functools.partial(_example, path, number, record)
+    records = tf.data.TFRecordDataset(str(file), compression_type="GZIP" if _is_packed(file) else "")
+    number = part.piece
+    try:  # TensorFlow skips the others, and gives several at a time: one by one, all of a file cost ten times as much
+        for some in records.shard(part.pieces, part.piece).batch(RECORDS_AT_A_TIME).as_numpy_iterator():
+            for record in some:
+                yield number, functools.partial(_example, path, number, record)
+                number += part.pieces
+    except tf.errors.DataLossError:  # somewhere after the last one: up to there
+        since = max(0, number - part.pieces + 1)
+        for number, record in enumerate(records.skip(since).as_numpy_iterator(), since):
+            yield number, functools.partial(_example, path, number, record)
 
 
 def _example(path: str, number: int, record: bytes) -> Item:
@@ -311,14 +320,14 @@ def _feature(feature: tf.train.Feature) -> Value:
     return found[0] if len(found) == 1 else found
 
 
-def _parquet(path: str, file: Path) -> Iterator[Make]:
+def _parquet(path: str, file: Path, _part: Part) -> Iterator[Read]:
     import pyarrow.parquet as pq
 
     number = 0
     with pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(256):
             for row in range(batch.num_rows):
-                yield functools.partial(_parquet_row, path, number, batch, row)
+                yield number, functools.partial(_parquet_row, path, number, batch, row)
                 number += 1
 
 
@@ -326,7 +335,7 @@ def _parquet_row(path: str, number: int, batch: pa.RecordBatch, row: int) -> Ite
     return _row(path, number, batch.slice(row, 1).to_pylist()[0])
 
 
-def _csv(path: str, file: Path) -> Iterator[Make]:
+def _csv(path: str, file: Path, _part: Part) -> Iterator[Read]:
     """Read the rows of a CSV file with a header, whatever separates its columns; all values are text."""
     packed = _is_packed(file)
     with gzip.open(file, "rb") if packed else file.open("rb") as raw:
@@ -337,7 +346,7 @@ def _csv(path: str, file: Path) -> Iterator[Make]:
         if header and all(is_number(name) for name in header):
             raise ValueError(f"its first line has numbers ({first.strip()[:40]}) in the place of the columns' names")
         for number, row in enumerate(csv.DictReader(text, header, delimiter=mark, strict=True)):
-            yield functools.partial(_csv_row, path, number, row)
+            yield number, functools.partial(_csv_row, path, number, row)
 
 
 def _csv_row(path: str, number: int, row: Mapping[object, object]) -> Item:
