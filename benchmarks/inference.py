@@ -364,7 +364,7 @@ for one in $java; do cat /proc/$one/smaps_rollup; done 2>/dev/null | awk '/^Pss:
 
 @functools.cache
 def watched(session: boto3.Session) -> dict[str, float]:
-    """Run infer.yml over the photos on a fleet that has Spark.
+    """Run infer.yml over CIFAR-10 on a fleet that has Spark.
 
     Returns the seconds from its start to the first part of the predictions, and then the most MB (PSS) of Spark's Java
     and Python's daemon on a worker's host and on the Master's.
@@ -372,7 +372,7 @@ def watched(session: boto3.Session) -> dict[str, float]:
     raise_spark()
     s3, most = session.client("s3"), dict.fromkeys(("seconds", *WATCHED), 0.0)
     command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", INVENTORY, "playbooks/infer.yml"]
-    command += ["-e", json.dumps(job(INCEPTION, "watched"))]
+    command += ["-e", json.dumps(job(RESNET, "watched"))]
     began = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
