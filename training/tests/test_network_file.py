@@ -89,6 +89,7 @@ def bomb() -> str:
         ("[" * 60, "line 1: values lie more than 30 deep in one another: write less."),
         (OURS + "    - dence: 10\n", "line 4: network.layers 1 has no key dence: did you mean dense?"),
         (OURS + "    - flaten\n", "line 4: network.layers 1 is 'flaten': did you mean flatten?"),
+        (OURS + "    - dense: {units: 10.0}\n", "dense.units is 10.0: write a whole number."),
         (OURS + "    - dense: {units: 10, activaton: relu}\n", "has no key activaton: did you mean activation?"),
         (OURS + "    - dense: {units: 10, activation: rleu}\n", "is 'rleu': did you mean relu?"),
         (OURS + "    - dense: ten\n", "line 4: network.layers 1.dense is 'ten': write a whole number."),

@@ -44,24 +44,24 @@ class Document(NamedTuple):
         return BadInput(f"{self.name}, line {self.line(place)}: {sentence}")
 
 
-def read(path: str) -> Document:
-    """Read a file; raise BadInput with the line and what would be right."""
+def read(path: str, what: str = "network") -> Document:
+    """Read a file of what it should describe; raise BadInput with the line and what would be right."""
     try:
         with Path(path).open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise BadInput(f"{path} can't be read ({error.strerror}): name a network's YAML file.") from error
+        raise BadInput(f"{path} can't be read ({error.strerror}): name a {what}'s YAML file.") from error
     if len(raw) > MOST_BYTES:
-        raise BadInput(f"{path} has more than {MOST_BYTES // 1000} kB, and no network's file is as long: name another.")
+        raise BadInput(f"{path} has more than {MOST_BYTES // 1000} kB, and no {what}'s file is as long: name another.")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise BadInput(f"{path}, line {line}: this isn't UTF-8 text: name a network's YAML file.") from error
-    return parse(text, path)
+        raise BadInput(f"{path}, line {line}: this isn't UTF-8 text: name a {what}'s YAML file.") from error
+    return parse(text, path, what)
 
 
-def parse(text: str, name: str) -> Document:
+def parse(text: str, name: str, what: str = "network") -> Document:
     """Parse a document; raise BadInput as `read` does."""
     try:
         _check_nesting(text, name)
@@ -74,13 +74,13 @@ def parse(text: str, name: str) -> Document:
             raise BadInput(f"{name}, line {line}: there is a tab, and YAML indents by spaces: replace it.") from error
         problem = str(error.problem or error.context)
         if "single document" in f"{error.context} {error.problem}":
-            problem = "there is a second document, and a network is one"
+            problem = f"there is a second document, and a {what} is one"
         raise BadInput(f"{name}, line {line}: this isn't YAML ({problem}).") from error
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise BadInput(f"{name}, line {line}: there is a control character: remove it.") from error
     if root is None:
-        raise BadInput(f"{name}, line 1: there is nothing in it: write a network.")
+        raise BadInput(f"{name}, line 1: there is nothing in it: write a {what}.")
     lines: dict[Place, int] = {(): root.start_mark.line + 1}
     return Document(name, _Maker(name, lines).value(root, ()), lines)
 

@@ -116,7 +116,7 @@ def judge(document: Document) -> NetworkFile:
     content = document.content
     if not isinstance(content, dict):
         raise document.wrong((), "this is no network: write a mapping with the key network or neural_network.")
-    _check_form(document)
+    check_form(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
     if ("network" in content) == ("neural_network" in content):
         both = "both network and neural_network are there: keep one." if "network" in content else (
             "there is no network: write the key network (docs/networks.md), or Cuttlefish's neural_network."
@@ -280,14 +280,17 @@ def _check_schedule(document: Document, settings: Mapping[str, object]) -> None:
         )
 
 
-def _check_form(document: Document) -> None:
-    """Hold a document against the schema; raise BadInput for the first error, by lines."""
+def check_form(document: Document, schema: Mapping[str, object]) -> None:
+    """Hold a document against a schema; raise BadInput for the first error, by lines."""
     try:
         import jsonschema
     except ImportError as error:
         why = "A network's file is judged by the Python package jsonschema, which isn't there: pip install jsonschema."
         raise BadInput(why) from error
-    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _checker, value: type(value) is int
+    )
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)(schema)  # 32.0 isn't
     found = sorted(validator.iter_errors(document.content), key=lambda one: document.line(tuple(one.absolute_path)))
     if not found:
         return

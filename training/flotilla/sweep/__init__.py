@@ -1,0 +1,1 @@
+"""Many small networks compared on one table."""
