@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "training/flotilla"
 ORDER = (
     "",
     "inference",
+    "sweep",
     "adapter",
     "model",
     "loop",

@@ -200,8 +200,7 @@ def _look(table: Table, styles: Mapping[str, str], most: Mapping[str, int]) -> t
     numbers = np.zeros(len(seen), np.int64)
     whole: NDArray[np.bool_] = np.full(len(seen), True)
     enough, share, first = max(200, min(_SAMPLE_ROWS, _SAMPLE // len(styles))), 1.0, 0
-    samples: list[pl.DataFrame] = []
-    keys = np.empty(0)
+    sample: list[tuple[float, tuple[str, ...]]] = []
     for frame in table.batches(list(styles)):
         floats = parse(frame, styles)
         finite = np.isfinite(floats)
@@ -218,17 +217,16 @@ def _look(table: Table, styles: Mapping[str, str], most: Mapping[str, int]) -> t
             if one.counting:
                 one.count(texts)
         key = np.modf((first + np.arange(frame.height)) * 0.6180339887498949)[0]  # no rhythm of rows is like this one
-        samples.append(frame.filter(key < share))
-        keys = np.concatenate([keys, key[key < share]])
-        while len(keys) > enough:
+        # As lists: what polars filters may hold all texts that it was filtered from
+        sample += list(zip(key[key < share], frame.filter(key < share).iter_rows(), strict=True))
+        while len(sample) > enough:
             share /= 2
-            samples = [pl.concat(samples).filter(keys < share)]
-            keys = keys[keys < share]
+            sample = [(own, row) for own, row in sample if own < share]
         first += frame.height
     for index, one in enumerate(seen.values()):
         one.least, one.greatest = float(least[index]), float(greatest[index])
         one.whole, one.numbers = bool(whole[index]), int(numbers[index])
-    return seen, pl.concat(samples)
+    return seen, pl.DataFrame([row for _own, row in sample], dict.fromkeys(seen, pl.String), orient="row")
 
 
 def judge(
@@ -389,10 +387,11 @@ def _column(table: Table, name: str, seen: _Seen, way: str, most_categories: int
         if unique and in_a_row and present >= _IDS and way != NUMBER:
             return out(kind, "it numbers the rows", NUMBER)
         return replace(column, kind=kind, notes=tuple(notes))
+    keep = CATEGORY if seen.counts is not None else ""
     if way != CATEGORY and 0 < seen.texts == seen.times and not seen.numbers:
-        return out(TIME, "a network takes no time; add columns with what matters of it, as hour or age", CATEGORY)
+        return out(TIME, "a network takes no time; add columns with what matters of it, as hour or age", keep)
     if unique and present >= _IDS and way != CATEGORY:
-        return out(TEXT, "each row has another one", CATEGORY if distinct <= most_categories else "")
+        return out(TEXT, "each row has another one", keep)
     if seen.counts is None:
         return out(CATEGORY, f"it has more than {most_categories} different texts (categories)")
     if seen.numbers and not number:

@@ -290,8 +290,8 @@ def _layout(file: Path, name: str) -> _Layout:
         raise BadInput(f"{name} has columns separated by blanks: separate them by commas, semicolons or tabs.")
     if twice := [one for one, count in Counter(filter(None, names)).items() if count > 1]:
         raise BadInput(
-            f"{name} has columns of the same name, {', '.join(twice[:10])}: rename them, or add a first line "
-            "with names if it has none."
+            f"{name} has columns of the same name, {', '.join(twice[:10])}: rename them, or add a first line with "
+            "names where it has none."
         )
     for number, one in enumerate(names, 1):
         if not one:
