@@ -288,7 +288,7 @@ def check_form(document: Document, schema: Mapping[str, object]) -> None:
         why = "A network's file is judged by the Python package jsonschema, which isn't there: pip install jsonschema."
         raise BadInput(why) from error
     strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _checker, value: type(value) is int
+        "integer", lambda _checker, value: isinstance(value, int) and not isinstance(value, bool)
     )
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)(schema)  # 32.0 isn't
     found = sorted(validator.iter_errors(document.content), key=lambda one: document.line(tuple(one.absolute_path)))

@@ -95,7 +95,7 @@ def _stack(layers: object, parameters: Mapping[str, Scalar]) -> object:
             for options in layer.values() if isinstance(layer, dict) else ():
                 if isinstance(options, dict):
                     options.pop("name", None)  # of one layer alone
-        hidden = [copy.deepcopy(pattern) for _ in range(int(parameters["layers"]))]
+        hidden = [copy.deepcopy(pattern) for _copy in range(int(parameters["layers"]))]
     dropped = any("dropout" in layer for layer in layers if isinstance(layer, dict))
     for group in hidden:
         dense, *after = [layer for layer in group if isinstance(layer, dict)]

@@ -244,7 +244,9 @@ def _check_values(sweep: Sweep, keys: Mapping[str, str]) -> None:
         ends = zip(("from", "to"), values.ends, strict=True)
         for at, value in enumerate(values.choices) if values.choices else ends:
             lines = sweep.document._replace(lines={(): sweep.document.line((*place, at))})
-            if name == "layers" and (type(value) is not int or not 1 <= value <= MOST_LAYERS):
+            if name == "layers" and (
+                isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_LAYERS
+            ):
                 raise lines.wrong((), f"layers has {value}: write whole numbers from 1 to {MOST_LAYERS}.")
             _made(sweep, {**first, name: value}, (), classes, lines)
         if values.count != 1 and built(sweep.base, {**last, name: first[name]}) == built(sweep.base, last):

@@ -240,9 +240,10 @@ def _encoding(raw: BinaryIO, name: str) -> str:
         try:
             decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            if plain and error.object[: error.start].isascii():
+            before = error.object[: int(error.start)]
+            if plain and before.isascii():
                 return _WESTERN
-            lines += error.object[: error.start].count(b"\n")
+            lines += before.count(b"\n")
             raise BadInput(
                 f"{name} is UTF-8 at first, but its line {lines} isn't: save it as CSV in one encoding, UTF-8."
             ) from error

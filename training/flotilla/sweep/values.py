@@ -80,7 +80,7 @@ def rows(values: Sequence[Values], cut: int, trials: int, seed: int) -> Iterator
         yield from itertools.product(*([each.at(number) for number in range(each.count or 0)] for each in values))
         return
     generator = random.Random(seed)
-    drawn: Iterable[Row] = (tuple(each.draw(generator) for each in values) for _ in itertools.count())
+    drawn: Iterable[Row] = (tuple(each.draw(generator) for each in values) for _row_number in itertools.count())
     if size is not None and size <= 4 * trials:  # drawn one by one, the last ones would be met again and again
         drawn = (_row(values, number) for number in sorted(range(size), key=lambda _number: generator.random()))
     blocks: dict[Row, dict[Row, None]] = {}
