@@ -519,7 +519,7 @@ def test_a_programs_error_is_said_with_its_cause_and_its_logs_are_stored(
         found = region.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="models/shifted/logs/")
         return {Path(entry["Key"]).name for entry in found.get("Contents", [])}
 
-    wait_until(lambda: {"job-failed.json", "chief-0.log.gz", "ps-0.log.gz"} <= logs(), 90, "the logs are in S3")
+    wait_until(lambda: {"job-failed.json", "chief-0.log.gz", "ps-0.log.gz"} <= logs(), 240, "the logs are in S3")
     user_runs("env", engineer, "ansible-playbook", "-i", INVENTORY, "playbooks/stop.yml")
 
 
