@@ -70,7 +70,7 @@ for number in range(photos):
 """
 
 READ = """
-import collections, io, json, sys
+import io, json, sys
 import pyarrow.parquet as pq
 from flotilla.storage.s3 import Prefix
 stored = Prefix(sys.argv[1])
@@ -111,7 +111,7 @@ class Fault:
     seconds: float = 0  # that the cause lasts
     mend: Callable[[], object] | None = None  # ends the cause, where that isn't the fleet's own affair
     broken: int = 0  # photos that have an error for a row
-    by: str = ""  # begun by this command, which is killed then
+    watched: bool = False  # begun by infer.yml, which is killed then
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ FAULTS = [
         functools.partial(on, "chief-0", "touch /run/slow"),
         mend=functools.partial(on, "chief-0", "rm /run/slow"),
     ),
-    Fault("infer.yml killed, and nobody watches", nothing, by="ansible-playbook"),
+    Fault("infer.yml killed, and nobody watches", nothing, watched=True),
     Fault("a host gone for good", functools.partial(lose, "worker-0")),
 ]
 
@@ -240,9 +240,9 @@ def job(target: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def begin(target: str, by: str) -> None:
+def begin(target: str, watched: bool) -> None:
     """Begin a job: by infer.yml, which is killed when it follows, or with an earlier one's settings."""
-    if not by:
+    if not watched:
         on(
             "ps-0",
             f'sed -i \'s|"target": "[^"]*"|"target": "{target}"|\' /etc/flotilla/infer.json; '
@@ -251,7 +251,7 @@ def begin(target: str, by: str) -> None:
         )
         return
     process = subprocess.Popen(
-        [by, "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job(target))],
+        ["ansible-playbook", "-i", INVENTORY, "playbooks/infer.yml", "-e", json.dumps(job(target))],
         cwd=ROOT, text=True, env={**user_environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout
@@ -286,7 +286,7 @@ def run(fault: Fault) -> Outcome:
     # In the models' folder, to which the fleet may write whatever infer_target was.
     target = f"s3://{BUCKET}/models/fault-{time.time():.0f}/"
     last = fault is FAULTS[-1]
-    begin(target, fault.by)
+    begin(target, fault.watched)
     began = time.time()
     before = {} if last else restarts()
     with subprocess.Popen(

@@ -63,7 +63,7 @@ def draw(url: str, found: Found, samples: Sequence[Sample], apart: bool) -> None
 def _read(url: str, found: Found, samples: Sequence[Sample]) -> list[str]:
     """Return the picture of each; empty where the input is no image, or files of MOST_BYTES were read before it."""
     source, listed, left = inputs.open_source(url), {one.path: one for one in found.objects}, MOST_BYTES
-    for path in {one["path"] for one in samples}:
+    for path in dict.fromkeys(one["path"] for one in samples):
         left -= listed[path].size
         if left < 0:
             break
