@@ -35,7 +35,7 @@ from flotilla.supervision.progress import FOLDER, HdfsCopier, Progress, write_js
 FORMAT = "flotilla-model/1"
 SETTLE_SECS = 60  # the evaluator's last look at the model takes about half of it on two cores
 PROGRAM_SETTLE_SECS = 600  # nobody knows how long that of a program takes
-LOGS_SECS = 30.0  # for the tasks' last words, once the model is stored
+LOGS_SECS = 90.0  # for the tasks' last words, once the model is stored; one that has begun late has 60 s to end
 FAILED_LOGS_SECS = 180.0  # of a failed job they are all that there is; a task has 60 s to end
 CLOSE_SECS = 15.0  # which a task that ends has for its event files
 # What is in a model directory beside the program's own files: checkpoints, the kit's notes, what is being written

@@ -39,7 +39,7 @@ DONE_POLL_SECS = 3
 HURRY_SECS = 30  # for a step, when a task that was away is back
 LAST_CHECKPOINT_SECS = 300  # for the one that a worker saves in the lost chief's place
 FROZEN_SECS = 30  # for a ps, which everybody waits for; in a trainer a call that blocks all threads may take longer
-LEAVE_AFTER_SECS = 60  # a session's close can take half of it
+LEAVE_AFTER_SECS = 60  # a session's close can take half of it; the store waits longer for a task's log
 EVALUATOR_LEAVE_AFTER_SECS = 600  # a program's evaluator has the last checkpoint to evaluate and to export
 
 _log = logging.getLogger("flotilla")
@@ -411,10 +411,12 @@ class TaskRun:
             return
         time.sleep(EVALUATOR_LEAVE_AFTER_SECS if task.type == "evaluator" and config.program else LEAVE_AFTER_SECS)
         _log.info("The job is done: %s ends.", task.name)
-        _close_events()
-        if task.type == "evaluator":
-            outcome.write_evaluating(config, False)
-        watchdog.leave(0)
+        try:
+            if task.type == "evaluator":
+                outcome.write_evaluating(config, False)
+            _close_events()
+        finally:  # HDFS may be away; and the store closes the files of events that stay open, which is an error here
+            watchdog.leave(0)
 
     def _fail(self, report: Progress, message: str) -> None:
         """Say that the job has failed, and how far it is, also where this process hasn't made a step."""
@@ -484,7 +486,7 @@ def _wait_for_end(config: TrainConfig, began: float) -> str:
             if failed and float(str(failed.get("at", 0))) >= began:  # else an earlier start has
                 return str(failed.get("message"))
             said = False
-        except hdfs.Unreachable as error:
+        except ProgramError as error:
             if not said:
                 _log.warning("%s Asking again.", error)
                 said = True

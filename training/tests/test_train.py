@@ -24,7 +24,7 @@ from flotilla.job.config import load
 from flotilla.job.errors import ProgramError
 from flotilla.loop import attempts, checkpoints, outcome
 from flotilla.storage import hdfs
-from flotilla.supervision import peers, progress
+from flotilla.supervision import peers, progress, watchdog
 
 ROOT = Path(__file__).parents[1]
 
@@ -407,6 +407,29 @@ def test_a_failure_from_before_a_ps_looks_for_the_first_time_ends_it(
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"{seconds} s"))
     with pytest.raises(pytest.fail.Exception, match=f"{train.DONE_POLL_SECS} s"):
         train._wait_for_end(config, began + 5)
+
+
+@pytest.mark.parametrize("type_", ["worker", "evaluator"])
+def test_a_task_that_waits_in_vain_ends_whatever_hdfs_says_of_its_files(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, type_: str
+) -> None:
+    """The store has closed the event file of a worker that began when all was done: to close it is an error then."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("events.out.tfevents.1.worker-1; Unknown error 255")
+
+    left: list[int] = []
+    for module, name, value in (
+        (train, "_wait_for_end", lambda *_: ""), (train, "LEAVE_AFTER_SECS", 0), (train, "_close_events", refuse),
+        (outcome, "write_evaluating", refuse), (watchdog, "leave", left.append),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    cluster = {"ps": ["127.0.0.1:1"], "chief": ["127.0.0.1:2"], "worker": ["127.0.0.1:3"]}
+    run = train.TaskRun(load(tiny), Task(type_, 0, cluster))
+    with pytest.raises(RuntimeError):
+        run._leave_after_end()
+    run.close()
+    assert left == [0]
 
 
 def test_why_a_task_has_failed(tiny: list[str], tmp_path: Path) -> None:
