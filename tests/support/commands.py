@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SLOW = 3  # waits only end what never comes
+SLOW, MOST_SLOW_SECS = 3, 240  # waits only end what never comes: on a slow machine later, but not for ever
 BY_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
@@ -25,7 +25,7 @@ def user_environment() -> dict[str, str]:
     return environment
 
 
-def user_runs(*command: str, seconds: float = 1800, check: bool = True) -> subprocess.CompletedProcess[str]:
+def user_runs(*command: str, seconds: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command of the README in the repository's root; its output is shown when it fails."""
     done = subprocess.run(command, cwd=ROOT, env=user_environment(), text=True, timeout=seconds,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
@@ -61,8 +61,8 @@ def kill_family(pid: int) -> None:
 
 
 def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something to become true, checking up to five times a second; a slow machine has SLOW times as long."""
-    seconds *= SLOW
+    """Wait for something to become true, checking up to five times a second; a slow machine has longer."""
+    seconds = min(SLOW * seconds, seconds + MOST_SLOW_SECS)
     deadline = time.monotonic() + seconds
     while True:
         asked = time.monotonic()

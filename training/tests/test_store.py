@@ -276,6 +276,7 @@ def test_the_logs_of_a_failed_job_are_stored_where_its_model_would_lie(
     client: Any, config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(store, "FAILED_LOGS_SECS", 0)
+    monkeypatch.setattr(store, "LOGS_SECS", 0)
     (config.parent / "model/job-failed.json").write_text('{"message": "the reason"}')
     logged(config, "chief-0")
     logged(config, "worker-0", at=1e9)
