@@ -75,7 +75,7 @@ class ActionModule(ActionBase):
         """Collect the variables, judge them, and say what is wrong."""
         result: untyped.Result = super().run(tmp, task_vars)
         _dummy, options = self.validate_argument_spec(
-            {"judge": {"type": "str", "choices": ["typed", "all", "training", "inference"], "default": "all"}}
+            {"judge": {"type": "str", "choices": ["typed", "all", "training", "inference", "sweep"], "default": "all"}}
         )
         problems = self._problems(options["judge"], task_vars or {})
         result.update({"failed": True, "msg": "\n".join(problems)} if problems else {"changed": False})
@@ -105,4 +105,6 @@ class ActionModule(ActionBase):
             problems += variables.check_needed(values, open_names)
         if judge == "inference":
             problems += variables.check_inference(values, open_names)
+        if judge == "sweep":
+            problems += variables.check_sweep(values, open_names)
         return problems

@@ -26,7 +26,8 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
 
 # Names that begin so are the kit's. node_ isn't among them: others' inventories are full of such names.
 PREFIXES = (
-    "dataset_", "fleet_", "hdfs_", "infer_", "radl_", "spark_", "store_", "tensorboard_", "tensorflow_", "training_",
+    "dataset_", "fleet_", "hdfs_", "infer_", "radl_", "spark_", "store_", "sweep_", "tensorboard_", "tensorflow_",
+    "training_",
 )  # fmt: skip
 # What an inference can't do without
 INFERENCE = ("infer_model", "infer_source", "infer_target")
@@ -268,6 +269,18 @@ def check_inference(values: Mapping[str, object], unknown: Iterable[str] = ()) -
     if not re.fullmatch(r"\d*\.?\d+", share) or float(share) > 1:
         problems.append(f"infer_most_broken is {share}: give a share from 0 to 1.")
     return problems
+
+
+def check_sweep(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:
+    """What a sweep can't do without is set; ``unknown`` aren't judged. What its file says, a host judges."""
+    problems = []
+    name = str(values.get("sweep") or "").strip()
+    if not name and "sweep" not in unknown:
+        problems.append("sweep isn't set: give the sweep's file on the command line, as -e sweep=sweeps/iris.yml.")
+    elif name and not (Path(os.environ.get("PWD", "")) / Path(name).expanduser()).is_file():
+        problems.append(f"sweep is {name}: there is no such file on this machine.")
+    target = str(values.get("sweep_target") or "")
+    return problems + (s3_urls.check_folder(target, "sweep_target") if target else [])
 
 
 def check_needed(values: Mapping[str, object], unknown: Iterable[str] = ()) -> list[str]:

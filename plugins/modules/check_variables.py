@@ -21,10 +21,10 @@ options:
     description:
       - V(typed) looks at the names alone, and only at those of the command line, so that a fleet can always be ended.
       - V(all) looks at all names, and at what the variables are set to.
-      - V(training) also misses what a training can't do without, such as C(dataset_source), and V(inference) what an
-        inference can't.
+      - V(training) also misses what a training can't do without, such as C(dataset_source), and V(inference) and
+        V(sweep) what these can't.
     type: str
-    choices: [typed, all, training, inference]
+    choices: [typed, all, training, inference, sweep]
     default: all
 attributes:
   check_mode:

@@ -18,7 +18,7 @@ from tests.support.lab import delete_vpc, make_vpc
 GROUPS = {name: {"count": 1, "instance_type": "c5.xlarge"} for name in ("ps", "chief")}
 FLEET = ["-i", "tests/life/inventory", "-e", json.dumps({"fleet_name": "roles", "fleet_groups": GROUPS})]
 # Each needs those before it.
-ROLES = ["node", "hdfs", "tensorflow", "dataset", "training", "tensorboard", "store", "spark", "infer"]
+ROLES = ["node", "hdfs", "tensorflow", "dataset", "training", "tensorboard", "store", "spark", "infer", "sweep"]
 
 
 @pytest.fixture(scope="module")

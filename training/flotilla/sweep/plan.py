@@ -58,7 +58,9 @@ SCHEMA: Content = {
         "split": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         "seed": {"type": "integer", "minimum": 0}, "trials": {"type": "integer", "minimum": 1, "maximum": MOST},
         "how": {"enum": [GRID, RANDOM, TPE]}, "epochs": {"type": "number", "exclusiveMinimum": 0},
-        "best": {"type": "integer", "minimum": 1}, "network": {},
+        "best": {"type": "integer", "minimum": 1}, "end_early": {"type": "boolean"}, "network": {},
+        "columns": {"type": "object", "additionalProperties": {"enum": ["number", "category", "out"]}},
+        "categories": {"type": "integer", "minimum": 2, "maximum": 10_000},
         "vary": {"type": "object", "additionalProperties": _VALUES},
     },
 }  # fmt: skip
@@ -77,6 +79,9 @@ class Sweep:
     trials: int  # that are asked for; of a grid all that there are
     how: str
     best: int  # how many models are kept
+    end_early: bool  # whether trials without hope end before their last epoch
+    columns: Mapping[str, str]  # what some columns have to be, whatever they look like
+    categories: int  # values up to which texts are a category
     base: Content  # a network's file without what the data say
     vary: Mapping[str, Values]  # by shortcut or path
     base_lines: Document  # where errors of the base are
@@ -94,13 +99,6 @@ class Point:
     number: int
     identity: str  # of its parameters
     parameters: Mapping[str, Scalar]
-
-
-class Suggestion(NamedTuple):
-    """A call of Optuna's trial: getattr(trial, method)(name, **arguments)."""
-
-    method: str
-    arguments: Mapping[str, object]
 
 
 class Network(NamedTuple):
@@ -148,6 +146,7 @@ def judge(document: Document) -> Sweep:
         document, content["data"], content["label"], content.get("task", "auto"),
         float(content.get("split", SOURCE_SPLIT)), int(content.get("seed", 0)),
         int(content.get("trials", MOST if how == GRID else SOURCE_TRIALS)), how, int(content.get("best", 5)),
+        bool(content.get("end_early", False)), content.get("columns", {}), int(content.get("categories", 100)),
         base, vary, base_lines,
     )  # fmt: skip
     _check_values(sweep, {_NAMES.get(key, key): key for key in given})
@@ -268,25 +267,12 @@ def points(sweep: Sweep) -> Iterator[Point]:
     Those of one architecture come one after the other: to trace a network costs more than to train it.
     """
     if sweep.how == TPE:
-        raise ValueError("A sampler makes its points one by one, of the results before: see space.")
+        raise ValueError("A sampler makes its points one by one, of the results before: see sampler.")
     order = sorted(sweep.vary, key=FED.__contains__)  # stable: the file's order in both parts
     cut = sum(name not in FED for name in order)
     for number, row in enumerate(rows([sweep.vary[name] for name in order], cut, sweep.trials, sweep.seed)):
         found = dict(zip(order, row, strict=True))
         yield point_of({name: found[name] for name in sweep.vary}, number)
-
-
-def space(sweep: Sweep) -> dict[str, Suggestion]:
-    """Return what a sampler has to be asked for each parameter; what it answers is for `point_of`."""
-    return {name: _suggestion(values) for name, values in sweep.vary.items()}
-
-
-def _suggestion(values: Values) -> Suggestion:
-    low, high = values.ends
-    if values.choices:
-        return Suggestion("suggest_categorical", {"choices": list(values.choices)})
-    more = {"log": True} if values.log else {"step": values.step} if values.step else {}
-    return Suggestion("suggest_int" if values.whole else "suggest_float", {"low": low, "high": high, **more})
 
 
 def point_of(parameters: Mapping[str, Scalar], number: int = 0) -> Point:
@@ -299,6 +285,16 @@ def point_of(parameters: Mapping[str, Scalar], number: int = 0) -> Point:
 def architecture_of(point: Point) -> str:
     """Return a key of a sweep's points that one traced network can train: from other weights, at other rates."""
     return _digest({name: value for name, value in point.parameters.items() if name not in FED})
+
+
+def seed_of(sweep: Sweep, point: Point) -> int:
+    """Return the seed of a point's start weights and order of rows: the same one for the same parameters."""
+    return int(_digest({"seed": sweep.seed, "point": point.identity}), 16) % 2**31
+
+
+def identity_of(sweep: Sweep) -> str:
+    """Return a digest of all that decides what a sweep's trials are."""
+    return hashlib.sha256(canonical([sweep.document.content, sweep.base]).encode()).hexdigest()
 
 
 def network_of(sweep: Sweep, point: Point, columns: Sequence[str], classes: int) -> Content:

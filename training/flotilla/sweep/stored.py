@@ -1,0 +1,59 @@
+"""A prepared table as files: in a folder that all hosts see, and on each host, where all workers map the same ones."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from flotilla.storage.files import open_folder
+from flotilla.sweep.numbers import Description, Prepared
+
+DESCRIPTION = "description.json"  # is written last
+_ARRAYS = ("training", "training_labels", "held_out", "held_out_labels", "training_rows", "held_out_rows")
+
+
+def put(shared: str, prepared: Prepared) -> None:
+    """Write a table to a folder, of HDFS or a local one."""
+    there = open_folder(shared)
+    for name in _ARRAYS:
+        buffer = io.BytesIO()
+        np.save(buffer, getattr(prepared, name))
+        there.write(f"{name}.npy", [buffer.getvalue()])
+    there.write(DESCRIPTION, [json.dumps(prepared.description).encode()])
+
+
+def described(shared: str) -> Description | None:
+    """Return the description of a folder's table; None where there is no whole one."""
+    try:
+        found: Description = json.loads(b"".join(open_folder(shared).read(DESCRIPTION)))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def bring(shared: str, folder: Path) -> Prepared:
+    """Copy a table to this host, unless it is there, and map it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:  # one worker of a host copies
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        there = open_folder(shared)
+        wanted = b"".join(there.read(DESCRIPTION))
+        mark = folder / DESCRIPTION
+        if not mark.exists() or mark.read_bytes() != wanted:
+            for name in _ARRAYS:
+                with (folder / f"{name}.part").open("wb") as file:
+                    file.writelines(there.read(f"{name}.npy"))
+                (folder / f"{name}.part").replace(folder / f"{name}.npy")
+            mark.write_bytes(wanted)
+    return load(folder)
+
+
+def load(folder: Path) -> Prepared:
+    """Return the table of a local folder; its arrays stay in the files until they are read."""
+    description: Description = json.loads((folder / DESCRIPTION).read_bytes())
+    found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    return Prepared(**found, description=description)

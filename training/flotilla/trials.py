@@ -1,0 +1,110 @@
+"""Trains the trials of a sweep that are this worker's turn, one after the other, until it is told to end.
+
+The server is libpq's (PGHOST, PGDATABASE, PGUSER, PGPASSFILE). A trial that fails is a row with its reason, and the
+next one goes on. One that takes too long ends the process, which systemd starts again; so does a process that has
+trained many architectures, since TensorFlow keeps some memory of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flotilla.job.errors import ProgramError, Temporary, cause
+from flotilla.supervision import watchdog
+from flotilla.sweep import ledger, plan, queue, stored
+from flotilla.sweep.ledger import DONE, EARLY, Ledger, Score
+from flotilla.sweep.settings import SweepConfig, load_config
+from flotilla.sweep.trial import Trainer
+
+MOST_ARCHITECTURES = 300  # that a process trains
+EARLIEST = 3  # epochs after which a trial may be hopeless
+ASKED_SECS = 2.0  # between two looks for a sweep
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """A process that trains trials."""
+
+    def __init__(self, config: SweepConfig, rows: Ledger) -> None:
+        self._config, self._rows = config, rows
+        self._sweep = plan.load(config.sweep)
+        prepared = stored.bring(config.shared, Path(config.table))
+        description = prepared.description
+        self._trainer = Trainer(prepared)
+        self._columns = description["features"]
+        self._classes = len(description["label"]["classes"])
+        self._host = socket.gethostname()
+
+    def trial(self, number: int) -> None:
+        """Train a trial, unless it has come to its end; write what came of it."""
+        begun = self._rows.begin(number, self._host)
+        if begun is None:
+            return
+        point, attempt = begun
+        late = threading.Timer(self._config.trial_secs, self._give_up, (number, attempt))
+        late.daemon = True
+        late.start()
+        try:
+            network = plan.made(self._sweep, point, self._columns, self._classes)
+            trained = self._trainer.train(
+                network, plan.architecture_of(point), plan.seed_of(self._sweep, point), self._stop
+            )
+        except ProgramError as error:
+            self._rows.fail(number, attempt, str(error))
+        except Exception as error:
+            _log.exception("trial %d failed", number)
+            self._rows.fail(number, attempt, f"{type(error).__name__}: {cause(error)}")
+        else:
+            score = Score(
+                EARLY if trained.early else DONE, trained.score, trained.accuracy, trained.rmse, trained.loss,
+                trained.epochs, trained.seconds, trained.cpu_seconds, trained.parameters,
+            )  # fmt: skip
+            if not self._rows.end(number, attempt, score):
+                _log.warning("Trial %d was given to another worker meanwhile: what this one found isn't kept.", number)
+        finally:
+            late.cancel()
+        if self._trainer.architectures >= MOST_ARCHITECTURES:
+            os.kill(os.getpid(), signal.SIGTERM)  # after this job
+
+    def _stop(self, epoch: int, score: float) -> bool:
+        return self._sweep.end_early and epoch >= EARLIEST and self._rows.hopeless(epoch, score)
+
+    def _give_up(self, number: int, attempt: int) -> None:
+        message = f"it took longer than {self._config.trial_secs:g} s (trial_secs) on {self._host}."
+        try:
+            Ledger(patience=30).fail(number, attempt, message)
+        finally:
+            watchdog.leave(Temporary.code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train until told to end; return 0, or 2 and 75 as other programs do."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    parser = argparse.ArgumentParser(prog="python -m flotilla.trials", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration of the sweep")
+    parser.add_argument("--until-done", action="store_true", help="end when no trial waits any more")
+    args = parser.parse_args(argv)
+    watchdog.beat()
+    try:
+        config = load_config(args.config)
+        rows = Ledger()
+        while rows.about(ledger.READY) is None:
+            time.sleep(ASKED_SECS)
+        queue.work(Worker(config, rows).trial, not args.until_done)
+    except ProgramError as error:
+        print(f"flotilla.trials: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

