@@ -229,6 +229,23 @@ def test_what_an_inference_needs(changes: dict[str, Any], words: list[str]) -> N
         said(problems, *words)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sweep": "sweeps/iris.yml"}, []),
+        ({}, ["sweep isn't set: give the sweep's file on the command line"]),
+        ({"sweep": "no/such.yml"}, ["sweep is no/such.yml: there is no such file"]),
+        ({"sweep": "sweeps/iris.yml", "sweep_target": "s3://bucket"}, ["sweep_target", "no folder"]),
+    ],
+)
+def test_what_a_sweep_needs(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], words: list[str]) -> None:
+    monkeypatch.setenv("PWD", str(Path(__file__).parents[2]))
+    problems = variables.check_sweep(values)
+    assert bool(problems) == bool(words)
+    if words:
+        said(problems, *words)
+
+
 def test_folders_beside_one_another() -> None:
     for target in ("s3://bucket/data2/", "s3://other/data/"):
         assert variables.check_needed(GOOD | {"store_target": target}) == []

@@ -39,7 +39,9 @@ class Worker:
         self._sweep = plan.load(config.sweep)
         prepared = stored.bring(config.shared, Path(config.table))
         description = prepared.description
-        self._trainer = Trainer(prepared)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        # Half of the host's is the system's, HDFS's and PostgreSQL's. Few graphs: of deep networks each is large
+        self._trainer = Trainer(prepared, most_graphs=2, most_bytes=memory // 2 // (os.cpu_count() or 1))
         self._columns = description["features"]
         self._classes = len(description["label"]["classes"])
         self._host = socket.gethostname()

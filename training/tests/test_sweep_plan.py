@@ -15,7 +15,7 @@ import yaml
 
 from flotilla.job import documents, network_file
 from flotilla.job.errors import BadInput
-from flotilla.sweep import plan
+from flotilla.sweep import ledger, plan, sampler
 
 ROOT = Path(__file__).parents[2]
 DATA = "data: rows.csv\nlabel: y\n"
@@ -283,24 +283,7 @@ def test_rates_and_epochs_alone_leave_an_architecture_as_it_is() -> None:
         assert plan.architecture_of(first) != plan.architecture_of(plan.point_of(other))
 
 
-class Trial:
-    """Answers as Optuna's trial does, and checks what it is asked."""
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        assert all(isinstance(choice, (str, int, float, bool)) for choice in choices)
-        return choices[-1]
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        assert isinstance(low, int) and isinstance(high, int) and (high - low) % step == 0
-        return high
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:  # fmt: skip
-        return low + 2 * step if step else high
-
-
-def test_a_sampler_is_asked_what_the_file_says() -> None:
+def test_a_sampler_proposes_what_the_file_says_none_twice_and_learns() -> None:
     found = sweep(
         "layers: {from: 1, to: 6, step: 2}, nodes: {from: 8, to: 64, scale: log}, activation: [relu, tanh], "
         "dropout: {from: 0.1, to: 0.5, step: 0.1}, learning_rate: {from: 1e-4, to: 1, scale: log}, "
@@ -308,21 +291,39 @@ def test_a_sampler_is_asked_what_the_file_says() -> None:
         "[top_3_accuracy]]",
         "how: tpe\ntrials: 70\n",
     )
-    trial = Trial()
-    asked = {name: getattr(trial, one.method)(name, **one.arguments) for name, one in plan.space(found).items()}
-    point = plan.point_of(asked, 7)
-    assert point.parameters == {
-        "layers": 5, "nodes": 64, "activation": "tanh", "dropout": 0.3, "learning_rate": 1.0,
-        "training.schedule": "linear", "network.initializer": "zeros", "training.metrics": '["top_3_accuracy"]',
-    }  # fmt: skip
-    assert (point.number, plan.count(found)) == (7, 70)
-    made = plan.made(found, point, COLUMNS, 3)
-    assert made.settings["schedule"] == "linear"
-    assert made.design.metrics == ("accuracy", "top_3_accuracy")
+    proposes = sampler.Sampler(found)
+    points = list(proposes.propose(0, 20))
+    assert [point.number for point in points] == list(range(20)) and len({point.identity for point in points}) == 20
+    assert {point.parameters["layers"] for point in points} == {1, 3, 5}
+    assert {point.parameters["dropout"] for point in points} <= {0.1, 0.2, 0.3, 0.4, 0.5}
+    assert all(8 <= int(point.parameters["nodes"]) <= 64 for point in points)
+    lists = {str(point.parameters["training.metrics"]) for point in points}
+    assert lists == {"[]", '["top_3_accuracy"]'}
+    for point in points:
+        made = plan.made(found, point, COLUMNS, 3)
+        assert made.settings["schedule"] == point.parameters["training.schedule"]
+        assert plan.point_of(json.loads(json.dumps(dict(point.parameters)))).identity == point.identity
     assert "chosen by TPE (seed 0)" in plan.says(found, 70)[1]
-    with pytest.raises(ValueError, match="see space"):
+    with pytest.raises(ValueError, match="see sampler"):
         next(plan.points(found))
-    assert plan.point_of(json.loads(json.dumps(dict(point.parameters)))).identity == point.identity
+
+    def trial(point: plan.Point, state: str, score: float | None) -> ledger.Trial:
+        more = (None, None, None, [], None, None, None, "")
+        return ledger.Trial(point.number, point.identity, dict(point.parameters), state, 1, "", 0, 1, score, *more)
+
+    told = [trial(point, ledger.DONE, float(point.parameters["activation"] == "tanh")) for point in points[:-1]]
+    told.append(trial(points[-1], ledger.FAILED, None))
+    for teller in (proposes, sampler.Sampler(found)):  # another process, too, learns from what is stored
+        teller.learn(told)
+        teller.learn(told)
+        more = teller.propose(20, 20)
+        assert not {point.identity for point in more} & {point.identity for point in points}
+        assert sum(point.parameters["activation"] == "tanh" for point in more) > 12
+
+
+def test_a_sampler_ends_where_there_is_nothing_new() -> None:
+    proposes = sampler.Sampler(sweep("layers: [1, 2], nodes: [4, 5]", "how: tpe\ntrials: 70\n"))
+    assert len(proposes.propose(0, 70)) == 4
 
 
 def test_a_point_is_a_network_file_that_training_takes(tmp_path: Path) -> None:
