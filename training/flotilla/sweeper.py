@@ -44,6 +44,7 @@ COPY = "sweep/trials.dump"  # of the rows, in the target
 BEGUN = "sweep/sweep.json"  # the target's first object
 MANIFEST = "manifest.json"
 EVERY_SECS = 2.0
+LOOK_SECS = 10.0  # between two looks for lost workers
 TRIED_SECS = 60.0  # that the estimate may take
 TRIED = 5  # networks that it is made of
 FED = 4  # networks that wait for each worker, where a sampler makes them
@@ -178,7 +179,9 @@ class Lead:
         self._told_to_end = threading.Event()
         self.progress = Progress(config.progress, PHASE, plan.count(self._sweep), "networks")
         self._copied = 0.0
-        self._reaped = 0.0
+        self._looked = 0.0
+        self.ended = 0  # networks
+        self._heard = 0.0  # until when a sampler has heard what trials have reached
         self._since: tuple[float, int] | None = None
 
     def end(self, number: int, frame: FrameType | None) -> None:
@@ -195,10 +198,11 @@ class Lead:
         self._begin(identity)
         sampler = self._sampler()
         while True:
-            if time.monotonic() > self._reaped + queue.BEAT_SECS:
-                self._reaped = time.monotonic()
+            if time.monotonic() > self._looked + LOOK_SECS:
+                self._looked = time.monotonic()
                 if lost := queue.reap(self._rows):
                     _log.warning("%d jobs of workers that are gone are given to others.", lost)
+                queue.fill(self._rows)  # of workers that couldn't write what came of it
             counts = self._rows.counts()
             if sampler:
                 counts = self._feed(sampler, counts)
@@ -259,13 +263,15 @@ class Lead:
         wanted = min(plan.count(self._sweep) - there, FED * max(1, queue.workers()) - waiting)
         if wanted <= 0:
             return counts
-        sampler.learn(self._rows.trials())
+        new = self._rows.ended(self._heard)
+        self._heard = max([one.ended or 0.0 for one in new], default=self._heard)
+        sampler.learn(new)
         self._rows.add(sampler.propose(there, wanted))
         queue.fill(self._rows)
         return self._rows.counts()
 
     def _tell(self, counts: dict[str, int]) -> None:
-        ended = sum(counts.get(state, 0) for state in (ledger.DONE, ledger.EARLY, ledger.FAILED))
+        ended = self.ended = sum(counts.get(state, 0) for state in (ledger.DONE, ledger.EARLY, ledger.FAILED))
         now = time.monotonic()
         self._since = self._since or (now, ended)
         passed = now - self._since[0]
@@ -325,7 +331,7 @@ def _run(config: SweepConfig) -> dict[str, object]:
     try:
         outcome = lead.run()
     except Stopped:
-        lead.progress.stop("the same command goes on from here", 0)
+        lead.progress.stop("the same command goes on from here", lead.ended)
         return {"stopped": True}
     except Temporary as error:  # the unit is started again, so this isn't the end
         lead.progress.say(f"{error} Trying again; what is done stays.")

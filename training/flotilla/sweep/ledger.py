@@ -6,22 +6,24 @@ the user come from the environment (PGHOST, PGUSER, PGPASSFILE …).
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import psycopg
 from psycopg.rows import class_row
 
 from flotilla.job.errors import Temporary
+from flotilla.storage import bounded
 from flotilla.sweep.plan import Point, architecture_of
 from flotilla.sweep.values import Scalar
 
 T = TypeVar("T")
 PATIENCE_SECS = 600.0  # for a server that is away: a training that is done waits for it
+ANSWER_SECS = 30.0  # a server that was stopped by a signal keeps its connections, and answers nothing
 AGAIN_SECS = 1.0
 MOST_TRIES = 2  # a trial whose worker has ended is tried once more
 HOPELESS_AFTER = 10  # trials that have come as far; of fewer, the median says little
@@ -207,6 +209,10 @@ class Ledger:
         """Yield all rows, in order."""
         return iter(self._rows("ORDER BY number", ()))
 
+    def ended(self, since: float) -> list[Trial]:
+        """Return the rows of trials that have ended since then (Unix time), in the order in which they did."""
+        return self._rows("WHERE ended >= to_timestamp(%s) ORDER BY ended, number", (since,))
+
     def best(self, count: int) -> list[Trial]:
         """Return the best that are done; of the same score first the smaller, then the earlier ones."""
         return self._rows("WHERE state = 'done' ORDER BY score DESC, parameters_count, number LIMIT %s", (count,))
@@ -237,14 +243,15 @@ class Ledger:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=10)
-                return ask(self._connection)
-            except psycopg.OperationalError as error:
-                with suppress(psycopg.Error):
+                return bounded.within(ANSWER_SECS, functools.partial(ask, self._connection))
+            except (psycopg.OperationalError, bounded.Late) as error:
+                if not isinstance(error, bounded.Late):  # else it is still in use, by a thread that is left behind
                     self.close()
                 self._connection = None
+                why = str(error).strip().splitlines()[0].rstrip(".")
                 if time.monotonic() > end:
-                    raise Temporary(f"PostgreSQL doesn't answer: {str(error).splitlines()[0]}.") from error
-                _log.warning("PostgreSQL: %s Asking again.", str(error).splitlines()[0])
+                    raise Temporary(f"PostgreSQL doesn't answer: {why}.") from error
+                _log.warning("PostgreSQL: %s. Asking again.", why)
                 time.sleep(AGAIN_SECS)
 
 
