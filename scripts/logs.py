@@ -1,8 +1,8 @@
 """Prints what a fleet's tasks have said, by time, each line with its task; with -f also what they say from now on.
 
 Tasks are called ps-0, chief-0, worker-1, evaluator-0 and so on; store is the one that stores the model, stage those
-that copy the data set, infer the one that classifies inputs. Without a TASK, all training tasks, and infer. Of a fleet
-that is gone, give the model's or the failed job's folder in S3.
+that copy the data set, infer the one that classifies inputs, sweep the one that leads a sweep. Without a TASK, all
+training tasks, infer and sweep. Of a fleet that is gone, give the model's or the failed job's folder in S3.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import inventory
 from botocore.exceptions import BotoCoreError, ClientError
 
 LINES = 1000  # of each host, before those that follow
-UNITS = {name: f"flotilla-{name}.service" for name in ("store", "stage", "mirror", "infer")}
+UNITS = {name: f"flotilla-{name}.service" for name in ("store", "stage", "mirror", "infer", "sweep")}
 
 
 class Line(NamedTuple):
@@ -73,7 +73,7 @@ def asks(tasks: Sequence[str], *options: str) -> str:
     """Return the command that asks a host's journal."""
     command = ["sudo", "-n", "journalctl", "--output=json", "--no-pager", "--quiet", *options]
     command.append("--output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT")
-    return shlex.join([*command, *(f"--unit={unit(task)}" for task in tasks or ["*", "infer"])])
+    return shlex.join([*command, *(f"--unit={unit(task)}" for task in tasks or ["*", "infer", "sweep"])])
 
 
 def show(hosts: Mapping[str, Mapping[str, object]], tasks: Sequence[str], lines: int, follow: bool) -> None:

@@ -15,9 +15,15 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 SILENT_SECS = 20  # a trainer tells something every 5 s
-INFERENCE = "inference"  # what an inference is called where a training's job has its name
 
-State = Literal["waiting", "training", "storing", "inferring", "done", "failed", "stopped", "gone"]
+State = Literal["waiting", "training", "storing", "inferring", "sweeping", "done", "failed", "stopped", "gone"]
+Beside = Literal["infer", "sweep"]
+# What runs in a training's place, by its phase: what it is called where a training's job has its name, the state in
+# which it runs, and what is said of it where it was ended
+BESIDE: dict[Beside, tuple[str, State, str]] = {
+    "infer": ("inference", "inferring", "not all inputs are classified: start it again by playbooks/infer.yml"),
+    "sweep": ("sweep", "sweeping", "not all networks are trained: start it again by playbooks/sweep.yml"),
+}
 
 
 # What --json prints
@@ -96,12 +102,22 @@ class InferenceSummary(TypedDict):
     accuracy: float | None  # 0 to 1, of the inputs with a label
 
 
+class SweepSummary(TypedDict):
+    """A sweep."""
+
+    done: int  # networks that have ended, of total
+    total: int
+    failed: int
+    networks_per_minute: float | None  # of all hosts together
+    best: float | None  # accuracy, or R2
+
+
 class Summary(TypedDict):
     """All that is known of a fleet and its job, at one time."""
 
     time: float  # seconds since the epoch
     fleet: str | None  # its name
-    job: str | None  # its name, or inference; None before a host has one
+    job: str | None  # its name, or inference, or sweep; None before a host has one
     state: State  # of the job; gone: there is no fleet (any more)
     message: str  # a sentence about the state; often empty
     step: int  # the training's global step
@@ -110,7 +126,7 @@ class Summary(TypedDict):
     accuracy: float | None
     steps_per_second: float | None
     examples_per_second: float | None  # of all workers together
-    time_left: int | None  # seconds of training or inference, at its present pace
+    time_left: int | None  # seconds of training, inference or sweep, at its present pace
     evaluation: Evaluation | None  # the last one
     expires: str | None  # when the first host powers itself off, ISO 8601 in UTC
     expires_in: int | None  # seconds until then
@@ -119,7 +135,8 @@ class Summary(TypedDict):
     hdfs: HdfsHealth | None  # None before it is there
     store: StoreSummary | None  # None before it begins
     mirror: MirrorSummary | None  # None without one
-    inference: InferenceSummary | None  # None unless it is the job: it runs, or is newer than the training
+    inference: InferenceSummary | None  # None unless it is the job: it runs, or is newer than all else
+    sweep: SweepSummary | None  # likewise
 
 
 # What a host says
@@ -160,18 +177,20 @@ class TaskUnit(Unit):
 
 
 class Detail(TypedDict, total=False):
-    """Numbers of the chief's or an inference's progress, as far as it has such."""
+    """Numbers of a progress, as far as it has such."""
 
     loss: float
     accuracy: float
     steps_per_second: float
     broken: int  # inputs that couldn't be classified
+    failed: int  # networks of a sweep
+    best: float  # what its best one has reached
 
 
 class Progress(TypedDict, total=False):
     """What a program says of a phase's progress, in a file (training/flotilla/supervision/progress.py)."""
 
-    phase: str  # stage, train, store, mirror or infer
+    phase: str  # stage, train, store, mirror, infer or sweep
     state: str  # running, done, failed or stopped
     done: int  # of total
     total: int
@@ -200,6 +219,7 @@ class HostReport(TypedDict, total=False):
     phases: dict[str, Progress]  # by name, the one told last at the end
     store: Unit | None  # flotilla-store, on the chief's host
     infer: Unit | None  # flotilla-infer, on the first parameter server's host
+    sweep: Unit | None  # flotilla-sweep, likewise
     hdfs: HdfsHealth | None  # on the NameNode's host
 
 
@@ -255,21 +275,22 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "
     steps = train.get("total") or look.get("job", {}).get("max_steps")
     tasks = [row for host in hosts for row in _tasks(host, job, steps, now)]
     detail: Detail = train.get("detail", {})
-    source, told, inference = chief, train, None
-    driver = next((host for host, report in asked if "infer" in report.get("phases", {}) or report.get("infer")), None)
-    its: HostReport = driver.look if driver and driver.look else {}
-    unit = its.get("infer")
-    infer = _told(its, "infer", unit)
-    # They don't run at the same time, so the later one is the job.
-    if job != wanted and _last(infer, unit) > _last(train, look.get("tasks", {}).get("chief-0")):
-        source, told, inference, job = driver, infer, _inference(infer), INFERENCE
-        undone = "not all inputs are classified: start it again by playbooks/infer.yml"
-        state, message = _judge_unit("flotilla-infer", unit, infer, "inferring", undone)
+    source, told, beside = chief, train, ""
+    newest = _last(train, look.get("tasks", {}).get("chief-0"))
+    # They don't run at the same time, so the latest one is the job.
+    for phase, (name, doing, undone) in BESIDE.items() if job != wanted else ():
+        driver = next((host for host, report in asked if phase in report.get("phases", {}) or report.get(phase)), None)
+        its: HostReport = driver.look if driver and driver.look else {}
+        unit = its.get(phase)
+        its_own = _told(its, phase, unit)
+        if _last(its_own, unit) > newest:
+            newest, source, told, beside, job = _last(its_own, unit), driver, its_own, phase, name
+            state, message = _judge_unit(f"flotilla-{phase}", unit, its_own, doing, undone)
     if wanted and job != wanted:
         state, message = "waiting", f"for {wanted}: {f'there is still {job}' if job else 'no host has a job yet'}"
     if gone:
         state, message = "gone", gone
-    eta = told.get("eta") if state in ("training", "inferring") and told.get("state") == "running" else None
+    eta = told.get("eta") if state in ("training", "inferring", "sweeping") and told.get("state") == "running" else None
     if eta is not None and source and source.look:
         eta = max(0.0, eta - (now - source.heard) - (source.look["time"] - told["updated"]))
     rates = {train.get("rate_unit"): train.get("rate")}
@@ -297,7 +318,8 @@ def summarize(hosts: Iterable[Host], now: float, gone: str = "", wanted: str = "
         "hdfs": hdfs[0] if hdfs else None,
         "store": _store(look),
         "mirror": _mirror(look),
-        "inference": inference,
+        "inference": _inference(told) if beside == "infer" else None,
+        "sweep": _sweep(told) if beside == "sweep" else None,
     }
 
 
@@ -452,6 +474,17 @@ def _inference(infer: Progress) -> InferenceSummary:
         "broken": detail.get("broken", 0),
         "inputs_per_second": infer.get("rate"),
         "accuracy": detail.get("accuracy"),
+    }
+
+
+def _sweep(sweep: Progress) -> SweepSummary:
+    detail: Detail = sweep.get("detail", {})
+    return {
+        "done": int(sweep.get("done", 0)),
+        "total": int(sweep.get("total", 0)),
+        "failed": detail.get("failed", 0),
+        "networks_per_minute": sweep.get("rate"),
+        "best": detail.get("best"),
     }
 
 

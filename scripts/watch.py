@@ -1,7 +1,7 @@
 """Shows what a fleet does, live, until its job has ended: states and speed of the tasks, the last evaluation, HDFS.
 
 Each host is asked by one SSH connection of its own, for what `flotilla-status --tasks` says there; nothing on a host
-waits for this program. It ends with the job, a training or an inference: 0 the model or the predictions are stored, 1
+waits for this program. It ends with the job, a training, an inference or a sweep: 0 what comes of it is stored, 1
 the job failed or was stopped, 2 there is no fleet (any more), 130 interrupted. With --once it ends after one look, and
 with 0 while the job goes on.
 """
@@ -39,6 +39,7 @@ STYLES = {
     "training": "green",
     "storing": "green",
     "inferring": "green",
+    "sweeping": "green",
     "done": "green",
     "failed": "bold red",
     "gone": "bold red",
@@ -80,7 +81,8 @@ def screen(summary: Summary) -> RenderableType:
     end = Text()
     if summary["expires_in"] is not None:
         late = summary["expires_in"] < (summary["time_left"] or 0)
-        before = f", before the {'inference' if summary['inference'] else 'training'}"
+        job = "inference" if summary["inference"] else "sweep" if summary["sweep"] else "training"
+        before = f", before the {job}"
         end.append(f"fleet ends in {_hours(summary['expires_in'])}" + before * late, "bold red" * late)
     top = Table.grid(padding=(0, 2))
     done, total, unit = _counted(summary)
@@ -117,6 +119,8 @@ def _counted(summary: Summary) -> tuple[int, int | None, str]:
     """Return how much of the job is done, of how much where that is known, and what is counted."""
     if inference := summary["inference"]:
         return inference["done"], inference["total"], "inputs"
+    if sweep := summary["sweep"]:
+        return sweep["done"], sweep["total"], "networks"
     return summary["step"], summary["max_steps"], "steps"
 
 
@@ -131,6 +135,14 @@ def _numbers(summary: Summary) -> list[str]:
             found.append(f"{inference['broken']} broken")
         if inference["accuracy"] is not None:
             found.append(f"accuracy {inference['accuracy']:.4f}")
+        return found
+    if sweep := summary["sweep"]:
+        if sweep["networks_per_minute"] is not None:
+            found.append(f"{sweep['networks_per_minute']:.0f} networks/min")
+        if sweep["failed"]:
+            found.append(f"{sweep['failed']} failed")
+        if sweep["best"] is not None:
+            found.append(f"best {sweep['best']:.4f}")
         return found
     if summary["examples_per_second"] is not None:
         found.append(f"{summary['examples_per_second']:.0f} examples/s")

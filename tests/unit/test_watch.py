@@ -290,6 +290,35 @@ def inference(active: str = "active", infer: Any = None, **more: Any) -> dict[st
     return {"tasks": {}, "phases": {"infer": INFER | (infer or {})}, "infer": unit(active, **more)}
 
 
+SWEPT = {
+    "phase": "sweep", "state": "running", "done": 320, "total": 1000, "unit": "networks", "rate": 212.4,
+    "rate_unit": "networks/min", "eta": 192.0, "detail": {"failed": 3, "best": 0.9731}, "message": "",
+    "updated": NOW - 2,
+}  # fmt: skip
+
+
+def test_a_sweep() -> None:
+    sweep = {"tasks": {}, "phases": {"sweep": SWEPT}, "sweep": unit("active")}
+    hosts = fleet(ps_0=sweep, chief_0=TRAINED)
+    summary = watch.summarize(hosts, NOW)
+    assert json.loads(json.dumps(summary)) == summary
+    assert (summary["job"], summary["state"], summary["inference"]) == ("sweep", "sweeping", None)
+    assert summary["sweep"] == {
+        "done": 320, "total": 1000, "failed": 3, "networks_per_minute": 212.4, "best": 0.9731,
+    }  # fmt: skip
+    numbers = ["320 of 1000 networks", "212 networks/min", "3 failed", "best 0.9731"]
+    assert watch.line(summary).startswith("  ".join(["sweep: sweeping", *numbers, "3:"]))
+    text = shown(hosts)
+    assert text.startswith("sweep on demo  sweeping\n") and all(number in text for number in numbers)
+    ended = {"tasks": {}, "phases": {"sweep": SWEPT | {"state": "done", "message": "s3://x/"}}, "sweep": None}
+    both = inference("inactive", INFER | {"state": "done", "updated": NOW - 50}) | {"tasks": {}}
+    newer = both | {"phases": both["phases"] | ended["phases"], "sweep": unit("inactive", since=NOW - 2)}
+    summary = watch.summarize(fleet(ps_0=newer, chief_0=TRAINED), NOW)
+    assert (summary["job"], summary["state"], summary["message"]) == ("sweep", "done", "s3://x/")
+    stopped = sweep | {"phases": {"sweep": SWEPT | {"state": "stopped"}}, "sweep": unit("inactive")}
+    assert "start it again by playbooks/sweep.yml" in watch.summarize(fleet(ps_0=stopped), NOW)["message"]
+
+
 def test_an_inference() -> None:
     hosts = fleet(ps_0=inference(), chief_0=TRAINED)
     summary = watch.summarize(hosts, NOW)

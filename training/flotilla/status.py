@@ -70,6 +70,7 @@ class NodeState(TypedDict):
     tasks: dict[str, TaskState]  # by name, as worker-1
     store: UnitState | None
     infer: UnitState | None
+    sweep: UnitState | None
     hdfs: HdfsHealth | None  # of the NameNode's host
 
 
@@ -88,6 +89,7 @@ def look(folder: str = PROGRESS_DIR, job_file: str = JOB_FILE) -> NodeState:
         "tasks": tasks,
         "store": units.get(host.STORE),
         "infer": units.get(host.INFER),
+        "sweep": units.get(host.SWEEP),
         "hdfs": host.hdfs_health(host.NAMENODE_PAGES) if host.NAMENODE in units else None,
     }
 

