@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Measures sweeps on this machine, without a fleet, and writes benchmarks/sweeps.md.
+
+    .venv/bin/python -m benchmarks.sweeps               (a quarter of an hour; nothing else may run)
+    .venv/bin/python -m benchmarks.sweeps rates page    (only these rows)
+
+The table has 10,000 rows of 20 columns; networks of 5 epochs in batches of 128. Processor seconds are those of worker,
+lead and PostgreSQL together, and of the same run's processes that train one network each by tf.keras.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import boto3
+
+from benchmarks.staging import Row, measure
+from tests.support.browser import chromium
+from tests.support.commands import ROOT, user_runs
+
+PAGE = ROOT / "benchmarks/sweeps.md"
+
+
+def swept(row: str) -> Callable[[boto3.Session], tuple[dict[str, float], float]]:
+    """Return what measures a row."""
+
+    def run(_session: boto3.Session) -> tuple[dict[str, float], float]:
+        with tempfile.TemporaryDirectory() as folder:
+            said = user_runs(
+                "env", f"PYTHONPATH={ROOT}/training:{ROOT}/training/tests", "TF_CPP_MIN_LOG_LEVEL=3",
+                str(ROOT / ".venv-training/bin/python"), str(ROOT / "benchmarks/swept.py"), row, folder,
+            ).stdout  # fmt: skip
+            found = json.loads(said.strip().splitlines()[-1])
+            return found["figures"], opened(Path(folder)) if row == "page" else found["value"]
+
+    return run
+
+
+def opened(folder: Path) -> float:
+    """Return the seconds that a browser takes to show the page."""
+    with chromium(folder / "profile") as browser:
+        browser.get("about:blank")
+        began = time.monotonic()
+        browser.get((folder / "index.html").as_uri())
+        browser.find_element("tag name", "table")
+        return time.monotonic() - began
+
+
+ROWS = {
+    "architectures": Row(
+        "100 networks of 1 to 3 layers: processor seconds of a process a training ÷ of the sweep, a network", "≥ 8",
+        swept("architectures"),
+    ),
+    "rates": Row("300 networks that differ in their rate alone: the same", "≥ 35", swept("rates")),
+    "memory": Row("the worker's largest PSS over 1,000 networks of 1 to 3 layers, MB", "≤ 900", swept("memory")),
+    "engine-1000": Row("the engine's processor time a trial, 1,000 in the sweep, ms", "≤ 50", swept("engine-1000")),
+    "engine-50000": Row("the same, 50,000 in the sweep", "≤ 60", swept("engine-50000")),
+    "page": Row("50,000 networks: seconds until a browser shows the page", "≤ 3", swept("page")),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure rows, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="only these")
+    measure(PAGE, "Sweeps", ROWS, parser.parse_args(argv).rows or list(ROWS), boto3.Session())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

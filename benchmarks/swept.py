@@ -1,0 +1,230 @@
+"""What benchmarks/sweeps.py measures, in the training's environment: `python swept.py ROW`, prints a line of JSON.
+
+The sweeps are real ones: PostgreSQL (as the tests have it), a lead, and one worker, all of whose processors' seconds
+count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from flotilla import sweeper
+from flotilla.storage import s3
+from flotilla.sweep import ledger, plan, queue, report, results
+from flotilla.sweep.ledger import DONE, Ledger, Score
+from flotilla.sweep.settings import SweepConfig
+from moto import mock_aws
+from postgres import PROGRAMS, Server
+
+ROWS, COLUMNS = 10_000, 20
+VARIES = {
+    "architectures": "layers: [1, 2, 3]\n  nodes: {from: 8, to: 64}",
+    "rates": "learning_rate: {from: 0.0001, to: 0.1, scale: log}\nnetwork:\n  network: {layers: [*HIDDEN, *HIDDEN]}\n"
+    "  training: {optimizer: adam, batch_size: 128}".replace("*HIDDEN", "{dense: {units: 36, activation: relu}}"),
+}
+# A training as people write it, in a process of its own
+ALONE = """
+import sys
+import numpy as np, tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(1); tf.config.threading.set_inter_op_parallelism_threads(1)
+x, y = np.load(sys.argv[1]), np.load(sys.argv[2])
+model = tf.keras.Sequential([*[tf.keras.layers.Dense(36, "relu") for _ in range(2)], tf.keras.layers.Dense(2)])
+model.compile("adam", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+model.fit(x[2000:], y[2000:], 128, 5, 0, validation_data=(x[:2000], y[:2000]))
+"""
+
+
+def cpu(pid: int | str, children: bool = True) -> float:
+    """Return the processor's seconds of a process, and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss(pid: int) -> float:
+    """Return a process's memory, its share of what others use, too, in MB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+
+def family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+def table(folder: Path) -> None:
+    """Write a table of two classes that a small network can learn."""
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(ROWS, COLUMNS)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] + x[:, 2] + generator.normal(0, 0.3, ROWS) > 0).astype(np.int64)
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+    lines = [",".join([*(f"c{number}" for number in range(COLUMNS)), "kind"])]
+    lines += [",".join([*(f"{value:.5g}" for value in row), "ab"[kind]]) for row, kind in zip(x, y, strict=True)]
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+
+
+def sweep(folder: Path, server: Server, vary: str, trials: int) -> tuple[dict[str, float], float]:
+    """Run a sweep with one worker; return the processor's seconds of each process, and the worker's most MB."""
+    text = f"data: table.csv\nlabel: kind\ntrials: {trials}\nepochs: 5\nbest: 1\nvary:\n  {vary}\n"
+    (folder / "sweep.yml").write_text(text)
+    name = f"sweep_{time.monotonic_ns()}"
+    content = {
+        "sweep": str(folder / "sweep.yml"), "table": str(folder / name / "table"),
+        "shared": str(folder / name / "shared"), "target": f"s3://out/{name}/",
+    }  # fmt: skip
+    (folder / "sweep.json").write_text(json.dumps(content))
+    server.make(name)
+    os.environ["PGDATABASE"] = name
+    before = cpu(server.process())
+    command = [sys.executable, "-m", "flotilla.trials", "--config", str(folder / "sweep.json")]
+    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    began, most = resource.getrusage(resource.RUSAGE_SELF), 0.0
+    lead = sweeper.Lead(SweepConfig(**content))  # type: ignore[arg-type]  # texts alone
+    told = lead._tell
+
+    def tell(counts: dict[str, int]) -> None:
+        nonlocal most
+        most = max(most, pss(worker.pid))
+        told(counts)
+
+    lead._tell = tell  # type: ignore[method-assign]
+    lead.run()
+    seconds = {"worker": cpu(worker.pid)}
+    worker.terminate()
+    worker.wait()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    seconds["lead"] = after.ru_utime + after.ru_stime - began.ru_utime - began.ru_stime
+    time.sleep(1)
+    seconds["PostgreSQL"] = cpu(server.process()) - before
+    return seconds, most
+
+
+def speed(folder: Path, server: Server, vary: str, trials: int) -> tuple[dict[str, float], float]:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alone = [sys.executable, "-c", ALONE, str(folder / "x.npy"), str(folder / "y.npy")]
+    for _time in range(3):
+        subprocess.run(alone, check=True, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    each = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3
+    seconds, _most = sweep(folder, server, vary, trials)
+    whole = sum(seconds.values()) / trials
+    found = {"s of a process a training": each, "s a network of the sweep": whole, "networks a minute": 60 / whole}
+    return found | {f"of the sweep {name}": value for name, value in seconds.items()}, each / whole
+
+
+def memory(folder: Path, server: Server) -> tuple[dict[str, float], float]:
+    _seconds, most = sweep(folder, server, VARIES["architectures"], 1000)
+    return {}, most
+
+
+def engine(server: Server, trials: int) -> tuple[dict[str, float], float]:
+    """Return the processor's ms a trial that trains nothing, where there are so many."""
+    name = f"engine_{trials}"
+    server.make(name)
+    os.environ["PGDATABASE"] = name
+    rows = Ledger()
+    rows.make()
+    queue.make()
+    began = time.process_time()
+    rows.add([plan.point_of({"layers": 2, "learning_rate": 0.1 + number}, number) for number in range(trials)])
+    queue.fill(rows)
+    filled = time.process_time() - began
+    wanted = 800
+    if trials > wanted:  # as late in the sweep: all but the last ones have ended
+        rows._ask(
+            lambda c: c.execute(
+                "UPDATE trials SET state = 'done', score = random() WHERE number < %s", (trials - wanted,)
+            )
+        )
+        rows._ask(
+            lambda c: c.execute(
+                "UPDATE procrastinate_jobs SET status = 'succeeded' WHERE (args->'numbers'->>0)::int < %s",
+                (trials - wanted,),
+            )
+        )
+        rows._ask(lambda c: c.execute("VACUUM ANALYZE"))
+    score = Score(DONE, 0.9, 0.9, None, 0.1, [0.9] * 5, 1.0, 1.0, 100)
+
+    def trial(number: int) -> None:
+        begun = rows.begin(number, "here")
+        if begun:
+            rows.end(number, begun[1], score)
+
+    time.sleep(2)
+    server_before, began = cpu(server.process()), time.process_time()
+    queue.work(trial, forever=False)
+    rows.close()
+    time.sleep(2)
+    mine, its = time.process_time() - began, cpu(server.process()) - server_before
+    assert rows.counts().get("waiting", 0) == 0
+    memory = sum(map(pss, family(server.process())))
+    each = 1000 * (mine + its) / min(wanted, trials)
+    found = {"worker, ms": 1000 * mine / wanted, "PostgreSQL, ms": 1000 * its / wanted, "s to fill": filled}
+    return found | {"MB of PostgreSQL": memory}, each
+
+
+def page(folder: Path, server: Server) -> tuple[dict[str, float], float]:
+    """Return the MB of the page of 50,000 networks, and the seconds that making it takes."""
+    (folder / "wide.yml").write_text(
+        f"data: table.csv\nlabel: kind\ntrials: 50000\nvary:\n  {VARIES['architectures']}\n"
+    )
+    made = plan.load(str(folder / "wide.yml"))
+    generator = np.random.default_rng(1)
+    found: list[results.Row] = [
+        {
+            "number": number, "identity": str(number),
+            "parameters": {"layers": 1 + number % 3, "nodes": 8 + number % 57}, "state": "done",
+            "score": float(generator.random()), "accuracy": 0.9, "rmse": None, "loss": 0.1, "epochs": [0.5] * 5,
+            "seconds": float(generator.random()), "cpu_seconds": 1.0, "parameters_count": 100 + number % 999,
+            "host": "ps-0", "tries": 1, "started": float(number), "ended": number + 1.0, "error": "",
+        }
+        for number in range(50_000)
+    ]  # fmt: skip
+    from flotilla.sweep import columns, numbers
+    from flotilla.sweep import table as tables
+
+    described = numbers.prepare(columns.judge(tables.read(folder / "table.csv"), "kind")).description
+    began = time.process_time()
+    text = report.render(results.frame(found), made, described)
+    (Path(sys.argv[2]) / report.NAME).write_text(text, encoding="utf-8")
+    return {"MB": len(text) / 1e6, "s to make": time.process_time() - began}, 0.0
+
+
+def main() -> None:
+    """Measure the row that the command line names."""
+    os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        os.environ[key] = "testing"
+    with tempfile.TemporaryDirectory() as name, mock_aws():
+        folder = Path(name)
+        folder.chmod(0o755)
+        table(folder)
+        server = Server(folder)
+        os.environ.update(PGHOST="127.0.0.1", PGPORT=str(server.port), PGUSER="flotilla")
+        client = s3.connect()
+        client.create_bucket(Bucket="out")
+        s3.connect = lambda threads=16: client  # type: ignore[assignment]  # as the tests do
+        try:
+            row = sys.argv[1]
+            if row in VARIES:
+                found = speed(folder, server, VARIES[row], 100 if row == "architectures" else 300)
+            elif row.startswith("engine"):
+                found = engine(server, int(row.removeprefix("engine-")))
+            else:
+                found = {"memory": memory, "page": page}[row](folder, server)
+        finally:
+            server.stop()
+    print(json.dumps({"figures": found[0], "value": found[1]}))
+
+
+if __name__ == "__main__":
+    assert ledger.READY
+    main()
