@@ -37,7 +37,8 @@ def load_config(path: str) -> SweepConfig:
         raise BadInput(f"{path} has the unknown key '{unknown[0]}': see --help for the keys.")
     for name, value in content.items():
         kind = type(fields[name].default)
-        if not (isinstance(value, kind) or (kind is float and type(value) is int)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number if kind is float else isinstance(value, kind)):
             raise BadInput(f"{name} is {value!r} in {path}: give {'a number' if kind is float else 'a text'}.")
     config = SweepConfig(**content)
     for name in ("sweep", "table", "target", "shared"):
