@@ -108,10 +108,10 @@ def _progress(summary: Summary, score: str) -> list[str]:
     over = states["done"] + states["ended early"] + states["failed"]
     counts = [f"{states[state]:,} {state}" for state in STATES if states[state]]
     counts += [f"{total - sum(states.values()):,} not begun"] if sum(states.values()) < total else []
-    said, bar = f"All {total:,} networks are finished", ""
+    said, meter = f"All {total:,} networks are finished", ""
     if over < total:
         said = f"In progress: {over:,} of {total:,} networks are finished ({100 * over // total} %)"
-        bar = f" <progress max={total} value={over}></progress>"
+        meter = f" <progress max={total} value={over}></progress>"
     facts = [
         (f"highest {score}: {{:.6g}}", summary["best"][0]["score"] if summary["best"] else None),
         ("finished without a score: {:,}", summary["without_score"] or None),
@@ -120,7 +120,7 @@ def _progress(summary: Summary, score: str) -> list[str]:
         ("networks a minute: {:,.1f}", summary["networks_per_minute"]),
     ]
     return [
-        f"<p><b>{said}</b>: {', '.join(counts)}.{bar}</p>",
+        f"<p><b>{said}</b>: {', '.join(counts)}.{meter}</p>",
         *_list([form.format(value) for form, value in facts if value is not None]),
     ]
 
