@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from moto import mock_aws
 from postgres import PROGRAMS, Server
 
@@ -27,6 +28,7 @@ from flotilla.sweep import ledger, plan, queue
 from flotilla.sweep.ledger import DONE, EARLY, FAILED, WAITING, Ledger, Score
 from flotilla.sweep.settings import SweepConfig
 
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 SWEEP = """
 data: flowers.csv
 label: kind
@@ -156,6 +158,26 @@ def test_a_sampler_and_trials_without_hope(
     assert all(len(epochs) < 8 for epochs in found.filter(pl.col("state") == EARLY)["epochs"])
 
 
+@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yml")), ids=lambda file: file.stem)
+def test_the_kits_own_sweeps(
+    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path, file: Path
+) -> None:
+    """Each with fewer networks than it asks for."""
+    content = yaml.safe_load(file.read_text()) | {
+        "trials": 3 if file.stem == "defaults" else 24,
+        "epochs": 20,
+        "best": 1,
+    }
+    (tmp_path / "flowers.yml").write_text(yaml.safe_dump(content))
+    (tmp_path / content["data"]).write_bytes((SWEEPS / content["data"]).read_bytes())
+    database(file.stem)
+    with workers(tmp_path, 1):
+        sweeper.Lead(config).run()
+    found = table(stored)
+    assert set(found["state"]) == {DONE}
+    assert found["accuracy"].max() > (0.9 if file.stem == "iris" else 0.3)
+
+
 def test_a_target_that_holds_something_else_is_refused(
     database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
 ) -> None:
@@ -245,3 +267,13 @@ def test_a_server_that_answers_nothing_is_asked_again(
         os.kill(process, signal.SIGCONT)
     assert rows.counts() == {WAITING: 2}
     rows.close()
+
+
+def test_a_table_in_s3_is_fetched(stored: Any, tmp_path: Path) -> None:
+    stored.put_object(Bucket="out", Key="tables/my flowers.csv", Body=b"a,b\n1,2\n")
+    (tmp_path / "s.yml").write_text("data: s3://out/tables/my flowers.csv\nlabel: b\n")
+    found = sweeper.fetch(plan.load(str(tmp_path / "s.yml")), tmp_path)
+    assert found.read_bytes() == b"a,b\n1,2\n"
+    (tmp_path / "s.yml").write_text("data: s3://out/tables/none.csv\nlabel: b\n")
+    with pytest.raises(BadInput, match=r"line 1: there is no s3://out/tables/none\.csv \(data\)"):
+        sweeper.fetch(plan.load(str(tmp_path / "s.yml")), tmp_path)
