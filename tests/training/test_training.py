@@ -12,7 +12,7 @@ from tests.support.commands import ROOT, user_runs
 
 def test_training_package() -> None:
     python = ROOT / ".venv-training/bin/python"
-    done = user_runs("env", f"--chdir={ROOT / 'training'}", str(python), "-m", "pytest", "-q", seconds=1500)
+    done = user_runs("env", f"--chdir={ROOT / 'training'}", str(python), "-m", "pytest", "-q", seconds=2400)
     assert " passed" in done.stdout
 
 
