@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import hashlib
 import json
 import logging
 import signal
@@ -16,12 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import flotilla
 from flotilla.job.errors import BadInput, ProgramError, Temporary
@@ -38,6 +41,7 @@ from flotilla.sweep.settings import SweepConfig, load_config
 if TYPE_CHECKING:
     from flotilla.sweep.sampler import Sampler
 
+T = TypeVar("T")
 PHASE = "sweep"
 FORMAT = "flotilla-sweep/1"
 COPY = "sweep/trials.dump"  # of the rows, in the target
@@ -55,11 +59,23 @@ class Stopped(Exception):
     """It was told to end."""
 
 
+def apart(ask: Callable[[], T]) -> T:
+    """Ask in a process of its own, which takes a table's memory, and TensorFlow's, with it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(ask).result()
+        except BrokenProcessPool as error:
+            raise Temporary("The process that has the table ended: has this host too little memory?") from error
+
+
 def fetch(sweep: Sweep, folder: Path) -> Path:
-    """Copy a sweep's table to a folder; raise BadInput where it isn't there."""
+    """Copy a sweep's table to a folder, unless it is on this host; raise BadInput where it isn't there."""
     above, _slash, name = sweep.data.rpartition("/")
     if not sweep.data.startswith(("s3://", "hdfs://")):
-        return Path(sweep.document.name).parent / sweep.data
+        here = Path(sweep.document.name).parent / sweep.data
+        if not here.is_file():
+            raise sweep.document.wrong(("data",), f"there is no file {here} (data): correct it, or name one in S3.")
+        return here
     found = folder / name
     read = Prefix(above).stream(name) if sweep.data.startswith("s3://") else open_folder(above).read(name)
     try:
@@ -70,22 +86,25 @@ def fetch(sweep: Sweep, folder: Path) -> Path:
     return found
 
 
-def prepared(path: str, shared: str) -> list[str]:
+def prepare(path: str, shared: str) -> list[str]:
     """Judge a sweep's table, and put it into a shared folder as numbers; return what is known of it, for people."""
     sweep = plan.load(path)
     with tempfile.TemporaryDirectory() as work:
-        judged = judge(sweep, Path(work))
-        stored.put(shared, numbers.prepare(judged, sweep.seed, sweep.split))
+        judged, digest = judge(sweep, Path(work))
+        stored.put(shared, numbers.prepare(judged, sweep.seed, sweep.split), digest)
         return columns.says(judged)
 
 
-def tried(path: str) -> tuple[list[str], float]:
-    """Judge a sweep's table, and train some of its networks; return what is known, and seconds a network."""
+def tried(path: str) -> tuple[list[str], float, str]:
+    """Judge a sweep's table, and train some of its networks.
+
+    Return what is known of the table, for people; seconds a network; and the table's digest.
+    """
     from flotilla.sweep.trial import Trainer
 
     sweep = plan.load(path)
     with tempfile.TemporaryDirectory() as work:
-        judged = judge(sweep, Path(work))
+        judged, digest = judge(sweep, Path(work))
         found = numbers.prepare(judged, sweep.seed, sweep.split)
     if sweep.how == plan.TPE:
         from flotilla.sweep.sampler import Sampler
@@ -103,7 +122,7 @@ def tried(path: str) -> tuple[list[str], float]:
         with contextlib.suppress(ProgramError):  # a row of its own, later
             trainer.train(network, plan.architecture_of(point), plan.seed_of(sweep, point))
         spent.append(time.monotonic() - before)
-    return columns.says(judged), sum(spent) / len(spent)
+    return columns.says(judged), sum(spent) / len(spent), digest
 
 
 def check(config: SweepConfig, slots: int, hourly: float) -> dict[str, object]:
@@ -113,10 +132,9 @@ def check(config: SweepConfig, slots: int, hourly: float) -> dict[str, object]:
     """
     sweep = plan.load(config.sweep)
     target = Prefix(config.target)
-    done = claim(target, plan.identity_of(sweep), write=False)
+    said, secs, digest = apart(functools.partial(tried, config.sweep))
+    done = claim(target, plan.identity_of(sweep, digest), write=False)
     target.prove_writable(BEGUN)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        said, secs = pool.submit(tried, config.sweep).result()
     seconds = plan.count(sweep) * secs / max(1, slots)
     cost = f", in which the fleet costs ${max(0.01, seconds / 3600 * hourly):,.2f}" if hourly else ""
     workers = f"{slots} worker{'s' if slots > 1 else ''}"
@@ -157,15 +175,20 @@ def claim(target: Prefix, identity: str, write: bool = True) -> bool:
     return False
 
 
-def judge(sweep: Sweep, work: Path) -> columns.Judged:
-    """Look through a sweep's table; raise BadInput."""
+def judge(sweep: Sweep, work: Path) -> tuple[columns.Judged, str]:
+    """Look through a sweep's table; return what is known, and the file's digest; raise BadInput."""
     name = sweep.data.rpartition("/")[2]
-    found = table.read(fetch(sweep, work), name, work)
+    file = fetch(sweep, work)
+    with file.open("rb") as opened:
+        digest = hashlib.sha256()
+        for chunk in iter(lambda: opened.read(2**20), b""):
+            digest.update(chunk)
+    found = table.read(file, name, work)
     judged = columns.judge(found, sweep.label, sweep.task, sweep.columns, sweep.categories)
     first = next(iter(plan.points(sweep))) if sweep.how != plan.TPE else None
     if first:  # that a network fits the table
         plan.made(sweep, first, (), len(judged.label.classes))
-    return judged
+    return judged, digest.hexdigest()
 
 
 class Lead:
@@ -190,7 +213,13 @@ class Lead:
 
     def run(self) -> dict[str, object]:
         """Do all of it; raise ProgramError or Stopped."""
-        identity = plan.identity_of(self._sweep)
+        if not (digest := stored.digest_of(self._config.shared)):
+            self.progress.say("preparing the table")
+            print(
+                "\n".join(apart(functools.partial(prepare, self._config.sweep, self._config.shared))), file=sys.stderr
+            )
+            digest = stored.digest_of(self._config.shared)
+        identity = plan.identity_of(self._sweep, digest)
         if claim(self._target, identity):
             content: dict[str, object] = json.loads(self._target.read(MANIFEST))
             self.progress.finish(f"all was stored before in {self._target.url()}")
@@ -227,11 +256,6 @@ class Lead:
         if rows.about(ledger.IDENTITY) not in (None, identity):
             raise BadInput("This fleet's database holds another sweep: stop that first (playbooks/stop.yml).")
         rows.note(ledger.IDENTITY, identity)
-        if stored.described(self._config.shared) is None:
-            self.progress.say("preparing the table")
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # which takes the table's memory with it
-                said = pool.submit(prepared, self._config.sweep, self._config.shared).result()
-            print("\n".join(said), file=sys.stderr)
         if sweep.how != plan.TPE:
             rows.add(list(plan.points(sweep)))
         queue.fill(rows)
@@ -289,8 +313,7 @@ class Lead:
         self.progress.say("training the best again, for their models")
         stored.bring(config.shared, Path(config.table))
         with tempfile.TemporaryDirectory() as work:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # which takes TensorFlow's memory with it
-                pool.submit(_make, config.sweep, config.table, work).result()
+            apart(functools.partial(_make, config.sweep, config.table, work))
             self.progress.say("storing tables, pictures and models")
             there = open_folder(work)
             items = [objects.from_file(path, there, path) for path in sorted(there.sizes())]
@@ -300,7 +323,7 @@ class Lead:
                 objects.compare(self._target, item.path, item)
             best = self._rows.best(1)
             content: dict[str, object] = {
-                "format": FORMAT, "identity": plan.identity_of(self._sweep), "target": config.target,
+                "format": FORMAT, "identity": self._rows.about(ledger.IDENTITY), "target": config.target,
                 "counts": self._rows.counts(), "best": best[0]._asdict() if best else None,
                 "versions": {"flotilla": flotilla.__version__}, "files": [item.entry() for item in items],
             }  # fmt: skip

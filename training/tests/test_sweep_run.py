@@ -269,6 +269,26 @@ def test_a_server_that_answers_nothing_is_asked_again(
     rows.close()
 
 
+def test_another_table_is_another_sweep(
+    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "flowers.yml").write_text(SWEEP.replace("trials: 24", "trials: 2"))
+    database("one")
+    with workers(tmp_path, 1):
+        sweeper.Lead(config).run()
+    assert sweeper.check(config, 1, 0)["done"] is True
+    before = {one["Key"]: one["ETag"] for one in stored.list_objects_v2(Bucket="out")["Contents"]}
+    sweeper.Lead(config).run()
+    assert {one["Key"]: one["ETag"] for one in stored.list_objects_v2(Bucket="out")["Contents"]} == before
+    with (tmp_path / "flowers.csv").open("a") as file:
+        file.write("9;9;a\n")
+    with pytest.raises(BadInput, match="holds another sweep"):
+        sweeper.check(config, 1, 0)
+    (tmp_path / "flowers.csv").unlink()
+    with pytest.raises(BadInput, match=r"there is no file .*flowers\.csv \(data\)"):
+        sweeper.check(config, 1, 0)
+
+
 def test_a_table_in_s3_is_fetched(stored: Any, tmp_path: Path) -> None:
     stored.put_object(Bucket="out", Key="tables/my flowers.csv", Body=b"a,b\n1,2\n")
     (tmp_path / "s.yml").write_text("data: s3://out/tables/my flowers.csv\nlabel: b\n")

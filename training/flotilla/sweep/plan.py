@@ -292,9 +292,9 @@ def seed_of(sweep: Sweep, point: Point) -> int:
     return int(_digest({"seed": sweep.seed, "point": point.identity}), 16) % 2**31
 
 
-def identity_of(sweep: Sweep) -> str:
-    """Return a digest of all that decides what a sweep's trials are."""
-    return hashlib.sha256(canonical([sweep.document.content, sweep.base]).encode()).hexdigest()
+def identity_of(sweep: Sweep, table: str) -> str:
+    """Return a digest of all that decides what a sweep's trials are; `table` is that of its table's file."""
+    return hashlib.sha256(canonical([sweep.document.content, sweep.base, table]).encode()).hexdigest()
 
 
 def network_of(sweep: Sweep, point: Point, columns: Sequence[str], classes: int) -> Content:

@@ -12,13 +12,15 @@ import numpy as np
 from flotilla.storage.files import open_folder
 from flotilla.sweep.numbers import Description, Prepared
 
+DIGEST = "digest"
 DESCRIPTION = "description.json"  # is written last
 _ARRAYS = ("training", "training_labels", "held_out", "held_out_labels", "training_rows", "held_out_rows")
 
 
-def put(shared: str, prepared: Prepared) -> None:
-    """Write a table to a folder, of HDFS or a local one."""
+def put(shared: str, prepared: Prepared, digest: str) -> None:
+    """Write a table to a folder, of HDFS or a local one; `digest` is of the file that it was."""
     there = open_folder(shared)
+    there.write(DIGEST, [digest.encode()])
     for name in _ARRAYS:
         buffer = io.BytesIO()
         np.save(buffer, getattr(prepared, name))
@@ -26,13 +28,14 @@ def put(shared: str, prepared: Prepared) -> None:
     there.write(DESCRIPTION, [json.dumps(prepared.description).encode()])
 
 
-def described(shared: str) -> Description | None:
-    """Return the description of a folder's table; None where there is no whole one."""
+def digest_of(shared: str) -> str:
+    """Return the digest of a folder's table; empty where there is no whole one."""
+    there = open_folder(shared)
     try:
-        found: Description = json.loads(b"".join(open_folder(shared).read(DESCRIPTION)))
+        b"".join(there.read(DESCRIPTION))
+        return b"".join(there.read(DIGEST)).decode()
     except FileNotFoundError:
-        return None
-    return found
+        return ""
 
 
 def bring(shared: str, folder: Path) -> Prepared:
