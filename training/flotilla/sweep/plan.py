@@ -359,7 +359,7 @@ def says(sweep: Sweep, count: int) -> list[str]:
     kinds = product(values for name, values in sweep.vary.items() if name not in FED)
     most = count if kinds is None else min(kinds, count)
     lines = [
-        f"The sweep {sweep.document.name}: {count:,} networks that learn {sweep.label} of {sweep.data}; "
+        f"The sweep {sweep.document.name.rpartition('/')[2]}: {count:,} networks that learn {sweep.label} of {sweep.data}; "
         f"{sweep.split * 100:g} % of the rows are held out, the best {min(sweep.best, count)} are kept.",
         f"They are {how}, in at most {most:,} architectures.",
     ]
