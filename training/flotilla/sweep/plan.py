@@ -358,8 +358,9 @@ def says(sweep: Sweep, count: int) -> list[str]:
         how = f"every set of parameters: {sweep.trials:,} are asked for, and there are no more"
     kinds = product(values for name, values in sweep.vary.items() if name not in FED)
     most = count if kinds is None else min(kinds, count)
+    name = sweep.document.name.rpartition("/")[2]
     lines = [
-        f"The sweep {sweep.document.name.rpartition('/')[2]}: {count:,} networks that learn {sweep.label} of {sweep.data}; "
+        f"The sweep {name}: {count:,} networks that learn {sweep.label} of {sweep.data}; "
         f"{sweep.split * 100:g} % of the rows are held out, the best {min(sweep.best, count)} are kept.",
         f"They are {how}, in at most {most:,} architectures.",
     ]
