@@ -166,12 +166,17 @@ def test_fault_is_survived(region: boto3.Session, tmp_path: Path, name: str) -> 
     else:
         assert outcome.restarts
     # A trainer that was started again doesn't know its speed at once.
-    wait_until(lambda: watch("--once")["examples_per_second"], 60, "the chief says how fast it trains")
-    seen = watch("--once")
-    assert seen["state"] == "training" and seen["hdfs"]
-    tasks = {task["task"]: task for task in seen["tasks"]}
-    assert {name: task["state"] for name, task in tasks.items()} == dict.fromkeys(TASKS, "running")
-    assert all(tasks[name]["staleness"] is not None for name in ("chief-0", "worker-0"))
+
+    def calm() -> bool:
+        seen = watch("--once")
+        tasks = {task["task"]: task for task in seen["tasks"]}
+        return (
+            bool(seen["examples_per_second"] and seen["state"] == "training" and seen["hdfs"])
+            and {name: task["state"] for name, task in tasks.items()} == dict.fromkeys(TASKS, "running")
+            and all(tasks[name]["staleness"] is not None for name in ("chief-0", "worker-0"))
+        )
+
+    wait_until(calm, 60, "watch shows that all train, and how fast")
 
 
 def test_what_fails_for_good_ends_the_job_for_all(region: boto3.Session, tmp_path: Path) -> None:

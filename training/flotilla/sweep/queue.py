@@ -109,7 +109,7 @@ def reap(ledger: Ledger) -> int:
             for job in stalled:
                 await app.job_manager.retry_job(job)
 
-    if ledger.server_since() < 2 * LOST_SECS:  # all were silent while it was away
+    if ledger.server_since() < LOST_SECS:  # all were silent while it was away
         return 0
     stalled = asyncio.run(_stalled())
     for job in stalled:
