@@ -29,7 +29,7 @@ from flotilla.job.errors import BadInput, ProgramError, Temporary
 from flotilla.storage import jsons
 from flotilla.storage.s3 import Prefix
 from flotilla.supervision import watchdog
-from flotilla.supervision.progress import Progress, write_json
+from flotilla.supervision.progress import Progress, about, write_json
 
 PHASE = "infer"
 TRIED = 32  # inputs that the model is tried with before the job
@@ -176,14 +176,8 @@ def says(
     if seconds is not None:
         cost = f", in which the fleet costs ${max(0.01, seconds / 3600 * hourly):,.2f}" if hourly else ""
         speed = f"{1 / judged.secs:,.0f} inputs/s a task"
-        lines.append(f"By a first batch ({speed}) it takes about {_duration(seconds)}{cost}.")
+        lines.append(f"By a first batch ({speed}) it takes about {about(seconds)}{cost}.")
     return lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Run:

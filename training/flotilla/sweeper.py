@@ -32,7 +32,7 @@ from flotilla.storage import jsons, objects
 from flotilla.storage.files import open_folder
 from flotilla.storage.s3 import Prefix
 from flotilla.supervision import watchdog
-from flotilla.supervision.progress import Progress, write_json
+from flotilla.supervision.progress import Progress, about, write_json
 from flotilla.sweep import columns, ledger, numbers, plan, queue, stored, table
 from flotilla.sweep.ledger import Ledger
 from flotilla.sweep.plan import Sweep
@@ -140,16 +140,9 @@ def check(config: SweepConfig, slots: int, hourly: float) -> dict[str, object]:
     workers = f"{slots} worker{'s' if slots > 1 else ''}"
     lines = [
         *said, "", *plan.says(sweep, plan.count(sweep)),
-        f"By some of them ({secs:.2g} s a network) it takes {workers} about {duration(seconds)}{cost}.",
+        f"By some of them ({secs:.2g} s a network) it takes {workers} about {about(seconds)}{cost}.",
     ]  # fmt: skip
     return {"says": lines, "done": done, "seconds": round(seconds, 1), "networks": plan.count(sweep)}
-
-
-def duration(seconds: float) -> str:
-    """Return a time, in words."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def claim(target: Prefix, identity: str, write: bool = True) -> bool:
@@ -203,6 +196,7 @@ class Lead:
         self.progress = Progress(config.progress, PHASE, plan.count(self._sweep), "networks")
         self._copied = 0.0
         self._looked = 0.0
+        self._ended_then = 0  # networks, at the last look
         self.ended = 0  # networks
         self._heard = 0.0  # until when a sampler has heard what trials have reached
         self._since: tuple[float, int] | None = None
@@ -231,7 +225,9 @@ class Lead:
                 self._looked = time.monotonic()
                 if lost := queue.reap(self._rows):
                     _log.warning("%d jobs of workers that are gone are given to others.", lost)
-                queue.fill(self._rows)  # of workers that couldn't write what came of it
+                if self.ended == self._ended_then:  # perhaps a worker couldn't write what came of its last ones
+                    queue.fill(self._rows)
+                self._ended_then = self.ended
             counts = self._rows.counts()
             if sampler:
                 counts = self._feed(sampler, counts)

@@ -93,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(prog="python -m flotilla.trials", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="the configuration of the sweep")
-    parser.add_argument("--until-done", action="store_true", help="end when no trial waits any more")
     args = parser.parse_args(argv)
     watchdog.beat()
     try:
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = Ledger()
         while rows.about(ledger.READY) is None:
             time.sleep(ASKED_SECS)
-        queue.work(Worker(config, rows).trial, not args.until_done)
+        queue.work(Worker(config, rows).trial)
     except ProgramError as error:
         print(f"flotilla.trials: {error}", file=sys.stderr)
         return error.code

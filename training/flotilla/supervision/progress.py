@@ -232,6 +232,13 @@ class Progress:
         return round(left * (last_time - first_time) / (last - first), 1)
 
 
+def about(seconds: float) -> str:
+    """Return a time that is estimated, in words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class HdfsCopier:
     """Copies a progress file to HDFS, to the model directory, again and again: any node can say how far the job is.
 

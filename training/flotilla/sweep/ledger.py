@@ -30,6 +30,7 @@ HOPELESS_AFTER = 10  # trials that have come as far; of fewer, the median says l
 RECENT = 200  # of those, the last ones
 IDENTITY, READY = "identity", "ready"  # notes: of the sweep; that workers may begin
 WAITING, RUNNING, DONE, EARLY, FAILED = "waiting", "running", "done", "ended early", "failed"
+_log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key text PRIMARY KEY, value jsonb NOT NULL);
@@ -253,6 +254,3 @@ class Ledger:
                     raise Temporary(f"PostgreSQL doesn't answer: {why}.") from error
                 _log.warning("PostgreSQL: %s. Asking again.", why)
                 time.sleep(AGAIN_SECS)
-
-
-_log = logging.getLogger(__name__)
