@@ -29,7 +29,7 @@ import matplotlib
 from benchmarks.faults import on, put, raise_fleet, reported
 from tests.support.commands import user_runs
 from tests.support.fleet import INVENTORY
-from tests.support.lab import upload
+from tests.support.lab import limit, upload
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -121,10 +121,6 @@ def everywhere(command: str) -> None:
     """Run a command as root on every host, on all at once."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: on(name, command), (PS, *TRAINERS)))
-
-
-def limit(name: str, cores: float) -> None:
-    user_runs("scripts/lab", "limit", name, f"{cores:g}")
 
 
 def stop() -> None:

@@ -29,6 +29,11 @@ def upload(name: str) -> None:
     )  # fmt: skip
 
 
+def limit(name: str, cores: float) -> None:
+    """Let a host have no more than so many processors; 0: all of them."""
+    user_runs("scripts/lab", "limit", name, f"{cores:g}")
+
+
 def only_lab() -> None:
     """The lab is one for the machine: a test run must not end somebody's fleet."""
     if user_runs("scripts/lab", "status", check=False).returncode == 0:
