@@ -48,6 +48,7 @@ LARGE = [125 * MB] * 8
 SMALL = [10 * KB] * 20_000
 LARGER = [125 * MB] * 24
 MANY = 100_000
+STORE = "models/"  # in the bucket: store_target of the tests' inventory
 SHARE = 0.25  # of a processor, for each of several hosts: together they have less than there is
 
 # What a host runs, as the user of its tasks: one end alone, or both.
@@ -122,8 +123,8 @@ def clean() -> None:
 
 
 def put(session: boto3.Session, name: str, sizes: Sequence[int]) -> str:
-    """Put objects of these sizes into the lab's S3; returns their folder."""
-    s3 = session.client("s3")
+    """Put objects of these sizes into the lab's S3, where the hosts may read; returns their folder."""
+    s3, name = session.client("s3"), f"{STORE}{name}"
     there = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/", MaxKeys=1).get("Contents")
     block = os.urandom(max(sizes))
     if not there:
