@@ -12,6 +12,7 @@ import subprocess
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ CHUNK = 4 * 1024**2
 # For one answer, or one chunk of a file: a DataNode that has just died costs one or two of HDFS's own time-outs.
 SILENCE_SECS = 180.0
 COMMAND = 1_000_000  # bytes of a command's arguments; Linux takes two million
+CHECKED = 2_000  # files whose checksums one command asks for, and so many commands at a time
+CHECKERS = 4
 DELETE_SECS = 10.0
 
 
@@ -207,19 +210,22 @@ class HdfsFiles:
         # HDFS has no block of an empty file to take a checksum of.
         sums = {path: "00000000" for path in paths if sizes.get(path) == 0}
         asked = {path: self._cluster + _literally(self._absolute(path)) for path in paths if path not in sums}
-        for some in _batches(asked):
-            urls = [asked[path] for path in some]
-            output = self._command("-Ddfs.checksum.combine.mode=COMPOSITE_CRC", "-checksum", *urls)
-            # A line for each in their order: PATH, tab, KIND, tab, SUM.
-            lines = [line.rsplit("\t", 2) for line in output.splitlines() if line.count("\t") >= 2]
-            if len(lines) != len(some):
-                raise Temporary(f"HDFS gives {len(lines)} checksums of {len(some)} files in {self.url()}.")
-            for path, line in zip(some, lines, strict=True):
-                kind, value = line[1:]
-                if kind != "COMPOSITE-CRC32C":
-                    raise Temporary(f"HDFS gives no CRC-32C of {self.url(path)}.")
-                sums[path] = value.strip()
+        with ThreadPoolExecutor(min(CHECKERS, os.cpu_count() or 1)) as pool:  # each answer takes a round or two
+            for found in pool.map(lambda some: self._checksums(some, asked), _batches(asked)):
+                sums |= found
         return sums
+
+    def _checksums(self, paths: Sequence[str], urls: dict[str, str]) -> dict[str, str]:
+        arguments = [urls[path] for path in paths]
+        output = self._command("-Ddfs.checksum.combine.mode=COMPOSITE_CRC", "-checksum", *arguments)
+        # A line for each in their order: PATH, tab, KIND, tab, SUM.
+        lines = [line.rsplit("\t", 2) for line in output.splitlines() if line.count("\t") >= 2]
+        if len(lines) != len(paths):
+            raise Temporary(f"HDFS gives {len(lines)} checksums of {len(paths)} files in {self.url()}.")
+        for path, (_path, kind, _sum) in zip(paths, lines, strict=True):
+            if kind != "COMPOSITE-CRC32C":
+                raise Temporary(f"HDFS gives no CRC-32C of {self.url(path)}.")
+        return {path: line[2].strip() for path, line in zip(paths, lines, strict=True)}
 
     def free(self) -> tuple[int, int]:
         # Filesystem  Size  Used  Available  Use%
@@ -280,7 +286,7 @@ def _batches(arguments: dict[str, str]) -> Iterator[list[str]]:
     length = 0
     for key, argument in arguments.items():
         size = len(argument.encode()) + 9  # with its end, and a pointer to it
-        if batch and length + size > COMMAND:
+        if batch and (length + size > COMMAND or len(batch) == CHECKED):
             yield batch
             batch, length = [], 0
         batch.append(key)
