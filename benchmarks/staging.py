@@ -181,8 +181,43 @@ def memory(session: boto3.Session) -> tuple[dict[str, float], float]:
     return {"MB for 1 GB": found[0], "MB for 3 GB": found[1]}, found[1] / found[0]
 
 
+def little(session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Stage and train on 3 GB on hosts of 1 GiB; return how many tasks and daemons were killed meanwhile."""
+    options = {
+        **OPTIONS, "dataset_source": copies(session),
+        "job": "little", "training_network": "networks/lenet.yml", "training_max_steps": 400,
+        "hdfs_namenode_heap_mb": 128, "hdfs_datanode_heap_mb": 128,  # as the role has it where there is 1 GiB
+    }  # fmt: skip
+    began = time.monotonic()
+    try:
+        for name in HOSTS:
+            limit(name, 0, gib=1)
+        grow(options, ("provision", "hdfs", "stage", "train"))
+        asked = "journalctl --no-pager --output=cat --grep='status=9/KILL|oom-kill' | wc -l"
+        killed = sum(int(host(name).check_output(f"sudo {asked}")) for name in HOSTS)
+    finally:
+        for name in HOSTS:
+            limit(name, 0)
+    return {"s": time.monotonic() - began}, float(killed)
+
+
+def copies(session: boto3.Session) -> str:
+    """Put 20 copies of CIFAR-10's training part into the lab's S3, 3 GB; return their folder."""
+    s3, to = session.client("s3"), f"{STORE}copies/"
+    content = json.loads(s3.get_object(Bucket=BUCKET, Key="cifar10/manifest.json")["Body"].read())
+    files = []
+    for file in content["files"]:
+        for number in range(20 if file["split"] == "train" else 1):
+            files.append({**file, "path": f"{number:02}-{file['path']}"})
+            source = {"Bucket": BUCKET, "Key": f"cifar10/{file['path']}"}
+            s3.copy_object(Bucket=BUCKET, Key=f"{to}{files[-1]['path']}", CopySource=source)
+    s3.put_object(Bucket=BUCKET, Key=f"{to}manifest.json", Body=json.dumps({**content, "files": files}).encode())
+    return f"s3://{BUCKET}/{to}"
+
+
 def listing(_session: boto3.Session) -> tuple[dict[str, float], float]:
     """Return the seconds of a bare listing of many objects, and with all that is judged of them, and their ratio."""
+    sys.path.append(str(ROOT / "collections"))
     from ansible_collections.flotilla.kit.plugins.module_utils import dataset_manifest
     from moto.s3.models import s3_backends
 
@@ -211,6 +246,7 @@ ROWS = {
     ),
     "hosts": Row(f"1 GB by one host ÷ by three, each with {SHARE} of a processor", "≥ 2.5", hosts),
     "memory": Row("memory of staging 3 GB ÷ 1 GB", "1", memory),
+    "little": Row("3 GB staged and trained on by hosts of 1 GiB: killed meanwhile", "0", little),
     "listing": Row("100,000 objects listed and judged ÷ listed", "≤ 1.5", listing),
 }
 

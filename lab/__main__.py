@@ -278,6 +278,14 @@ def cores(text: str) -> float:
     return number
 
 
+def gibibytes(text: str) -> float:
+    """How much memory a host may use, from the command line."""
+    number = float(text)
+    if number != 0 and not 0.25 <= number <= 65536:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 0.25, or 0 for no limit")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -292,11 +300,14 @@ def parser() -> argparse.ArgumentParser:
     console = verbs.add_parser("console", help="what a host printed while booting")
     shell = verbs.add_parser("shell", help="root shell on a host, or a command there, without ssh")
     logs = verbs.add_parser("logs", help="the region's own log, or a host's journal")
-    limit = verbs.add_parser("limit", help="give a host less of this machine's processors, until it reboots")
+    limit = verbs.add_parser("limit", help="give a host less of this machine's processors and memory, until it reboots")
     for verb in (console, shell, limit):
         verb.add_argument("instance", help="id, name, or end of the name: i-…, demo-ps-0, ps-0")
     shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run there (default: a shell)")
     limit.add_argument("cores", type=cores, help="how many it may use: 0.5; 0: all, the default")
+    limit.add_argument(
+        "memory", type=gibibytes, nargs="?", default=0.0, help="GiB that it may use: 1; 0: all, the default"
+    )
     logs.add_argument("instance", nargs="?", help="a host; without: the region")
     sky = verbs.add_parser(
         "weather", help="let the region behave as AWS does on a bad day: zones without capacity, an API that is away …",
@@ -335,7 +346,9 @@ def main() -> int:
                 raise LabError("no lab is running: start it with 'scripts/lab up'")
             say("\n".join(weather.command(arguments.words)))
         case "limit":
-            cgroups.limit(f"node-{find(arguments.instance)['InstanceId']}", arguments.cores)
+            group = f"node-{find(arguments.instance)['InstanceId']}"
+            cgroups.limit(group, arguments.cores)
+            cgroups.limit_memory(group, arguments.memory)
         case "logs" if not arguments.instance:
             print(LOG.read_text(errors="replace"), end="")
         case _:

@@ -61,6 +61,15 @@ def limit(name: str, cores: float) -> None:
             (group / "cpu.cfs_quota_us").write_text(str(quota or -1))
 
 
+def limit_memory(name: str, gib: float) -> None:
+    """Let the group have no more than so many GiB of memory; who wants more is killed. 0: no limit."""
+    most = round(gib * 2**30)
+    for hierarchy in hierarchies():
+        for file, value in (("memory.max", most or "max"), ("memory.limit_in_bytes", most or -1)):  # v2, v1
+            if (hierarchy / CGROUP / name / file).exists():
+                (hierarchy / CGROUP / name / file).write_text(str(value))
+
+
 @contextlib.contextmanager
 def frozen(name: str) -> Iterator[None]:
     """Let no process of the group run meanwhile; needs a hierarchy of cgroup v2.

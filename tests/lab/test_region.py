@@ -164,6 +164,15 @@ def test_a_limited_host_has_no_more_of_the_processors(network: Network, pair: li
     assert busy() > 0.3
 
 
+def test_a_limited_host_has_no_more_memory(network: Network, pair: list[str]) -> None:
+    wants = "python3 -c 'bytearray(600 << 20)'"
+    assert "at least 0.25" in user_runs("scripts/lab", "limit", pair[0], "0", "0.1", check=False).stdout
+    user_runs("scripts/lab", "limit", pair[0], "0", "0.5")
+    assert network.ssh(pair[0], wants).returncode == 137, "killed"
+    user_runs("scripts/lab", "limit", pair[0], "0")
+    assert network.ssh(pair[0], wants).returncode == 0
+
+
 def test_stop_start_reboot_keep_the_disk(network: Network, pair: list[str]) -> None:
     instance = pair[1]
     network.ssh(instance, "echo kept > /tmp/../home/admin/file")
