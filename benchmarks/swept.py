@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from flotilla import sweeper
 from flotilla.storage import s3
-from flotilla.sweep import plan, queue, report, results
+from flotilla.sweep import control, plan, queue, report, results
 from flotilla.sweep.ledger import DONE, Ledger, Score
 from flotilla.sweep.settings import SweepConfig
 from moto import mock_aws
@@ -78,13 +78,10 @@ def sweep(folder: Path, server: Server, vary: str, trials: int) -> tuple[dict[st
     name = f"sweep_{time.monotonic_ns()}"
     content = {
         "sweep": str(folder / "sweep.yml"), "table": str(folder / name / "table"),
-        "shared": str(folder / name / "shared"), "target": f"s3://out/{name}/",
+        "shared": str(folder / name / "shared"), "target": f"s3://out/{name}/", "database": name,
     }  # fmt: skip
-    (folder / "sweep.json").write_text(json.dumps(content))
-    server.make(name)
-    os.environ["PGDATABASE"] = name
     before = cpu(server.process())
-    command = [sys.executable, "-m", "flotilla.trials", "--config", str(folder / "sweep.json")]
+    command = [sys.executable, "-m", "flotilla.trials", "--folder", str(folder / name)]
     worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     began, most = resource.getrusage(resource.RUSAGE_SELF), 0.0
     lead = sweeper.Lead(SweepConfig(**content))  # type: ignore[arg-type]  # texts alone
@@ -139,18 +136,18 @@ def engine(server: Server, trials: int) -> tuple[dict[str, float], float]:
     filled = time.process_time() - began
     wanted = 800
     if trials > wanted:  # as late in the sweep: all but the last ones have ended
-        rows._ask(
+        rows.ask(
             lambda c: c.execute(
                 "UPDATE trials SET state = 'done', score = random() WHERE number < %s", (trials - wanted,)
             )
         )
-        rows._ask(
+        rows.ask(
             lambda c: c.execute(
                 "UPDATE procrastinate_jobs SET status = 'succeeded' WHERE (args->'numbers'->>0)::int < %s",
                 (trials - wanted,),
             )
         )
-        rows._ask(lambda c: c.execute("VACUUM ANALYZE"))
+        rows.ask(lambda c: c.execute("VACUUM ANALYZE"))
     score = Score(DONE, 0.9, 0.9, None, 0.1, [0.9] * 5, 1.0, 1.0, 100)
 
     def trial(number: int) -> None:
@@ -208,6 +205,7 @@ def main() -> None:
         folder.chmod(0o755)
         table(folder)
         server = Server(folder)
+        server.make(control.NAME)
         os.environ.update(PGHOST="127.0.0.1", PGPORT=str(server.port), PGUSER="flotilla")
         client = s3.connect()
         client.create_bucket(Bucket="out")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -65,6 +65,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (NoBoard, inventory.NoInventory) as error:
         print(f"tensorboard: {error}", file=sys.stderr)
+        return 2
+
+
+def by_tunnel(
+    prog: str,
+    description: str,
+    page: Page,
+    port: int,
+    argv: Sequence[str] | None,
+    more: Callable[[], dict[int, int]] = dict,
+) -> int:
+    """Show a page of ps-0's port by a tunnel, with `more` ports, until that is ended; return the exit status."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("-i", "--inventory", default="inventories/lab", help="default: %(default)s")
+    parser.add_argument("-p", "--port", type=int, default=port, help="of this machine (default: %(default)s)")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the tunnel ends, too
+    try:
+        if taken(options.port):
+            raise NoBoard(f"Port {options.port} of this machine is taken: choose another one with -p.")
+        return until_it_ends(
+            tunnel(options.inventory, {options.port: port, **more()}), page, options.port, "the tunnel"
+        )
+    except KeyboardInterrupt:
+        return 0
+    except (NoBoard, inventory.NoInventory) as error:
+        print(f"{prog.rpartition('/')[2]}: {error}", file=sys.stderr)
         return 2
 
 
@@ -137,7 +164,8 @@ def until_it_ends(command: Sequence[str], page: Page, port: int, what: str) -> i
                 if time.monotonic() > deadline:
                     raise NoBoard(
                         f"{page.title} doesn't answer at {address} after {ANSWER_SECS} s: "
-                        f"scripts/ssh ps-0 systemctl status {page.unit} says more; before the first job there is none."
+                        f"scripts/ssh ps-0 systemctl status {page.unit} says more; before the first job, or sweep, "
+                        "there is none."
                     ) from None
                 time.sleep(0.5)
         return process.wait()

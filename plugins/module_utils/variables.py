@@ -275,10 +275,10 @@ def check_sweep(values: Mapping[str, object], unknown: Iterable[str] = ()) -> li
     """What a sweep can't do without is set; ``unknown`` aren't judged. What its file says, a host judges."""
     problems = []
     name = str(values.get("sweep") or "").strip()
-    if not name and "sweep" not in unknown:
-        problems.append("sweep isn't set: give the sweep's file on the command line, as -e sweep=sweeps/iris.yml.")
-    elif name and not (Path(os.environ.get("PWD", "")) / Path(name).expanduser()).is_file():
+    if name and not (Path(os.environ.get("PWD", "")) / Path(name).expanduser()).is_file():
         problems.append(f"sweep is {name}: there is no such file on this machine.")
+    if not values.get("store_target") and "store_target" not in unknown:
+        problems.append("store_target isn't set: give the folder in S3 for what sweeps store, as s3://bucket/models/.")
     target = str(values.get("sweep_target") or "")
     return problems + (s3_urls.check_folder(target, "sweep_target") if target else [])
 

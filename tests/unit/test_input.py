@@ -233,14 +233,15 @@ def test_what_an_inference_needs(changes: dict[str, Any], words: list[str]) -> N
     ("values", "words"),
     [
         ({"sweep": "sweeps/iris.yml"}, []),
-        ({}, ["sweep isn't set: give the sweep's file on the command line"]),
+        ({}, []),
+        ({"store_target": ""}, ["store_target isn't set: give the folder in S3 for what sweeps store"]),
         ({"sweep": "no/such.yml"}, ["sweep is no/such.yml: there is no such file"]),
         ({"sweep": "sweeps/iris.yml", "sweep_target": "s3://bucket"}, ["sweep_target", "no folder"]),
     ],
 )
 def test_what_a_sweep_needs(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], words: list[str]) -> None:
     monkeypatch.setenv("PWD", str(Path(__file__).parents[2]))
-    problems = variables.check_sweep(values)
+    problems = variables.check_sweep({"store_target": "s3://bucket/models/", **values})
     assert bool(problems) == bool(words)
     if words:
         said(problems, *words)

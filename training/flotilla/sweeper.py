@@ -1,7 +1,8 @@
 """Leads a sweep: prepares the table, has workers train the networks (flotilla.trials), and stores what comes of them.
 
-The trials are rows of PostgreSQL, whose server is libpq's (PGHOST, PGDATABASE, PGUSER, PGPASSFILE), and a copy of them
-goes to S3 every two minutes. Started again, on this fleet or on another one, a sweep goes on with what is left.
+The trials are rows of PostgreSQL, whose server is libpq's (PGHOST, PGUSER, PGPASSFILE), and a copy of them goes to S3
+every two minutes. Started again, on this fleet or on another one, a sweep goes on with what is left. A sweep ends when
+its configuration is deleted, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -33,7 +35,8 @@ from flotilla.storage.files import open_folder
 from flotilla.storage.s3 import Prefix
 from flotilla.supervision import watchdog
 from flotilla.supervision.progress import Progress, about, write_json
-from flotilla.sweep import columns, ledger, numbers, plan, queue, stored, table
+from flotilla.sweep import columns, control, ledger, numbers, plan, queue, stored, table
+from flotilla.sweep.control import Control, Running
 from flotilla.sweep.ledger import Ledger
 from flotilla.sweep.plan import Sweep
 from flotilla.sweep.settings import SweepConfig, load_config
@@ -187,11 +190,11 @@ def judge(sweep: Sweep, work: Path) -> tuple[columns.Judged, str]:
 class Lead:
     """A sweep that runs."""
 
-    def __init__(self, config: SweepConfig) -> None:
-        self._config = config
+    def __init__(self, config: SweepConfig, wanted: Callable[[], bool] = lambda: True) -> None:
+        self._config, self._wanted = config, wanted
         self._sweep = plan.load(config.sweep)
         self._target = Prefix(config.target, refused=Temporary)
-        self._rows = Ledger()
+        self._control, self._rows = Control(), Ledger()
         self._told_to_end = threading.Event()
         self.progress = Progress(config.progress, PHASE, plan.count(self._sweep), "networks")
         self._copied = 0.0
@@ -232,7 +235,8 @@ class Lead:
             if sampler:
                 counts = self._feed(sampler, counts)
             self._tell(counts)
-            if self._told_to_end.is_set():
+            if self._told_to_end.is_set() or not self._wanted():
+                self._control.clear()
                 self._copy()
                 raise Stopped
             if not (counts.get(ledger.WAITING, 0) + counts.get(ledger.RUNNING, 0)):
@@ -240,11 +244,14 @@ class Lead:
             if time.monotonic() > self._copied + self._config.mirror_secs:
                 self._copy()
             self._told_to_end.wait(EVERY_SECS)
+        self._control.clear()
         self._copy()
         return self._finish()
 
     def _begin(self, identity: str) -> None:
-        sweep, rows = self._sweep, self._rows
+        config, sweep, rows = self._config, self._sweep, self._rows
+        self._control.make(config.database)
+        os.environ["PGDATABASE"] = config.database
         if rows.is_empty():
             self._restore()
         rows.make()
@@ -255,7 +262,12 @@ class Lead:
         if sweep.how != plan.TPE:
             rows.add(list(plan.points(sweep)))
         queue.fill(rows)
-        rows.note(ledger.READY, True)
+        here = Path(config.sweep)
+        files = {
+            os.path.relpath(name, here.parent): Path(name).read_text(encoding="utf-8")
+            for name in (sweep.document.name, sweep.base_lines.name)
+        }
+        self._control.say(Running(config.database, here.name, files, config.shared, config.trial_secs))
 
     def _restore(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -343,23 +355,28 @@ def _postgres(*command: str, given: bytes = b"") -> bytes:
     return done.stdout
 
 
-def _run(config: SweepConfig) -> dict[str, object]:
-    lead = Lead(config)
+def _run(path: Path) -> dict[str, object]:
+    config = load_config(path)
+    lead = Lead(config, wanted=lambda: control.now(path.parent) == config)
     signal.signal(signal.SIGTERM, lead.end)
     watchdog.beat()
     try:
         outcome = lead.run()
     except Stopped:
         lead.progress.stop("the same command goes on from here", lead.ended)
+        if control.now(path.parent) not in (None, config):
+            raise Temporary("Another sweep begins.") from None  # by the unit's next start
         return {"stopped": True}
     except Temporary as error:  # the unit is started again, so this isn't the end
         lead.progress.say(f"{error} Trying again; what is done stays.")
         raise
     except ProgramError as error:
         lead.progress.fail(str(error))
+        control.end(path.parent, config)
         raise
     if config.done_file:
         write_json(config.done_file, outcome)
+    control.end(path.parent, config)
     return outcome
 
 
@@ -377,8 +394,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     args = _parser().parse_args(argv)
     try:
-        config = load_config(args.config)
-        outcome = check(config, args.slots, args.hourly) if args.command == "check" else _run(config)
+        path = Path(args.config)
+        outcome = check(load_config(path), args.slots, args.hourly) if args.command == "check" else _run(path)
     except ProgramError as error:
         print(f"flotilla.sweeper: {error}", file=sys.stderr)
         return error.code

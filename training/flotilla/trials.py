@@ -1,13 +1,14 @@
-"""Trains the trials of a sweep that are this worker's turn, one after the other, until it is told to end.
+"""Trains the trials that are this worker's turn, one after the other, of the sweep that runs, or of the next one.
 
-The server is libpq's (PGHOST, PGDATABASE, PGUSER, PGPASSFILE). A trial that fails is a row with its reason, and the
-next one goes on. One that takes too long ends the process, which systemd starts again; so does a process that has
-trained many architectures, since TensorFlow keeps some memory of each.
+The server is libpq's (PGHOST, PGUSER, PGPASSFILE); which sweep runs stands in its database flotilla. A trial that fails
+is a row with its reason, and the next one goes on. One that takes too long ends the process, which systemd starts
+again; so do the sweep's end and some hundred architectures, since TensorFlow keeps some memory of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -20,14 +21,15 @@ from pathlib import Path
 
 from flotilla.job.errors import ProgramError, Temporary, cause
 from flotilla.supervision import watchdog
-from flotilla.sweep import ledger, plan, queue, stored
+from flotilla.sweep import plan, queue, stored
+from flotilla.sweep.control import Control, Running
 from flotilla.sweep.ledger import DONE, EARLY, Ledger, Score
-from flotilla.sweep.settings import SweepConfig, load_config
-from flotilla.sweep.trial import Trainer
+from flotilla.sweep.settings import SweepConfig
 
 MOST_ARCHITECTURES = 300  # that a process trains
 EARLIEST = 3  # epochs after which a trial may be hopeless
 ASKED_SECS = 2.0  # between two looks for a sweep
+ENDED_SECS = 5.0  # between two looks whether it has ended
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +37,8 @@ class Worker:
     """A process that trains trials."""
 
     def __init__(self, config: SweepConfig, rows: Ledger) -> None:
+        from flotilla.sweep.trial import Trainer  # TensorFlow, which a worker that waits needs not
+
         self._config, self._rows = config, rows
         self._sweep = plan.load(config.sweep)
         prepared = stored.bring(config.shared, Path(config.table))
@@ -88,19 +92,28 @@ class Worker:
             watchdog.leave(Temporary.code)
 
 
+def _end_with(control: Control, running: Running) -> None:
+    """Have this process end after what it trains, when the sweep has ended: the next one begins anew."""
+    with contextlib.suppress(Temporary):  # else the worker itself notices it
+        while control.running() == running:
+            time.sleep(ENDED_SECS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train until told to end; return 0, or 2 and 75 as other programs do."""
+    """Train until told to end, or the sweep has ended; return 0, or 2 and 75 as other programs do."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(prog="python -m flotilla.trials", description=__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration of the sweep")
+    parser.add_argument("--folder", required=True, type=Path, help="for tables, one that all workers of a host share")
     args = parser.parse_args(argv)
     watchdog.beat()
     try:
-        config = load_config(args.config)
-        rows = Ledger()
-        while rows.about(ledger.READY) is None:
+        control = Control()
+        while (running := control.running()) is None:
             time.sleep(ASKED_SECS)
-        queue.work(Worker(config, rows).trial)
+        os.environ["PGDATABASE"] = running.database
+        threading.Thread(target=_end_with, args=(control, running), daemon=True).start()
+        queue.work(Worker(running.put(args.folder), Ledger()).trial)
     except ProgramError as error:
         print(f"flotilla.trials: {error}", file=sys.stderr)
         return error.code

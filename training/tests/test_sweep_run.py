@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -24,7 +25,8 @@ from postgres import PROGRAMS, Server
 from flotilla import sweeper
 from flotilla.job.errors import BadInput, Temporary
 from flotilla.storage import s3
-from flotilla.sweep import ledger, plan, queue
+from flotilla.sweep import control, plan, queue
+from flotilla.sweep import database as databases
 from flotilla.sweep.ledger import DONE, EARLY, FAILED, WAITING, Ledger, Score
 from flotilla.sweep.settings import SweepConfig
 
@@ -45,17 +47,25 @@ vary:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found = Server(tmp_path_factory.mktemp("postgres"))
+    found.make(control.NAME)
     yield found
     with contextlib.suppress(subprocess.CalledProcessError):
         found.stop()
 
 
 @pytest.fixture
-def database(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes an empty database, and has all programs use it."""
+def connected(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has all programs use the server."""
     monkeypatch.setenv("PATH", f"{PROGRAMS}:{os.environ['PATH']}")
-    for key, value in (("PGHOST", "127.0.0.1"), ("PGPORT", str(server.port)), ("PGUSER", "flotilla")):
+    for key, value in (
+        ("PGHOST", "127.0.0.1"), ("PGPORT", str(server.port)), ("PGUSER", "flotilla"), ("PGDATABASE", control.NAME),
+    ):  # fmt: skip
         monkeypatch.setenv(key, value)
+
+
+@pytest.fixture
+def database(server: Server, connected: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes an empty database, and has this process use it."""
 
     def use(name: str) -> None:
         server.make(name)
@@ -85,14 +95,14 @@ def config(tmp_path: Path) -> SweepConfig:
     content = {
         "sweep": str(tmp_path / "flowers.yml"), "table": str(tmp_path / "table"), "shared": str(tmp_path / "shared"),
         "target": "s3://out/flowers/", "progress": str(tmp_path / "progress.json"),
+        "database": f"sweep_{time.time_ns()}", "done_file": str(tmp_path / "sweep.done"),
     }  # fmt: skip
-    (tmp_path / "sweep.json").write_text(json.dumps(content))
     return SweepConfig(**content)
 
 
 @contextlib.contextmanager
 def workers(tmp_path: Path, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    command = [sys.executable, "-m", "flotilla.trials", "--config", str(tmp_path / "sweep.json")]
+    command = [sys.executable, "-m", "flotilla.trials", "--folder", str(tmp_path / "workers")]
     found = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(count)]
     try:
         yield found
@@ -107,16 +117,15 @@ def table(client: Any) -> pl.DataFrame:
 
 
 def test_every_network_has_one_row_whoever_is_killed(
-    server: Server, database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path,
+    server: Server, connected: None, stored: Any, config: SweepConfig, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A worker is killed, then the server for some seconds; another fleet finds all done in the copy."""
     monkeypatch.setattr(queue, "LOST_SECS", 7.0)  # of the lead alone; its workers beat each 5 s
-    database("first")
     with workers(tmp_path, 2) as running:
 
         def disturb() -> None:
-            rows = Ledger()
+            rows = Ledger(f"dbname={config.database}")
             while rows.is_empty() or rows.counts().get(DONE, 0) < 4:
                 time.sleep(0.1)
             running[0].send_signal(signal.SIGKILL)
@@ -129,7 +138,7 @@ def test_every_network_has_one_row_whoever_is_killed(
         content = sweeper.Lead(config).run()
         disturbing.join()
     found = table(stored)
-    assert content["counts"] == {DONE: 24}
+    assert content["counts"] == {DONE: 150}
     assert sorted(found["number"]) == list(range(24)) and found["identity"].n_unique() == 24
     assert found["tries"].max() <= 2 and set(found["state"]) == {DONE}
     best = found.sort("score", descending=True)["score"][0]
@@ -139,19 +148,16 @@ def test_every_network_has_one_row_whoever_is_killed(
     assert sum(key.endswith("saved_model.pb") for key in keys) == 2 == sum(key.endswith("network.yml") for key in keys)
 
     stored.delete_object(Bucket="out", Key="flowers/manifest.json")  # the first fleet ended just before
-    database("second")
-    again = sweeper.Lead(config).run()  # without any worker
+    again = sweeper.Lead(dataclasses.replace(config, database="second")).run()  # without any worker
     assert again["counts"] == content["counts"] and table(stored)["seconds"].to_list() == found["seconds"].to_list()
 
 
-def test_a_sampler_and_trials_without_hope(
-    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
-) -> None:
+def test_a_sampler_and_trials_without_hope(connected: None, stored: Any, config: SweepConfig, tmp_path: Path) -> None:
     text = SWEEP.replace("trials: 24", "trials: 30\nhow: tpe\nend_early: true").replace("epochs: 6", "epochs: 8")
     (tmp_path / "flowers.yml").write_text(text)
-    database("sampled")
-    with workers(tmp_path, 1):
+    with workers(tmp_path, 1) as running:
         content = sweeper.Lead(config).run()
+        assert running[0].wait(60) == 0, "a worker ends with the sweep"
     found = table(stored)
     assert sum(content["counts"].values()) == 30 == found["identity"].n_unique()  # type: ignore[attr-defined]
     assert set(found["state"]) <= {DONE, EARLY, FAILED} and (found["state"] == EARLY).any()
@@ -159,9 +165,7 @@ def test_a_sampler_and_trials_without_hope(
 
 
 @pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yml")), ids=lambda file: file.stem)
-def test_the_kits_own_sweeps(
-    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path, file: Path
-) -> None:
+def test_the_kits_own_sweeps(connected: None, stored: Any, config: SweepConfig, tmp_path: Path, file: Path) -> None:
     """Each with fewer networks than it asks for."""
     content = yaml.safe_load(file.read_text()) | {
         "trials": 3 if file.stem == "defaults" else 24,
@@ -170,7 +174,6 @@ def test_the_kits_own_sweeps(
     }
     (tmp_path / "flowers.yml").write_text(yaml.safe_dump(content))
     (tmp_path / content["data"]).write_bytes((SWEEPS / content["data"]).read_bytes())
-    database(file.stem)
     with workers(tmp_path, 1):
         sweeper.Lead(config).run()
     found = table(stored)
@@ -179,7 +182,7 @@ def test_the_kits_own_sweeps(
 
 
 def test_a_target_that_holds_something_else_is_refused(
-    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
+    connected: None, stored: Any, config: SweepConfig, tmp_path: Path
 ) -> None:
     stored.put_object(Bucket="out", Key="flowers/photo.jpg", Body=b"")
     with pytest.raises(BadInput, match=r"has photo\.jpg, and no sweep"):
@@ -196,6 +199,46 @@ def test_the_check_says_what_would_be_done(stored: Any, config: SweepConfig, tmp
     assert "flowers.csv: 180 rows, 3 columns" in text and "24 networks that learn kind" in text
     assert "it takes 4 workers about" in text and "costs $0.01" in text
     assert not list(stored.list_objects_v2(Bucket="out").get("Contents", []))
+
+
+def test_a_sweep_is_begun_and_ended_by_a_file(
+    connected: None, stored: Any, config: SweepConfig, tmp_path: Path
+) -> None:
+    """As playbook and page do it; systemd has the lead run while the file is there."""
+    (tmp_path / "flowers.yml").write_text(SWEEP.replace("trials: 24", "trials: 150") + "network: shape.yml\n")
+    (tmp_path / "shape.yml").write_text("network: {layers: [dense: {units: 8}]}\n")
+    rows = Ledger(f"dbname={config.database}")
+
+    def lead_until(more: int, then: Callable[[], None]) -> int:
+        """Run the lead, and do something when so many networks are done; return its exit code."""
+
+        def disturb() -> None:
+            while rows.is_empty() or rows.counts().get(DONE, 0) < more:
+                time.sleep(0.1)
+            then()
+
+        disturbing = threading.Thread(target=disturb)
+        disturbing.start()
+        code = sweeper.main(["run", "--config", str(tmp_path / control.FILE)])
+        disturbing.join()
+        return code
+
+    control.begin(tmp_path, config)
+    with workers(tmp_path, 1) as running:
+        assert lead_until(1, lambda: control.stop(tmp_path)) == 0 and control.Control().running() is None
+        assert json.loads((tmp_path / "progress.json").read_text())["state"] == "stopped"
+        assert running[0].wait(60) == 0 and rows.counts()[WAITING]
+    other = dataclasses.replace(config, sweep="another")
+    control.begin(tmp_path, config)
+    with workers(tmp_path, 2):
+        more = rows.counts()[DONE] + 1
+        assert lead_until(more, lambda: control.begin(tmp_path, other)) == Temporary.code, "systemd starts it again"
+    assert control.now(tmp_path) == other
+    control.begin(tmp_path, config)
+    with workers(tmp_path, 1):
+        assert lead_until(0, lambda: None) == 0
+    assert control.now(tmp_path) is None and json.loads((tmp_path / "sweep.done").read_text())["counts"] == {DONE: 150}
+    rows.close()
 
 
 def points(count: int) -> list[plan.Point]:
@@ -252,7 +295,7 @@ def test_a_server_that_answers_nothing_is_asked_again(
     server: Server, database: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database("frozen")
-    monkeypatch.setattr(ledger, "ANSWER_SECS", 1.0)
+    monkeypatch.setattr(databases, "ANSWER_SECS", 1.0)
     rows = Ledger(patience=20)
     rows.make()
     process = server.process()
@@ -269,11 +312,8 @@ def test_a_server_that_answers_nothing_is_asked_again(
     rows.close()
 
 
-def test_another_table_is_another_sweep(
-    database: Callable[[str], None], stored: Any, config: SweepConfig, tmp_path: Path
-) -> None:
+def test_another_table_is_another_sweep(connected: None, stored: Any, config: SweepConfig, tmp_path: Path) -> None:
     (tmp_path / "flowers.yml").write_text(SWEEP.replace("trials: 24", "trials: 2"))
-    database("one")
     with workers(tmp_path, 1):
         sweeper.Lead(config).run()
     assert sweeper.check(config, 1, 0)["done"] is True

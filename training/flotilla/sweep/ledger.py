@@ -1,36 +1,26 @@
 """The trials of a sweep in PostgreSQL, a row a set of parameters, which outlive whoever trains them.
 
-Who trains what is decided by the queue (sweep/queue.py) in the same database. The connection is libpq's: the server and
-the user come from the environment (PGHOST, PGUSER, PGPASSFILE …).
+Who trains what is decided by the queue (sweep/queue.py) in the same database.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import psycopg
 from psycopg.rows import class_row
 
-from flotilla.job.errors import Temporary
-from flotilla.storage import bounded
+from flotilla.sweep.database import Database
 from flotilla.sweep.plan import Point, architecture_of
 from flotilla.sweep.values import Scalar
 
-T = TypeVar("T")
-PATIENCE_SECS = 600.0  # for a server that is away: a training that is done waits for it
-ANSWER_SECS = 30.0  # a server that was stopped by a signal keeps its connections, and answers nothing
-AGAIN_SECS = 1.0
 MOST_TRIES = 2  # a trial whose worker has ended is tried once more
 HOPELESS_AFTER = 10  # trials that have come as far; of fewer, the median says little
 RECENT = 200  # of those, the last ones
-IDENTITY, READY = "identity", "ready"  # notes: of the sweep; that workers may begin
+IDENTITY = "identity"  # the note that says which sweep it is
 WAITING, RUNNING, DONE, EARLY, FAILED = "waiting", "running", "done", "ended early", "failed"
-_log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key text PRIMARY KEY, value jsonb NOT NULL);
@@ -101,38 +91,27 @@ _COLUMNS = ", ".join(
 )
 
 
-class Ledger:
-    """The table, by one connection that is made anew when it breaks: a server that restarts delays, and loses nothing.
-
-    All that is asked may be asked twice, for a connection that breaks doesn't say whether it was done.
-    """
-
-    def __init__(self, conninfo: str = "", patience: float = PATIENCE_SECS) -> None:
-        self._conninfo, self._patience = conninfo, patience
-        self._connection: psycopg.Connection | None = None
-
-    def close(self) -> None:
-        if self._connection:
-            self._connection.close()
+class Ledger(Database):
+    """The table."""
 
     def is_empty(self) -> bool:
         """Whether the database has no table yet."""
-        row = self._ask(lambda c: c.execute("SELECT to_regclass('trials')").fetchone())
+        row = self.ask(lambda c: c.execute("SELECT to_regclass('trials')").fetchone())
         return not row or row[0] is None
 
     def make(self) -> None:
         """Make the tables where they are missing."""
-        self._ask(lambda connection: connection.execute(_SCHEMA))
+        self.ask(lambda connection: connection.execute(_SCHEMA))
 
     def about(self, key: str) -> object:
         """Return a note about the sweep, or None."""
-        row = self._ask(lambda c: c.execute("SELECT value FROM about WHERE key = %s", (key,)).fetchone())
+        row = self.ask(lambda c: c.execute("SELECT value FROM about WHERE key = %s", (key,)).fetchone())
         return row[0] if row else None
 
     def note(self, key: str, value: object) -> None:
         """Write a note about the sweep, JSON, over one of the same key."""
         words = "INSERT INTO about VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
-        self._ask(lambda c: c.execute(words, (key, json.dumps(value))))
+        self.ask(lambda c: c.execute(words, (key, json.dumps(value))))
 
     def add(self, points: Sequence[Point]) -> None:
         """Add trials that wait; those that are there stay as they are."""
@@ -147,11 +126,11 @@ class Ledger:
                         )
                 cursor.execute("INSERT INTO trials SELECT * FROM fresh ON CONFLICT DO NOTHING")
 
-        self._ask(copy)
+        self.ask(copy)
 
     def begin(self, number: int, host: str) -> tuple[Point, int] | None:
         """Return a trial that begins, and which try it is; None where it has come to its end."""
-        row = self._ask(
+        row = self.ask(
             lambda c: c.execute(
                 "UPDATE trials SET state = 'running', tries = tries + 1, host = %s, started = now(), error = '' "
                 "WHERE number = %s AND state IN ('waiting', 'running') RETURNING identity, parameters, tries",
@@ -173,7 +152,7 @@ class Ledger:
 
     def give_up(self, number: int) -> None:
         """Have a trial that was lost too often be one that failed; one that was lost once waits again."""
-        self._ask(
+        self.ask(
             lambda c: c.execute(
                 "UPDATE trials SET state = CASE WHEN tries < %s THEN 'waiting' ELSE 'failed' END, "
                 "ended = CASE WHEN tries < %s THEN NULL ELSE now() END, "
@@ -188,7 +167,7 @@ class Ledger:
 
         The median stopping rule of D. Golovin et al., "Google Vizier" (KDD 2017), over the last trials that ended.
         """
-        row = self._ask(
+        row = self.ask(
             lambda c: c.execute(
                 "SELECT count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY at) FROM (SELECT epochs[%s] AS at FROM "
                 "trials WHERE ended IS NOT NULL AND cardinality(epochs) >= %s ORDER BY ended DESC LIMIT %s) AS recent",
@@ -199,12 +178,12 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Return how many trials there are in each state."""
-        return dict(self._ask(lambda c: c.execute("SELECT state, count(*) FROM trials GROUP BY state").fetchall()))
+        return dict(self.ask(lambda c: c.execute("SELECT state, count(*) FROM trials GROUP BY state").fetchall()))
 
     def open(self) -> list[tuple[int, str]]:
         """Return number and architecture of the trials that wait or run, in order."""
         words = "SELECT number, architecture FROM trials WHERE state IN ('waiting', 'running') ORDER BY number"
-        return [(row[0], row[1]) for row in self._ask(lambda c: c.execute(words).fetchall())]
+        return [(row[0], row[1]) for row in self.ask(lambda c: c.execute(words).fetchall())]
 
     def trials(self) -> Iterator[Trial]:
         """Yield all rows, in order."""
@@ -220,7 +199,7 @@ class Ledger:
 
     def server_since(self) -> float:
         """Return how many seconds the server has been up: nobody could say that he lives before."""
-        row = self._ask(lambda c: c.execute("SELECT extract(epoch FROM now() - pg_postmaster_start_time())").fetchone())
+        row = self.ask(lambda c: c.execute("SELECT extract(epoch FROM now() - pg_postmaster_start_time())").fetchone())
         return float(row[0]) if row else 0.0
 
     def _rows(self, rest: str, values: Sequence[object]) -> list[Trial]:
@@ -229,28 +208,11 @@ class Ledger:
                 found: list[Trial] = cursor.execute(f"SELECT {_COLUMNS} FROM trials {rest}", values).fetchall()
                 return found
 
-        return self._ask(read)
+        return self.ask(read)
 
     def _set(self, number: int, attempt: int, settings: Sequence[str], values: Sequence[object]) -> bool:
         words = (
             f"UPDATE trials SET {', '.join(settings)}, ended = now() WHERE number = %s AND tries = %s "
             "AND state = 'running'"
         )
-        return bool(self._ask(lambda c: c.execute(words, (*values, number, attempt)).rowcount))
-
-    def _ask(self, ask: Callable[[psycopg.Connection], T]) -> T:
-        end = time.monotonic() + self._patience
-        while True:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=10)
-                return bounded.within(ANSWER_SECS, functools.partial(ask, self._connection))
-            except (psycopg.OperationalError, bounded.Late) as error:
-                if not isinstance(error, bounded.Late):  # else it is still in use, by a thread that is left behind
-                    self.close()
-                self._connection = None
-                why = str(error).strip().splitlines()[0].rstrip(".")
-                if time.monotonic() > end:
-                    raise Temporary(f"PostgreSQL doesn't answer: {why}.") from error
-                _log.warning("PostgreSQL: %s. Asking again.", why)
-                time.sleep(AGAIN_SECS)
+        return bool(self.ask(lambda c: c.execute(words, (*values, number, attempt)).rowcount))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from flotilla.job.config import read_object
 from flotilla.job.errors import BadInput
@@ -19,6 +20,7 @@ class SweepConfig:
     shared: str = dataclasses.field(
         default="", metadata={"help": "a folder that all hosts see, hdfs://host:port/path, for table and models"}
     )
+    database: str = dataclasses.field(default="", metadata={"help": "PostgreSQL's database for the trials"})
     trial_secs: float = dataclasses.field(
         default=900.0, metadata={"help": "seconds that a trial may take (default: 900)"}
     )
@@ -29,9 +31,9 @@ class SweepConfig:
     done_file: str = dataclasses.field(default="", metadata={"help": "file that is written when all is stored"})
 
 
-def load_config(path: str) -> SweepConfig:
+def load_config(path: str | Path) -> SweepConfig:
     """Read and check a configuration; raise BadInput."""
-    content = read_object(path)
+    content = read_object(str(path))
     fields = {field.name: field for field in dataclasses.fields(SweepConfig)}
     if unknown := sorted(set(content) - set(fields)):
         raise BadInput(f"{path} has the unknown key '{unknown[0]}': see --help for the keys.")
@@ -41,7 +43,7 @@ def load_config(path: str) -> SweepConfig:
         if not (number if kind is float else isinstance(value, kind)):
             raise BadInput(f"{name} is {value!r} in {path}: give {'a number' if kind is float else 'a text'}.")
     config = SweepConfig(**content)
-    for name in ("sweep", "table", "target", "shared"):
+    for name in ("sweep", "table", "target", "shared", "database"):
         if not getattr(config, name):
             raise BadInput(f"{name} is missing in {path}.")
     for name in ("trial_secs", "mirror_secs"):
