@@ -16,8 +16,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypedDict
 
 import google_crc32c
@@ -204,13 +204,14 @@ def run(
         sums = target.files.checksums(there)
         done = {path: known[path] for path in there if sums[path] == known[path]}
         missing = [entry for entry in mine if entry.path not in done]
-        if missing and mark is not None:
-            target.unsay(manifest.VERIFIED)
+        if missing:
+            if share == 0:  # for all: it takes Hadoop's own command
+                _check_space(target, sum(entry.size for entry in data.files if sizes.get(entry.path) != entry.size))
+            if mark is not None:
+                target.unsay(manifest.VERIFIED)
         meter.add(sum(entry.size for entry in mine if entry.path in done), copied=False)
         notes = _Notes(target, data, share, done)
-        absent = sum(entry.size for entry in data.files if sizes.get(entry.path) != entry.size)
-        # For all hosts by the first, and while files are copied: it takes Hadoop's own command
-        _copy_all(source, target, missing, meter, notes, lambda: share == 0 and _check_space(target, absent))
+        _copy_all(source, target, missing, meter, notes)
         _compare(target, {entry.path: notes.done[entry.path] for entry in missing})
         notes.write(verified=True)
         # Whoever looks last sees all that was copied. What then is missing is still another host's to copy.
@@ -341,17 +342,14 @@ def _check_space(target: Target, size: int) -> None:
         )
 
 
-def _copy_all(
-    source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes, check: Callable[[], object]
-) -> None:
-    """Copy files, several at a time; the first that fails for good, or the check, stops the others."""
+def _copy_all(source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes) -> None:
+    """Copy files, several at a time; the first that fails for good stops the others."""
     if not missing:
         return
     small = sum(entry.size for entry in missing) < SMALL * len(missing)
     stop = threading.Event()
     with ThreadPoolExecutor(MANY_THREADS if small else THREADS) as pool:
-        copies: list[Future[object]] = [pool.submit(check)]
-        copies += [pool.submit(_copy, source, target, entry, meter, notes, stop) for entry in missing]
+        copies = [pool.submit(_copy, source, target, entry, meter, notes, stop) for entry in missing]
         try:
             for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
                 copy.result()
