@@ -203,7 +203,7 @@ def little(session: boto3.Session) -> tuple[dict[str, float], float]:
 
 def copies(session: boto3.Session) -> str:
     """Put 20 copies of CIFAR-10's training part into the lab's S3, 3 GB; return their folder."""
-    s3, to = session.client("s3"), f"{STORE}copies/"
+    s3, to = session.client("s3"), "copies/"
     content = json.loads(s3.get_object(Bucket=BUCKET, Key="cifar10/manifest.json")["Body"].read())
     files = []
     for file in content["files"]:

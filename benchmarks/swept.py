@@ -12,14 +12,16 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from flotilla import sweeper
 from flotilla.storage import s3
 from flotilla.sweep import control, plan, queue, report, results
-from flotilla.sweep.ledger import DONE, Ledger, Score
+from flotilla.sweep.ledger import DONE, Ledger, Score, Trial
 from flotilla.sweep.settings import SweepConfig
 from moto import mock_aws
 from postgres import PROGRAMS, Server
@@ -102,6 +104,92 @@ def sweep(folder: Path, server: Server, vary: str, trials: int) -> tuple[dict[st
     time.sleep(1)
     seconds["PostgreSQL"] = cpu(server.process()) - before
     return seconds, most
+
+
+def disturbed(folder: Path, server: Server, trials: int, disturb: Callable[[Workers], None]) -> list[Trial]:
+    """Run a sweep with four workers, which something is done to meanwhile; return its rows."""
+    text = f"data: table.csv\nlabel: kind\ntrials: {trials}\nepochs: 30\nbest: 1\nvary:\n  {VARIES['architectures']}\n"
+    (folder / "sweep.yml").write_text(text)
+    config = SweepConfig(
+        sweep=str(folder / "sweep.yml"), table=str(folder / "table"), shared=str(folder / "shared"),
+        target="s3://out/disturbed/", database="sweep_disturbed",
+    )  # fmt: skip
+    os.environ["PGDATABASE"] = control.NAME
+    rows = Ledger(f"dbname={config.database}")
+    with Workers(folder / "workers", 4) as workers:
+
+        def later() -> None:
+            while rows.is_empty() or rows.counts().get(DONE, 0) < trials // 20:
+                time.sleep(0.2)
+            disturb(workers)
+
+        disturbing = threading.Thread(target=later, daemon=True)
+        disturbing.start()
+        sweeper.Lead(config).run()
+    return list(rows.trials())
+
+
+class Workers:
+    """Processes that train, each of which is started again when it ends, as systemd does it."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._command = [sys.executable, "-m", "flotilla.trials", "--folder", str(folder)]
+        self.running = [self._start() for _ in range(count)]
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._keeper.join()
+        for one in self.running:
+            one.kill()
+            one.wait()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+
+    def _keep(self) -> None:
+        while not self._over.wait(2):
+            self.running = [self._start() if one.poll() is not None else one for one in self.running]
+
+
+def wrong(rows: Sequence[Trial], trials: int) -> float:
+    """Return how many rows are lost, doubled or failed."""
+    done = {one.identity for one in rows if one.state == DONE}
+    return float(trials - len(done) + len(rows) - len({one.identity for one in rows}))
+
+
+def stopped(folder: Path, server: Server) -> tuple[dict[str, float], float]:
+    """Stop the server for 12 s; return how many rows are wrong, or were begun anew."""
+
+    def disturb(_workers: Workers) -> None:
+        server.stop()
+        time.sleep(12)
+        server.start()
+
+    rows = disturbed(folder, server, 200, disturb)
+    anew = float(sum(one.tries > 1 for one in rows))
+    return {"rows": float(len(rows)), "begun anew": anew}, wrong(rows, 200) + anew
+
+
+def killed(folder: Path, server: Server) -> tuple[dict[str, float], float]:
+    """Kill one worker every 30 s; return how many rows are wrong."""
+    count = 0
+
+    def disturb(workers: Workers) -> None:
+        nonlocal count
+        while True:
+            workers.running[count % 4].kill()
+            count += 1
+            time.sleep(30)
+
+    rows = disturbed(folder, server, 300, disturb)
+    anew = float(sum(one.tries > 1 for one in rows))
+    return {"rows": float(len(rows)), "workers killed": float(count), "begun anew": anew}, wrong(rows, 300)
 
 
 def speed(folder: Path, server: Server, vary: str, trials: int) -> tuple[dict[str, float], float]:
@@ -217,7 +305,7 @@ def main() -> None:
             elif row.startswith("engine"):
                 found = engine(server, int(row.removeprefix("engine-")))
             else:
-                found = {"memory": memory, "page": page}[row](folder, server)
+                found = {"memory": memory, "page": page, "stopped": stopped, "killed": killed}[row](folder, server)
         finally:
             server.stop()
     print(json.dumps({"figures": found[0], "value": found[1]}))
