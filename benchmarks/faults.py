@@ -32,7 +32,7 @@ import boto3
 
 from tests.support.commands import kill_family, user_environment, user_runs
 from tests.support.fleet import INVENTORY, address, host, variables
-from tests.support.lab import upload
+from tests.support.lab import limit, upload
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs/faults.md"
@@ -316,6 +316,17 @@ FAULTS = [
     Fault("all hosts power-cycled at once", power_cycle),
     Fault(
         "NameNode down for 60 s", unit("stop", "hadoop-namenode", "ps-0"), 60, unit("start", "hadoop-namenode", "ps-0")
+    ),
+    # hadoop-watch takes no daemon for frozen that only waits for a processor
+    Fault(
+        "ps-0 with 5 % of a processor for 10 minutes",
+        functools.partial(limit, "ps-0", 0.05),
+        600,
+        functools.partial(limit, "ps-0", 0),
+        says=(
+            "ps-0",
+            "echo $(journalctl --unit=hadoop-watch --since=-11min --output=cat | wc -l) words of hadoop-watch",
+        ),
     ),
     Fault("NameNode frozen (SIGSTOP)", functools.partial(on, "ps-0", f"{STOP} hadoop-namenode")),
     # Of two copies of each block, trainers on the same host write the first one there, others the second.

@@ -48,6 +48,7 @@ MB, KB = 1_000_000, 1_000
 LARGE = [125 * MB] * 8
 SMALL = [10 * KB] * 20_000
 LARGER = [125 * MB] * 24
+HUGE = 5_100 * MB
 MANY = 100_000
 STORE = "models/"  # in the bucket: store_target of the tests' inventory
 SHARE = 0.25  # of a processor, for each of several hosts: together they have less than there is
@@ -207,6 +208,22 @@ def little(session: boto3.Session) -> tuple[dict[str, float], float]:
     return {"s": time.monotonic() - began}, float(killed)
 
 
+def huge(_session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Upload one object that S3 takes in parts alone, and stage it; return its GB on HDFS."""
+    source = f"s3://{BUCKET}/{STORE}huge/"
+    clean()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        with (Path(folder) / "huge.bin").open("wb") as file:
+            file.truncate(HUGE)
+        user_runs("python", "scripts/dataset.py", "upload", folder, source, "--profile", "flotilla-lab")
+    figures = {"s to upload": time.monotonic() - began}
+    run("chief-0", "begin", source)
+    figures["s to stage"] = run("chief-0", "stage", source)["seconds"]
+    size = host("ps-0").check_output("sudo -u hdfs hdfs dfs -stat %b /datasets/staged/huge.bin")
+    return figures, int(size) / 1e9
+
+
 def copies(session: boto3.Session) -> str:
     """Put 20 copies of CIFAR-10's training part into the lab's S3, 3 GB; return their folder."""
     s3, to = session.client("s3"), "copies/"
@@ -253,6 +270,7 @@ ROWS = {
     "hosts": Row(f"1 GB by one host ÷ by three, each with {SHARE} of a processor", "≥ 2.5", hosts),
     "memory": Row("memory of staging 3 GB ÷ 1 GB", "1", memory),
     "little": Row("3 GB staged and trained on by hosts of 1 GiB: killed meanwhile", "0", little),
+    "huge": Row("one object of 5.1 GB, uploaded and staged: GB on HDFS", "5.1", huge),
     "listing": Row("100,000 objects listed and judged ÷ listed", "≤ 1.5", listing),
 }
 

@@ -79,8 +79,8 @@ ROWS = {
         "a worker of 4 killed every 30 s through 300 networks: rows lost, doubled or failed", "0", swept("killed")
     ),
     "better": Row(
-        "the best of 100 networks less HistGradientBoosting, on rows that neither has seen, mean of 3 splits, the worst "
-        "of 3 tables, points", "≥ -2", swept("better"),
+        "the best of 100 networks less HistGradientBoosting, on rows that neither has seen: mean of 3 splits, worst of "
+        "3 tables, points", "≥ -2", swept("better"),
     ),
     "page": Row("50,000 networks: seconds until a browser shows the page", "≤ 3", swept("page")),
 }  # fmt: skip
