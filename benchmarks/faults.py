@@ -325,7 +325,7 @@ FAULTS = [
         functools.partial(limit, "ps-0", 0),
         says=(
             "ps-0",
-            "echo $(journalctl --unit=hadoop-watch --since=-11min --output=cat | wc -l) words of hadoop-watch",
+            "echo $(journalctl --quiet --unit=hadoop-watch --since=-11min | wc -l) words of hadoop-watch",
         ),
     ),
     Fault("NameNode frozen (SIGSTOP)", functools.partial(on, "ps-0", f"{STOP} hadoop-namenode")),
