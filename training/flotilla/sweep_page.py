@@ -343,6 +343,8 @@ def _facts(state: State) -> tuple[float | None, list[str], str]:
     silent = time.time() - found["updated"]
     if state.running and silent > page_state.SILENT_SECS:
         message = f"There is no news from the lead since {about(silent)}: scripts/logs sweep says why."
+    if state.phase == "stopped":
+        message = "What is done stays, and “Go on” takes it from here."
     return done / total if total else None, facts, f"{message[:1].upper()}{message[1:]}"
 
 

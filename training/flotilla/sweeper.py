@@ -350,8 +350,9 @@ def _postgres(*command: str, given: bytes = b"") -> bytes:
     """Run a program of PostgreSQL's; return what it says."""
     done = subprocess.run(command, input=given, capture_output=True, check=False)
     if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1]
-        raise Temporary(f"{command[0]}: {last}.")
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"]
+        wrong = next((line for line in lines if "error:" in line), lines[-1])
+        raise Temporary(f"{command[0]}: {wrong.partition('error: ')[2] or wrong}.")
     return done.stdout
 
 

@@ -433,7 +433,9 @@ class State:
             return
         if found is None and not self.looked and not self.doing:  # it can't be read
             self.drop()
-        elif found and not self.looked:
+        elif found is None:
+            self._asking = None  # so that it is asked again when the text changes
+        elif not self.looked:
             stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name.partition(".")[0])[:60].strip("-")
             self.name = stem or "sweep"
             lines = [yaml.safe_dump({key: value}, allow_unicode=True, width=10**6) for key, value in (
