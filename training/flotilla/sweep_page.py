@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import html
 import logging
 import re
 import sys
@@ -299,8 +298,7 @@ def _sweep(state: State) -> None:
     with _card("The best networks"):
         _section(lambda: (state.best, state.trouble), _best, state)
     with _card("Pictures, and all networks"):
-        ui.link("open them in a tab of their own", "/result/", new_tab=True).classes("text-primary")
-        _section(lambda: (config, state.drawn), _pictures, state)
+        _section(lambda: (state.drawn, state.undrawn), _pictures, state)
 
 
 def _phase(state: State) -> None:
@@ -400,11 +398,16 @@ def _cell(value: object) -> str:
 def _pictures(state: State) -> None:
     from nicegui import ui
 
-    done, phase = state.drawn
-    source = f"/result/?{phase}-{done:.0f}"
-    ui.element("iframe").props(f'src="{source}" sandbox="allow-scripts allow-downloads" title="pictures"').classes(
-        "w-full border border-gray-300"
-    ).style("height: 80vh")
+    if state.undrawn:
+        ui.label(state.undrawn).classes("text-negative")
+    if not state.drawn or state.drawn[0] != state.config:
+        ui.label("They are made when some networks are done, and then every half minute.").classes("text-grey-8")
+        return
+    _config, done, phase = state.drawn
+    ui.link("open them in a tab of their own", "/result/", new_tab=True).classes("text-primary")
+    ui.element("iframe").props(
+        f'src="/result/?{phase}-{done:.0f}" sandbox="allow-scripts allow-downloads" title="pictures"'
+    ).classes("w-full border border-gray-300").style("height: 80vh")
 
 
 def _serve(state: State, port: int) -> None:
@@ -412,7 +415,7 @@ def _serve(state: State, port: int) -> None:
     from nicegui import app, background_tasks, binding, ui
     from nicegui.client import Client
     from starlette.requests import ClientDisconnect
-    from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse
+    from starlette.responses import FileResponse, PlainTextResponse
 
     async def upload(request: Request) -> Response:
         try:
@@ -427,12 +430,9 @@ def _serve(state: State, port: int) -> None:
 
     async def result(request: Request) -> Response:
         name = request.path_params["name"] or report.NAME
-        if name not in _FILES:
-            return PlainTextResponse("There is no such file here.", 404)
-        try:
-            return FileResponse(await state.result() / name, headers={"cache-control": "no-store"})
-        except ProgramError as error:
-            return HTMLResponse(f"<body style='font: 15px sans-serif'>{html.escape(str(error))}")
+        if name not in _FILES or not (state.result / name).is_file():
+            return PlainTextResponse("There is no such file here, or not yet.", 404)
+        return FileResponse(state.result / name, headers={"cache-control": "no-store"})
 
     async def follow(what: Callable[[], object], seconds: float, always: bool) -> None:
         while True:
@@ -442,7 +442,8 @@ def _serve(state: State, port: int) -> None:
 
     def begin() -> None:
         background_tasks.create(follow(state.tick, LOOK_SECS, always=True))
-        background_tasks.create(follow(state.see_best, ASK_SECS, always=False))
+        for look in (state.see_best, state.draw):
+            background_tasks.create(follow(look, ASK_SECS, always=False))
 
     binding.MAX_PROPAGATION_TIME = 5.0  # seconds, from which on it warns: a busy host is no news
     ui.page("/", title="Sweeps")(functools.partial(_page, state))

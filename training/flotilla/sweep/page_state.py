@@ -342,6 +342,7 @@ class State:
     def __init__(self, fleet: Fleet, check: Callable[[SweepConfig], dict[str, object]]) -> None:
         self._fleet, self._check = fleet, check
         self._uploads, self._file = fleet.folder / "uploads", fleet.folder / "page.json"
+        self.result = fleet.folder / "result"
         self._uploads.mkdir(parents=True, exist_ok=True)
         self.sentence = self.doing = ""
         self.source: Source | None = None
@@ -353,9 +354,10 @@ class State:
         self.report: Report | None = None
         self.best: list[Trial] = []
         self.trouble = ""  # why that isn't known
-        self.drawn = (0.0, "")  # how many networks the pictures are to show, and in which phase
-        self._drawn: tuple[object, ...] | None = None  # what they do show
-        self._drawing, self._drew = asyncio.Lock(), 0.0
+        self.drawn: tuple[SweepConfig, float, str] | None = None  # what the pictures show
+        self.undrawn = ""  # why there are none
+        self._drew = 0.0
+        self._content: Mapping[str, object] = {}  # of the text, when it could be read last
         self._read = ("", "")  # text and name that were judged
         self._asking: Asked | None = None
         self._work: Work[object] | None = None
@@ -424,6 +426,7 @@ class State:
         if self.source:
             self.source.file.unlink(missing_ok=True)
         self.source = self.looked = self.checked = self._asking = None
+        self._content = {}
         self.name = self.text = self.wrong = ""
 
     async def _look(self, source: Source, asked: Asked | None) -> None:
@@ -448,7 +451,8 @@ class State:
     # The sweep's text, whose keys are fields, too
 
     def _field(self, key: str, default: object) -> object:
-        return content_of(self.text).get(key, default)
+        self._content = content_of(self.text) or self._content
+        return self._content.get(key, default)
 
     def _write(self, key: str, value: Scalar | None) -> None:
         if value is not None and self.source:
@@ -634,12 +638,6 @@ class State:
         if not self.config:
             return
         self.report = progress.read(self.config.progress)
-        done = self.report["done"] if self.report else 0.0
-        over = self.phase not in ("running", "stopping")
-        if (done, self.phase) != self.drawn and (
-            over or self.drawn[0] < 2 or time.monotonic() > self._drew + DRAWN_SECS
-        ):
-            self.drawn, self._drew = (done, self.phase), time.monotonic()
 
     @property
     def phase(self) -> str:
@@ -662,16 +660,22 @@ class State:
             self.best = found
             self.trouble = "" if "does not exist" in trouble else trouble  # the database isn't made yet
 
-    async def result(self) -> Path:
-        """Return the folder with the report of all rows so far, which is made where it is old; raise ProgramError."""
-        folder = self._fleet.folder / "result"
-        async with self._drawing:
-            wanted = (self.config, self.drawn)
-            if self.config and self._drawn != wanted:
-                self._drawn = None
-                await Work(functools.partial(draw, self.config, folder)).answer()
-                self._drawn = wanted
-        return folder
+    async def draw(self) -> None:
+        """Have a process make the report of all rows so far, where more networks are done than it shows."""
+        if not (config := self.config) or not self.report:
+            return
+        wanted = (config, self.report["done"], self.phase)
+        over = self.phase not in ("running", "stopping")
+        soon = not self.undrawn and (over or not self.drawn or self.drawn[0] != config)
+        late = time.monotonic() > self._drew + DRAWN_SECS
+        if wanted == self.drawn or not (soon or late) or not (over or wanted[1] >= 2):
+            return
+        self._drew = time.monotonic()
+        try:
+            await Work(functools.partial(draw, config, self.result)).answer()
+            self.drawn, self.undrawn = wanted, ""
+        except ProgramError as error:
+            self.undrawn = str(error)
 
 
 def _number(value: object) -> float | None:
