@@ -15,7 +15,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 from urllib.parse import unquote
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 P = ParamSpec("P")
+_log = logging.getLogger(__name__)
 LOOK_SECS, ASK_SECS = 0.5, 2.0  # between two looks at files, and at the database
 _HERE = r"(127\.0\.0\.1|localhost)(:\d+)?"
 # All that the page needs comes from this program; no other page may show it in a frame
@@ -279,7 +280,7 @@ def _sweep(state: State) -> None:
 
     if not (config := state.config):
         with _card("No sweep yet"):
-            ui.label("Make one under “New sweep”, or by playbooks/sweep.yml.")
+            ui.label("Make one under 'New sweep', or by playbooks/sweep.yml.")
         return
     name = config.target.rstrip("/").rpartition("/")[2]
     with ui.card().props("flat bordered").classes("w-full gap-2"):
@@ -342,7 +343,7 @@ def _facts(state: State) -> tuple[float | None, list[str], str]:
     if state.running and silent > page_state.SILENT_SECS:
         message = f"There is no news from the lead since {about(silent)}: scripts/logs sweep says why."
     if state.phase == "stopped":
-        message = "What is done stays, and “Go on” takes it from here."
+        message = "What is done stays, and 'Go on' takes it from here."
     return done / total if total else None, facts, f"{message[:1].upper()}{message[1:]}"
 
 
@@ -350,8 +351,8 @@ def _bar(state: State) -> None:
     from nicegui import ui
 
     share, facts, message = _facts(state)
-    bar = ui.linear_progress(share or 0, show_value=False, size="14px").props("rounded instant-feedback")
-    bar.props("indeterminate" if share is None and state.running else f"aria-valuenow={share or 0}")
+    progress = ui.linear_progress(share or 0, show_value=False, size="14px").props("rounded instant-feedback")
+    progress.props("indeterminate" if share is None and state.running else f"aria-valuenow={share or 0}")
     with ui.row().classes("gap-6 facts"):
         for fact in facts:
             ui.label(fact).classes("font-medium")
@@ -434,10 +435,13 @@ def _serve(state: State, port: int) -> None:
             return PlainTextResponse("There is no such file here, or not yet.", 404)
         return FileResponse(state.result / name, headers={"cache-control": "no-store"})
 
-    async def follow(what: Callable[[], object], seconds: float, always: bool) -> None:
+    async def follow(what: Callable[[], Awaitable[None]], seconds: float, always: bool) -> None:
         while True:
             if always or any(one.has_socket_connection for one in Client.instances.values()):
-                await what()  # type: ignore[misc]
+                try:
+                    await what()
+                except Exception:  # which must not be the last look
+                    _log.exception("%s failed", what)
             await asyncio.sleep(seconds)
 
     def begin() -> None:
