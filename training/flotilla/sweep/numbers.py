@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from flotilla.sweep.table import MISSING, read
 
 FORMAT = "flotilla-table/1"
 SPLIT = 0.2
-MOST_BYTES = 2 * 10**9  # of the rows as numbers
+MOST_BYTES = 2 * 10**9  # of the rows as numbers, and at most a quarter of the host's memory
 _FEW = 0.05  # of new rows that may lack a number where there is a text
 
 Floats = NDArray[np.float32]
@@ -84,10 +85,11 @@ class _Split(NamedTuple):
     held_out: NDArray[np.bool_]
 
 
-def prepare(judged: Judged, seed: int = 0, split: float = SPLIT, most_bytes: int = MOST_BYTES) -> Prepared:
+def prepare(judged: Judged, seed: int = 0, split: float = SPLIT, most_bytes: int = 0) -> Prepared:
     """Split a table and make numbers of it; raise BadInput where these were too many for the memory."""
     table, label = judged.table, judged.label
-    _fits(table.name, judged.rows, judged.features, most_bytes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    _fits(table.name, judged.rows, judged.features, most_bytes or min(MOST_BYTES, memory // 4))
     parts = _split(judged, seed, split)
     features = _features(judged, parts.training)
     names = _names(features)
@@ -171,7 +173,7 @@ def _fits(name: str, rows: int, features: int, most: int) -> None:
     if rows * features * 4 > most:
         raise BadInput(
             f"{name} makes {rows} rows of {features} numbers, {rows * features * 4 / 10**9:.1f} GB in memory, where "
-            f"{most / 10**9:.1f} GB are allowed: leave columns or rows out."
+            f"this host has {most / 10**9:.1f} GB for them: leave columns or rows out, or take a larger host."
         )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from flotilla.storage.files import open_folder
-from flotilla.sweep.numbers import Description, Prepared
+from flotilla.storage.files import CHUNK, open_folder
+from flotilla.sweep.numbers import Description, Floats, Prepared
 
 DIGEST = "digest"
 DESCRIPTION = "description.json"  # is written last
@@ -22,10 +23,18 @@ def put(shared: str, prepared: Prepared, digest: str) -> None:
     there = open_folder(shared)
     there.write(DIGEST, [digest.encode()])
     for name in _ARRAYS:
-        buffer = io.BytesIO()
-        np.save(buffer, getattr(prepared, name))
-        there.write(f"{name}.npy", [buffer.getvalue()])
+        there.write(f"{name}.npy", _npy(getattr(prepared, name)))
     there.write(DESCRIPTION, [json.dumps(prepared.description).encode()])
+
+
+def _npy(array: Floats) -> Iterator[bytes]:
+    """Yield an array as numpy.save writes it, in parts: as a whole it were twice in memory."""
+    array, header = np.ascontiguousarray(array), io.BytesIO()
+    np.lib.format.write_array_header_2_0(header, np.lib.format.header_data_from_array_1_0(array))
+    yield header.getvalue()
+    content = array.reshape(-1).view(np.uint8)
+    for first in range(0, len(content), CHUNK):
+        yield content[first : first + CHUNK].tobytes()
 
 
 def digest_of(shared: str) -> str:
