@@ -82,19 +82,21 @@ print(json.dumps({"rows": len(rows), "photos": len({row["path"] for row in rows}
                   "wrong": wrong, "broken": [row["path"] for row in rows if row["error"]]}))
 """
 
-# Prints the time at which there are more rows than before, and how many; until the job has ended, or for so long.
+# Prints the time at which there are more rows than before, and how many; until a phase, as infer, has ended, or for so
+# long.
 WATCH = f"""
 import json, subprocess, sys, time
-end, most = time.monotonic() + {OVER_SECS}, -1
+end, most, phase = time.monotonic() + {OVER_SECS}, -1, sys.argv[1]
 while time.monotonic() < end:
     try:
-        told = json.load(open("{STATE}/progress/infer.json"))
+        told = json.load(open(f"{STATE}/progress/{{phase}}.json"))
     except (OSError, ValueError):
         told = {{}}
     if told.get("done", 0) > most:
         most = told.get("done", 0)
         print(time.time(), int(most), flush=True)
-    state = subprocess.run(["systemctl", "is-active", "flotilla-infer"], capture_output=True, text=True).stdout.strip()
+    ask = ["systemctl", "is-active", f"flotilla-{{phase}}"]
+    state = subprocess.run(ask, capture_output=True, text=True).stdout.strip()
     if state in ("failed", "inactive"):
         print(time.time(), state, told.get("message", ""), flush=True)
         break
@@ -266,12 +268,12 @@ def begin(target: str, watched: bool) -> None:
     process.wait()
 
 
-def restarts() -> dict[str, int]:
-    """Return how often systemd has started each unit again."""
+def restarts(units: Sequence[str]) -> dict[str, int]:
+    """Return how often systemd has started each unit of each host again."""
     found = {}
     for name in HOSTS:
-        shown = on(name, f"for u in {' '.join(UNITS)}; do systemctl show --property=NRestarts --value $u; done").split()
-        found.update({f"{one} of {name}": int(count) for one, count in zip(UNITS, shown, strict=True)})
+        shown = on(name, f"for u in {' '.join(units)}; do systemctl show --property=NRestarts --value $u; done").split()
+        found.update({f"{one} of {name}": int(count) for one, count in zip(units, shown, strict=True)})
     return found
 
 
@@ -281,16 +283,13 @@ def read(target: str) -> dict[str, object]:
     return dict(json.loads(said.splitlines()[-1]))
 
 
-def run(fault: Fault) -> Outcome:
-    """Begin a job, strike when a quarter is done, and watch it to its end."""
-    # In the models' folder, to which the fleet may write whatever infer_target was.
-    target = f"s3://{BUCKET}/models/fault-{time.time():.0f}/"
-    last = fault is FAULTS[-1]
-    begin(target, fault.watched)
-    began = time.time()
-    before = {} if last else restarts()
+def strike(phase: str, fault: Fault, after: int) -> tuple[float, float, str]:
+    """Strike when so many rows are done, and watch a phase to its end.
+
+    Return the seconds without a new row, at most; when it ended; and why it didn't.
+    """
     with subprocess.Popen(
-        ["scripts/ssh", "-i", INVENTORY, "ps-0", "--", "sudo", "python3", "-u", "-"],
+        ["scripts/ssh", "-i", INVENTORY, "ps-0", "--", "sudo", "python3", "-u", "-", phase],
         cwd=ROOT, text=True, env=user_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as watching:  # fmt: skip
         assert watching.stdin and watching.stdout
@@ -304,7 +303,7 @@ def run(fault: Fault) -> Outcome:
                 ended, state, words = float(when), found, " ".join(said)
                 break
             rows.append((float(when), int(found)))
-            if not struck and int(found) >= PHOTOS // 4:
+            if not struck and int(found) >= after:
                 struck = time.time()
                 fault.strike()
                 time.sleep(fault.seconds)
@@ -312,11 +311,23 @@ def run(fault: Fault) -> Outcome:
                     fault.mend()
     if fault.mend and not fault.seconds:
         fault.mend()
-    if state != "inactive":
-        return Outcome(fault.name, 0, 0, {}, 0, words or "the job hasn't ended")
-    after = {} if last else restarts()
     times = [when for when, _ in rows if when >= struck]
     stood = max((b - a for a, b in zip([struck, *times], [*times, ended], strict=False)), default=0.0)
+    return stood, ended, "" if state == "inactive" else words or "it hasn't ended"
+
+
+def run(fault: Fault) -> Outcome:
+    """Begin a job, strike when a quarter is done, and watch it to its end."""
+    # In the models' folder, to which the fleet may write whatever infer_target was.
+    target = f"s3://{BUCKET}/models/fault-{time.time():.0f}/"
+    last = fault is FAULTS[-1]
+    begin(target, fault.watched)
+    began = time.time()
+    before = {} if last else restarts(UNITS)
+    stood, ended, words = strike("infer", fault, PHOTOS // 4)
+    if words:
+        return Outcome(fault.name, 0, 0, {}, 0, words)
+    after = {} if last else restarts(UNITS)
     there = read(target)
     right = {"rows": PHOTOS, "photos": PHOTOS, "told": PHOTOS, "wrong": []}
     wrong = {key: there[key] for key, value in right.items() if there[key] != value}
@@ -337,12 +348,12 @@ def row(outcome: Outcome, usual: float) -> str:
     return f"| {outcome.fault} | {again} | {outcome.still:.0f} s | {ratio} | {outcome.broken} |{wrong} | {today} |"
 
 
-def write(new: str) -> None:
-    """Put a row in its place in the table."""
-    text = TABLE.read_text().partition(MARKS[0])[2].partition(MARKS[1])[0]
+def write(new: str, faults: Sequence[Fault], marks: tuple[str, str], head: str) -> None:
+    """Put a row in its place in the table between two marks."""
+    text = TABLE.read_text().partition(marks[0])[2].partition(marks[1])[0]
     rows = {line.split(" | ")[0]: line for line in [*text.splitlines(), new] if line.startswith("| ")}
-    found = [rows[name] for fault in FAULTS if (name := f"| {fault.name}") in rows]
-    put(TABLE, MARKS, HEAD + "\n".join(found) + "\n\n")
+    found = [rows[name] for fault in faults if (name := f"| {fault.name}") in rows]
+    put(TABLE, marks, head + "\n".join(found) + "\n\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -366,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problems += bool(outcome.words)
         line = row(outcome, usual)
         print(line, flush=True)
-        write(line)
+        write(line, FAULTS, MARKS, HEAD)
     if not options.keep:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
