@@ -75,6 +75,10 @@ def away() -> None:
     on("ps-0", f"systemctl kill --signal=CONT {POSTGRES}")
 
 
+def killed() -> None:
+    on("ps-0", f"{KILL} {POSTGRES}; sleep 5; systemctl restart {POSTGRES}")
+
+
 def fill() -> None:
     """Leave PostgreSQL's disk no room, by a small one in its place."""
     folder = "/var/lib/postgresql/15/main"
@@ -97,10 +101,7 @@ FAULTS = [
     Fault("a worker frozen (SIGSTOP)", unit(STOP, "flotilla-trials@0", "chief-0")),
     Fault("the lead killed (SIGKILL)", unit(KILL, "flotilla-sweep", "ps-0")),
     Fault("the lead frozen (SIGSTOP)", unit(STOP, "flotilla-sweep", "ps-0")),
-    Fault(
-        "PostgreSQL killed (SIGKILL), and started again",
-        functools.partial(on, "ps-0", f"{KILL} {POSTGRES}; sleep 5; systemctl restart {POSTGRES}"),
-    ),
+    Fault("PostgreSQL killed (SIGKILL), and started again", killed),
     Fault("PostgreSQL frozen (SIGSTOP) for 60 s", away),
     Fault("PostgreSQL's disk full for 60 s", fill, 60, empty),
     Fault("the NameNode frozen (SIGSTOP)", unit(STOP, "hadoop-namenode", "ps-0")),
@@ -110,8 +111,11 @@ FAULTS = [
 
 
 def begin(target: str) -> None:
-    on("ps-0", f"rm -f {STATE}/sweep.done {STATE}/progress/sweep.json; "
-       f"sudo -u flotilla /opt/sweep/bin/python -c '{BEGIN}' {target}; sleep 1; systemctl is-active flotilla-sweep")  # fmt: skip
+    python = f"sudo -u flotilla /opt/sweep/bin/python -c '{BEGIN}' {target}"
+    on(
+        "ps-0",
+        f"rm -f {STATE}/sweep.done {STATE}/progress/sweep.json; {python}; sleep 1; systemctl is-active flotilla-sweep",
+    )
 
 
 def run(fault: Fault, session: boto3.Session) -> Outcome:
