@@ -11,13 +11,14 @@ whatever has happened, each network has one. The table's first row is a sweep th
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import io
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import boto3
@@ -55,7 +56,7 @@ from flotilla.sweep import control
 from flotilla.sweep.settings import load_config
 folder, target = pathlib.Path("{STATE}"), sys.argv[1]
 first = next(one for one in folder.glob("sweeps/*/sweep.json") if (one.parent / "table.csv").exists())
-text = (first.parent / "faults.yml").read_text()
+text = (first.parent / "faults.yml").read_text().replace("trials: {NETWORKS}", f"trials: {{sys.argv[2]}}")
 name, here = control.directory(folder, text, "", target)
 (here / "faults.yml").write_text(text)
 shutil.copy(first.parent / "table.csv", here)
@@ -110,12 +111,20 @@ FAULTS = [
 ]
 
 
-def begin(target: str) -> None:
-    python = f"sudo -u flotilla /opt/sweep/bin/python -c '{BEGIN}' {target}"
+def begin(target: str, networks: int = NETWORKS) -> None:
+    """Have the fleet begin a sweep like the first one, into a target of its own."""
+    python = f"sudo -u flotilla /opt/sweep/bin/python -c '{BEGIN}' {target} {networks}"
     on(
         "ps-0",
         f"rm -f {STATE}/sweep.done {STATE}/progress/sweep.json; {python}; sleep 1; systemctl is-active flotilla-sweep",
     )
+
+
+def stored(target: str, session: boto3.Session) -> list[dict[str, str]]:
+    """Return the rows of a sweep that is done."""
+    key = target.removeprefix(f"s3://{BUCKET}/") + "trials.csv"
+    body = session.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"]
+    return list(csv.DictReader(io.TextIOWrapper(body, encoding="utf-8")))
 
 
 def run(fault: Fault, session: boto3.Session) -> Outcome:
@@ -129,13 +138,10 @@ def run(fault: Fault, session: boto3.Session) -> Outcome:
     if words:
         return Outcome(fault.name, 0, 0, {}, 0, words)
     after = {} if last else restarts(UNITS)
-    key = target.removeprefix(f"s3://{BUCKET}/") + "trials.csv"
-    table = io.TextIOWrapper(session.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"], encoding="utf-8").read()
-    head, *lines = table.splitlines()
-    names = head.split(",")
-    numbers = [line.split(",")[names.index("number")] for line in lines]
-    failed = sum(",failed," in line for line in lines)
-    wrong = "" if sorted(map(int, numbers)) == list(range(NETWORKS)) else f"{len(lines)} rows of {NETWORKS}"
+    rows = stored(target, session)
+    failed = sum(one["state"] == "failed" for one in rows)
+    numbers = sorted(int(one["number"]) for one in rows)
+    wrong = "" if numbers == list(range(NETWORKS)) else f"{len(rows)} rows of {NETWORKS}"
     again = {name: after[name] - before[name] for name in after if after[name] > before[name]}
     return Outcome(fault.name, stood, ended - began, again, failed, wrong)
 
@@ -149,19 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [fault for fault in FAULTS[1:] if any(word in fault.name for word in options.words)]
     if not chosen:
         parser.error(f"no fault has any of {options.words} in its name")
-    user_runs("scripts/lab", "up")
-    upload("cifar10")
-    grow(OPTIONS, PHASES)
-    with tempfile.TemporaryDirectory() as folder:
-        generator = np.random.default_rng(1)
-        rows = generator.normal(size=(2000, 10)).round(4)
-        kinds = np.where(rows[:, 0] * rows[:, 1] + rows[:, 2] > 0, "a", "b")
-        lines = [",".join([*map(str, row), kind]) for row, kind in zip(rows, kinds, strict=True)]
-        head = ",".join([*(f"c{number}" for number in range(10)), "kind"])
-        (Path(folder) / "table.csv").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
-        (Path(folder) / "faults.yml").write_text(SWEEP, encoding="utf-8")
-        user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/sweep.yml", "-e",
-                  json.dumps({**OPTIONS, "sweep": f"{folder}/faults.yml"}))  # fmt: skip
+    raise_fleet(OPTIONS)
     usual, problems, session = 0.0, 0, boto3.Session(profile_name="flotilla-lab")
     for fault in [FAULTS[0], *chosen]:
         print(f"{fault.name} …", flush=True)
@@ -175,6 +169,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
     return int(problems > 0)
+
+
+def raise_fleet(options: Mapping[str, object]) -> None:
+    """Make a fleet that has done a first sweep."""
+    user_runs("scripts/lab", "up")
+    upload("cifar10")
+    grow(options, PHASES)
+    with tempfile.TemporaryDirectory() as folder:
+        generator = np.random.default_rng(1)
+        rows = generator.normal(size=(2000, 10)).round(4)
+        kinds = np.where(rows[:, 0] * rows[:, 1] + rows[:, 2] > 0, "a", "b")
+        lines = [",".join([*map(str, row), kind]) for row, kind in zip(rows, kinds, strict=True)]
+        head = ",".join([*(f"c{number}" for number in range(10)), "kind"])
+        (Path(folder) / "table.csv").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+        (Path(folder) / "faults.yml").write_text(SWEEP, encoding="utf-8")
+        user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/sweep.yml", "-e",
+                  json.dumps({**options, "sweep": f"{folder}/faults.yml"}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures sweeps on this machine, without a fleet, and writes benchmarks/sweeps.md.
+"""Measures sweeps on this machine, and writes benchmarks/sweeps.md; only the row hosts needs root, and a lab.
 
     .venv/bin/python -m benchmarks.sweeps               (a quarter of an hour; nothing else may run)
     .venv/bin/python -m benchmarks.sweeps rates page    (only these rows)
@@ -20,11 +20,17 @@ from pathlib import Path
 
 import boto3
 
-from benchmarks.staging import Row, measure
+from benchmarks import sweep_faults
+from benchmarks.faults import on
+from benchmarks.staging import GROUPS, OPTIONS, Row, measure
 from tests.support.browser import chromium
 from tests.support.commands import ROOT, user_runs
+from tests.support.fleet import BUCKET, INVENTORY
+from tests.support.lab import limit
 
 PAGE = ROOT / "benchmarks/sweeps.md"
+SHARE = 0.25  # of a processor, for each of some hosts
+NETWORKS = 300
 
 
 def swept(row: str) -> Callable[[boto3.Session], tuple[dict[str, float], float]]:
@@ -53,6 +59,32 @@ def rival(folder: Path) -> str:
     return str(python)
 
 
+def hosts(_session: boto3.Session) -> tuple[dict[str, float], float]:
+    """Return the networks a minute of one host and of four, each with the same share of a processor, and the ratio."""
+    groups = {"ps": {**GROUPS}, "chief": {**GROUPS}, "worker": {**GROUPS, "count": 3}, "evaluator": {"enabled": False}}
+    sweep_faults.raise_fleet({**OPTIONS, "fleet_groups": groups})
+    on("ps-0", "systemctl stop 'flotilla-trials@*'")  # the lead has it for itself
+    session, found = boto3.Session(profile_name="flotilla-lab"), {}
+    workers = ("chief-0", "worker-0", "worker-1", "worker-2")
+    for name in workers:
+        limit(name, SHARE)
+    for count in (1, 4):
+        for number, name in enumerate(workers):
+            on(name, f"systemctl {'start' if number < count else 'stop'} flotilla-trials@0 flotilla-trials@1")
+        target = f"s3://{BUCKET}/models/sweeps/hosts-{count}/"
+        sweep_faults.begin(target, NETWORKS)
+        while target not in on("ps-0", "cat /var/lib/flotilla/sweep.done || true"):
+            time.sleep(3)
+        ended = sorted(float(one["ended"]) for one in sweep_faults.stored(target, session))
+        # From the time on when each worker had its first one: what it takes to start is the same for few and for many
+        later = ended[2 * count :]
+        found[f"{count} hosts, networks a minute"] = 60 * (len(later) - 1) / (later[-1] - later[0])
+    user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
+    user_runs("scripts/lab", "down")
+    one, four = found.values()
+    return found, four / one
+
+
 def opened(folder: Path) -> float:
     """Return the seconds that a browser takes to show the page."""
     with chromium(folder / "profile") as browser:
@@ -72,6 +104,7 @@ ROWS = {
     "memory": Row("the worker's largest PSS over 1,000 networks of 1 to 3 layers, MB", "≤ 900", swept("memory")),
     "engine-1000": Row("the engine's processor time a trial, 1,000 in the sweep, ms", "≤ 50", swept("engine-1000")),
     "engine-50000": Row("the same, 50,000 in the sweep", "≤ 60", swept("engine-50000")),
+    "hosts": Row(f"4 hosts with {SHARE:g} of a processor each ÷ one", "≥ 3.6", hosts),
     "stopped": Row(
         "PostgreSQL stopped for 12 s under 4 workers: rows lost, doubled or begun anew", "0", swept("stopped")
     ),
