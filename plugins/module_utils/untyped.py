@@ -12,4 +12,5 @@ Request = dict[str, Any]  # what boto3 is asked for, likewise
 Parameters = dict[str, Any]  # a module's parameters; its argument_spec says what they are
 Option = Mapping[str, Any]  # an option of an argument specification: its type, choices and so on
 Result = dict[str, Any]  # what a module or an action returns; its RETURN says what is in it
+Message = Any  # of protobuf's, whose class is made at run time
 Variables = dict[str, Any]  # variables of hosts or of a task, as Ansible has them

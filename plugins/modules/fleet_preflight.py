@@ -113,6 +113,10 @@ options:
     description: Further folders in S3 that nodes read, by the variable that names each.
     type: dict
     default: {}
+  signature:
+    description: The signature of the SavedModel in O(reads) that is called; without one the model's own is.
+    type: str
+    default: ""
   writes:
     description: Further folders in S3 that nodes write, by the variable that names each.
     type: dict
@@ -269,6 +273,11 @@ network:
   returned: success
   type: list
   elements: str
+model:
+  description: What a SavedModel in O(reads) takes and gives, as sentences.
+  returned: when it was looked at
+  type: list
+  elements: str
 dataset:
   description: Name, files, bytes and records of the data set, its version (a digest of all that is said of its
     files), and what the plan says of it; empty when none was given.
@@ -423,6 +432,7 @@ def main() -> None:
             "unknown_prices": {"type": "bool", "default": False},
             "dataset_source": {"type": "str", "default": ""},
             "requester_pays": {"type": "bool", "default": False},
+            "signature": {"type": "str", "default": ""},
             "model_target": {"type": "str", "default": ""},
             "reads": {"type": "dict", "default": {}},
             "writes": {"type": "dict", "default": {}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
@@ -110,6 +111,7 @@ def variables(image: str) -> dict[str, Any]:
         "unknown_prices": False,
         "dataset_source": "s3://data/cifar10/",
         "requester_pays": False,
+        "signature": "",
         "model_target": "s3://models/out/",
         "reads": {},
         "writes": {},
@@ -165,6 +167,37 @@ def test_preflight_returns_what_the_launch_needs(variables: dict[str, Any], imag
     assert round(result["hourly"], 3) == 0.362
     assert boto3.client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 0
     assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket="models")
+
+
+# What TensorFlow 2.15 has written of a model with the signatures serving_default and text, without its graph
+MODEL = base64.b64decode(
+    "EtMBCg8iBXNlcnZlKgYyLjE1LjEqYwoPc2VydmluZ19kZWZhdWx0ElAKJgoFaW1hZ2USHRAEGhkSCwj///////////8BEgIICBICCAgSAggDEi"
+    "YKDXByb2JhYmlsaXRpZXMSFRABGhESCwj///////////8BEgIIAyo4ChVfX3NhdmVkX21vZGVsX2luaXRfb3ASHxIdChVfX3NhdmVkX21vZGVs"
+    "X2luaXRfb3ASBBoCGAEqIQoEdGV4dBIZCgwKBHRleHQSBBAHGgASCQoBbhIEEAMaAA=="
+)
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "signature", "said"),
+    [
+        ("", MODEL, "", "(serving_default, of TensorFlow 2.15.1) takes image: uint8 [?, 8, 8, 3], and gives "
+         "probabilities: float32 [?, 3]."),
+        ("saved_model/", MODEL, "text", "(text, of TensorFlow 2.15.1) takes text: text [], and gives n: int32 []."),
+        ("", MODEL.replace(b"serving_default", b"serving_defaulx"), "", "has the signatures serving_defaulx, text: "),
+        ("", MODEL, "images", "has no signature 'images' (infer_signature): there are serving_default, text."),
+        ("", MODEL[:-1], "", "is no SavedModel, or a part of one"),
+        ("", b"\x89PNG\r\n", "", "is no SavedModel, or a part of one"),
+        ("", b"", "", "is no SavedModel, or a part of one"),
+    ],
+)  # fmt: skip
+def test_preflight_says_what_a_model_takes(
+    variables: dict[str, Any], folder: str, content: bytes, signature: str, said: str
+) -> None:
+    boto3.client("s3").put_object(Bucket="data", Key=f"m/{folder}saved_model.pb", Body=content)
+    preflight = Preflight({**variables, "reads": {"infer_model": "s3://data/m/"}, "signature": signature})
+    preflight.run()
+    (found,) = preflight.problems or preflight.result["model"]
+    assert said in found and "s3://data/m/" in found
 
 
 def test_preflight_without_permission_to_ask_for_prices(

@@ -194,7 +194,8 @@ def _doing(state: State) -> None:
         with ui.row().classes("w-full items-center px-4 doing"):
             ui.spinner(size="sm")
             ui.label(f"{state.doing} …")
-            ui.button("Give up", on_click=state.give_up).props("flat dense no-caps")
+            give_up = ui.button("Give up", on_click=state.give_up).props("flat dense no-caps")
+            give_up.bind_visibility_from(state, "asks")
 
 
 def _columns(state: State) -> None:

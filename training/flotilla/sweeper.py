@@ -75,10 +75,13 @@ def fetch(sweep: Sweep, folder: Path) -> Path:
     """Copy a sweep's table to a folder, unless it is on this host; raise BadInput where it isn't there."""
     above, _slash, name = sweep.data.rpartition("/")
     if not sweep.data.startswith(("s3://", "hdfs://")):
-        here = Path(sweep.document.name).parent / sweep.data
-        if not here.is_file():
-            raise sweep.document.wrong(("data",), f"there is no file {here} (data): correct it, or name one in S3.")
-        return here
+        beside = Path(sweep.document.name).parent
+        for here in (beside / sweep.data, beside / name):  # on a fleet it lies beside the sweep's file
+            if here.is_file():
+                return here
+        raise sweep.document.wrong(
+            ("data",), f"there is no file {beside / sweep.data} (data): correct it, or name one in S3."
+        )
     found = folder / name
     read = Prefix(above).stream(name) if sweep.data.startswith("s3://") else open_folder(above).read(name)
     try:
@@ -197,6 +200,7 @@ class Lead:
         self._control, self._rows = Control(), Ledger()
         self._told_to_end = threading.Event()
         self.progress = Progress(config.progress, PHASE, plan.count(self._sweep), "networks")
+        self._begun = False  # there is something to copy
         self._copied = 0.0
         self._looked = 0.0
         self._ended_then = 0  # networks, at the last look
@@ -216,12 +220,14 @@ class Lead:
                 "\n".join(apart(functools.partial(prepare, self._config.sweep, self._config.shared))), file=sys.stderr
             )
             digest = stored.digest_of(self._config.shared)
+        self._ask_whether_wanted()
         identity = plan.identity_of(self._sweep, digest)
         if claim(self._target, identity):
             content: dict[str, object] = json.loads(self._target.read(MANIFEST))
             self.progress.finish(f"all was stored before in {self._target.url()}")
             return content
         self._begin(identity)
+        self._ask_whether_wanted()
         sampler = self._sampler()
         while True:
             if time.monotonic() > self._looked + LOOK_SECS:
@@ -235,10 +241,7 @@ class Lead:
             if sampler:
                 counts = self._feed(sampler, counts)
             self._tell(counts)
-            if self._told_to_end.is_set() or not self._wanted():
-                self._control.clear()
-                self._copy()
-                raise Stopped
+            self._ask_whether_wanted()
             if not (counts.get(ledger.WAITING, 0) + counts.get(ledger.RUNNING, 0)):
                 break
             if time.monotonic() > self._copied + self._config.mirror_secs:
@@ -248,25 +251,41 @@ class Lead:
         self._copy()
         return self._finish()
 
+    def _ask_whether_wanted(self) -> None:
+        """Where it is to end, copy what is done and raise Stopped."""
+        if self._told_to_end.is_set() or not self._wanted():
+            self._control.clear()
+            if not self._begun:
+                raise Stopped
+            try:
+                self._copy()
+            except Temporary as error:
+                raise Stopped(f"What was done in the last minutes is on this fleet alone: {error}") from error
+            raise Stopped
+
     def _begin(self, identity: str) -> None:
         config, sweep, rows = self._config, self._sweep, self._rows
         self._control.make(config.database)
+        found = self._control.running()
+        if found and found.database != config.database:  # of a lead that couldn't say that it ended
+            self._control.clear()
         os.environ["PGDATABASE"] = config.database
         if rows.is_empty():
             self._restore()
         rows.make()
         queue.make()
         if rows.about(ledger.IDENTITY) not in (None, identity):
-            raise BadInput("This fleet's database holds another sweep: stop that first (playbooks/stop.yml).")
+            raise BadInput(f"The database {config.database} holds another sweep: name another target (sweep_target).")
         rows.note(ledger.IDENTITY, identity)
         if sweep.how != plan.TPE:
             rows.add(list(plan.points(sweep)))
         queue.fill(rows)
         here = Path(config.sweep)
         files = {
-            os.path.relpath(name, here.parent): Path(name).read_text(encoding="utf-8")
+            Path(name).name: Path(name).read_text(encoding="utf-8")
             for name in (sweep.document.name, sweep.base_lines.name)
         }
+        self._begun = True
         self._control.say(Running(config.database, here.name, files, config.shared, config.trial_secs))
 
     def _restore(self) -> None:
@@ -357,14 +376,21 @@ def _postgres(*command: str, given: bytes = b"") -> bytes:
 
 
 def _run(path: Path) -> dict[str, object]:
-    config = load_config(path)
-    lead = Lead(config, wanted=lambda: control.now(path.parent) == config)
-    signal.signal(signal.SIGTERM, lead.end)
     watchdog.beat()
+    config = control.now(path.parent)
+    if not config:  # it was stopped while no lead ran
+        control.Control().clear()
+        return {"stopped": True}
+    try:
+        lead = Lead(config, wanted=lambda: control.now(path.parent) == config)
+    except ProgramError:
+        control.end(path.parent, config)
+        raise
+    signal.signal(signal.SIGTERM, lead.end)
     try:
         outcome = lead.run()
-    except Stopped:
-        lead.progress.stop("the same command goes on from here", lead.ended)
+    except Stopped as error:
+        lead.progress.stop(str(error) or "the same command goes on from here", lead.ended)
         if control.now(path.parent) not in (None, config):
             raise Temporary("Another sweep begins.") from None  # by the unit's next start
         return {"stopped": True}

@@ -36,10 +36,10 @@ _log = logging.getLogger(__name__)
 class Worker:
     """A process that trains trials."""
 
-    def __init__(self, config: SweepConfig, rows: Ledger) -> None:
+    def __init__(self, config: SweepConfig, rows: Ledger, over: threading.Event) -> None:
         from flotilla.sweep.trial import Trainer  # TensorFlow, which a worker that waits needs not
 
-        self._config, self._rows = config, rows
+        self._config, self._rows, self._over = config, rows, over
         self._sweep = plan.load(config.sweep)
         prepared = stored.bring(config.shared, Path(config.table))
         description = prepared.description
@@ -51,7 +51,9 @@ class Worker:
         self._host = socket.gethostname()
 
     def trial(self, number: int) -> None:
-        """Train a trial, unless it has come to its end; write what came of it."""
+        """Train a trial, unless it, or the sweep, has come to its end; write what came of it."""
+        if self._over.is_set():
+            return
         begun = self._rows.begin(number, self._host)
         if begun is None:
             return
@@ -92,12 +94,16 @@ class Worker:
             watchdog.leave(Temporary.code)
 
 
-def _end_with(control: Control, running: Running) -> None:
+def _end_with(control: Control, running: Running, over: threading.Event) -> None:
     """Have this process end after what it trains, when the sweep has ended: the next one begins anew."""
     with contextlib.suppress(Temporary):  # else the worker itself notices it
         while control.running() == running:
+            control.close()  # a server has so many connections
             time.sleep(ENDED_SECS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        over.set()
+        while True:  # perhaps the queue doesn't listen yet
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(ENDED_SECS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,8 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         while (running := control.running()) is None:
             time.sleep(ASKED_SECS)
         os.environ["PGDATABASE"] = running.database
-        threading.Thread(target=_end_with, args=(control, running), daemon=True).start()
-        queue.work(Worker(running.put(args.folder), Ledger()).trial)
+        over = threading.Event()
+        threading.Thread(target=_end_with, args=(control, running, over), daemon=True).start()
+        worker = Worker(running.put(args.folder), Ledger(), over)
+        # What the queue puts back after the first: another one mustn't end a training
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        queue.work(worker.trial)
     except ProgramError as error:
         print(f"flotilla.trials: {error}", file=sys.stderr)
         return error.code

@@ -154,7 +154,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     (here / "flowers.csv").write_text(FLOWERS)
     (here / "by-hand.yml").write_text(SWEEP)
     config = SweepConfig(
-        sweep=str(here / "by-hand.yml"), table=str(here / "table"), target="s3://out/by-hand/",
+        sweep=str(here / "by-hand.yml"), table=str(here / control.TABLE), target="s3://out/by-hand/",
         shared=str(work / "shared/0123456789ab"), database="sweep_0123456789ab",
         progress=str(folder / "progress/sweep.json"), done_file=str(folder / "sweep.done"),
     )  # fmt: skip

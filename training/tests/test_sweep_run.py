@@ -138,7 +138,7 @@ def test_every_network_has_one_row_whoever_is_killed(
         content = sweeper.Lead(config).run()
         disturbing.join()
     found = table(stored)
-    assert content["counts"] == {DONE: 150}
+    assert content["counts"] == {DONE: 24}
     assert sorted(found["number"]) == list(range(24)) and found["identity"].n_unique() == 24
     assert found["tries"].max() <= 2 and set(found["state"]) == {DONE}
     best = found.sort("score", descending=True)["score"][0]
@@ -241,6 +241,25 @@ def test_a_sweep_is_begun_and_ended_by_a_file(
     rows.close()
 
 
+def test_a_lead_without_a_sweep_tells_the_workers_so(connected: None, tmp_path: Path) -> None:
+    """Of a sweep that was stopped while no lead ran."""
+    fleet = control.Control()
+    fleet.make("sweep_stopped")
+    fleet.say(control.Running("sweep_stopped", "s.yml", {"s.yml": ""}, "shared", 1.0))
+    assert fleet.running() is not None
+    assert sweeper.main(["run", "--config", str(tmp_path / control.FILE)]) == 0
+    assert fleet.running() is None
+    fleet.close()
+
+
+def test_a_stop_while_the_table_is_prepared_claims_nothing(
+    connected: None, stored: Any, config: SweepConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(sweeper.Stopped):
+        sweeper.Lead(config, wanted=lambda: False).run()
+    assert "Contents" not in stored.list_objects_v2(Bucket="out")
+
+
 def points(count: int) -> list[plan.Point]:
     return [plan.point_of({"layers": number}, number) for number in range(count)]
 
@@ -334,6 +353,11 @@ def test_a_table_in_s3_is_fetched(stored: Any, tmp_path: Path) -> None:
     (tmp_path / "s.yml").write_text("data: s3://out/tables/my flowers.csv\nlabel: b\n")
     found = sweeper.fetch(plan.load(str(tmp_path / "s.yml")), tmp_path)
     assert found.read_bytes() == b"a,b\n1,2\n"
+    (tmp_path / "s.yml").write_text("data: /home/me/tables/t.csv\nlabel: b\n")
+    with pytest.raises(BadInput, match=r"there is no file /home/me/tables/t\.csv \(data\)"):
+        sweeper.fetch(plan.load(str(tmp_path / "s.yml")), tmp_path)
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")  # as the playbook brings it
+    assert sweeper.fetch(plan.load(str(tmp_path / "s.yml")), tmp_path) == tmp_path / "t.csv"
     (tmp_path / "s.yml").write_text("data: s3://out/tables/none.csv\nlabel: b\n")
     with pytest.raises(BadInput, match=r"line 1: there is no s3://out/tables/none\.csv \(data\)"):
         sweeper.fetch(plan.load(str(tmp_path / "s.yml")), tmp_path)

@@ -11,11 +11,12 @@ from ansible_collections.flotilla.kit.plugins.module_utils import (
     dataset_manifest,
     network_file,
     s3_urls,
+    saved_model,
     untyped,
 )
 from ansible_collections.flotilla.kit.plugins.module_utils.preflight import findings
 
-FILES = {"infer_model": "saved_model.pb"}  # what a folder has to hold somewhere, by its variable
+FILES = {"infer_model": saved_model.NAME}  # what a folder has to hold somewhere, by its variable
 
 
 def _amount(sizes: list[int]) -> str:
@@ -209,10 +210,24 @@ class Storage(findings.Findings):
                     self.problems.append(f"There is nothing in {url} ({variable}): correct it, or upload something.")
                 elif not answer.get("IsTruncated") and not any(name.endswith(wanted) for name in names):
                     self.problems.append(f"{url} ({variable}) holds no {wanted}: name a SavedModel's folder.")
+                elif wanted:
+                    self.model(bucket, prefix, names, url)
                 self.folder_keys += self.keys(bucket, [names[0], names[len(names) // 2], names[-1]] if names else [])
         for variable, url in {"store_target": self.p["model_target"], **self.p["writes"]}.items():
             if url:
                 self.writable(url, variable)
+
+    def model(self, bucket: str, prefix: str, names: list[str], url: str) -> None:
+        """Look at what a SavedModel takes and gives; of several, none of which is meant, a host says so."""
+        graphs = [name for name in names if name.rpartition("/")[2] == saved_model.NAME]
+        usual = (prefix + saved_model.NAME, f"{prefix}saved_model/{saved_model.NAME}")
+        meant = [name for name in usual if name in graphs]
+        if not (meant or len(graphs) == 1) or not saved_model.HAS_PROTOBUF:
+            return
+        answer = self.aws.call(f"read {url}", "s3", "get_object", Bucket=bucket, Key=(meant or graphs)[0])
+        if answer["ContentLength"] <= saved_model.MOST_BYTES:
+            self.result["model"], problems = saved_model.judge(answer["Body"].read(), self.p["signature"], url)
+            self.check(problems)
 
     def writable(self, url: str, variable: str) -> None:
         """Prove that a folder may be written to, and leave nothing there."""

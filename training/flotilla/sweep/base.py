@@ -30,7 +30,11 @@ def base_of(document: Document, content: Content) -> tuple[Content, Document]:
     given = content.get("network", copy.deepcopy(BASE))
     own = Document(document.name, given, {(): document.line(("network",) if "network" in content else ())})
     if isinstance(given, str):
-        own = documents.read(str(Path(document.name).parent / given))
+        if Path(given).name == Path(document.name).name:
+            raise document.wrong(("network",), "network's file has the name of the sweep's: rename one of them.")
+        beside = Path(document.name).parent
+        at = beside / Path(given).name  # on a fleet it lies beside the sweep's file
+        own = documents.read(str(beside / given if (beside / given).is_file() or not at.is_file() else at))
     elif isinstance(given, dict):
         own.lines.update({place[1:]: line for place, line in document.lines.items() if place[:1] == ("network",)})
         if {"path", "file"} & given.keys():

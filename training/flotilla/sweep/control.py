@@ -8,23 +8,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
+from flotilla.job.errors import BadInput
 from flotilla.supervision.progress import write_json
 from flotilla.sweep.database import PATIENCE_SECS, Database
 from flotilla.sweep.settings import SweepConfig, load_config
 
 FILE = "sweep.json"
+TABLE = ".table"  # the folder of the table as numbers: no file of the user's is called so
 NAME = "flotilla"  # of the fleet's database; each sweep has one of its own beside it
 _TABLE = "CREATE TABLE IF NOT EXISTS running (one boolean PRIMARY KEY DEFAULT true CHECK (one), sweep jsonb NOT NULL)"
 
 
 def now(folder: Path) -> SweepConfig | None:
     """Return the sweep that is to run, as the lead's folder says it."""
-    return load_config(folder / FILE) if (folder / FILE).exists() else None
+    try:
+        return load_config(folder / FILE)
+    except BadInput:
+        if not (folder / FILE).exists():
+            return None
+        raise
 
 
 def begin(folder: Path, config: SweepConfig) -> None:
@@ -64,13 +72,15 @@ class Running:
     def put(self, folder: Path) -> SweepConfig:
         """Write the files to a folder of this host, of a sweep's own."""
         here = folder / "sweeps" / self.database.removeprefix("sweep_")
+        here.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             path = here / name
-            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                path.write_text(text, encoding="utf-8")
+                part = path.with_name(f".{name}.{os.getpid()}")
+                part.write_text(text, encoding="utf-8")
+                part.replace(path)
         return SweepConfig(
-            sweep=str(here / self.name), table=str(here / "table"), shared=self.shared, database=self.database,
+            sweep=str(here / self.name), table=str(here / TABLE), shared=self.shared, database=self.database,
             trial_secs=self.trial_secs,
         )  # fmt: skip
 

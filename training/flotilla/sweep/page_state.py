@@ -268,6 +268,8 @@ def _row(column: Column) -> dict[str, str]:
 def written(text: str, key: str, value: Scalar) -> str:
     """Return a sweep's text with another value of a key, in its line or in a new one."""
     line = yaml.safe_dump({key: value}, allow_unicode=True, width=10**6)
+    if line.count("\n") > 1 or content_of(line).get(key) != value:  # YAML 1.2 reads 1e3 as a number
+        line = f"{key}: {json.dumps(value, ensure_ascii=False)}\n"
     new, count = re.subn(rf"^{key} *:.*\n?", lambda _found: line, text, count=1, flags=re.MULTILINE)
     return new if count else f"{text.rstrip()}\n{line}".lstrip()
 
@@ -286,7 +288,10 @@ def right(text: str, name: str, source: Source) -> Sweep:
     """Judge a sweep's text; raise BadInput."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
         raise BadInput(f"'{name}' is no name for a sweep: use up to 60 letters, digits, - and _.")
-    sweep = plan.judge(documents.parse(text, f"{name}.yml", "sweep"))
+    document = documents.parse(text, f"{name}.yml", "sweep")
+    if isinstance(document.content, dict) and isinstance(document.content.get("network"), str):
+        raise document.wrong(("network",), "this page has no other files: write the network's content here.")
+    sweep = plan.judge(document)
     if sweep.data != source.data:
         raise sweep.document.wrong(("data",), f"data has to be {source.data}, the table above.")
     return sweep
@@ -344,6 +349,7 @@ class State:
         self._uploads, self._file = fleet.folder / "uploads", fleet.folder / "page.json"
         self.result = fleet.folder / "result"
         self._uploads.mkdir(parents=True, exist_ok=True)
+        self._clean()
         self.sentence = self.doing = ""
         self.source: Source | None = None
         self.looked: Looked | None = None
@@ -441,7 +447,7 @@ class State:
         elif not self.looked:
             stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name.partition(".")[0])[:60].strip("-")
             self.name = stem or "sweep"
-            lines = [yaml.safe_dump({key: value}, allow_unicode=True, width=10**6) for key, value in (
+            lines = [written("", key, value) for key, value in (
                 ("data", source.data), ("label", found.asked.label), ("trials", plan.SOURCE_TRIALS),
                 ("how", plan.RANDOM), ("epochs", plan.EPOCHS),
             )]  # fmt: skip
@@ -527,8 +533,8 @@ class State:
         if digest and not (here / source.name).exists():
             os.link(source.file, here / source.name)
         return SweepConfig(
-            sweep=str(file), table=str(here / "table"), target=target, shared=f"{fleet.shared.rstrip('/')}/{number}",
-            database=f"sweep_{number}", trial_secs=fleet.trial_secs,
+            sweep=str(file), table=str(here / control.TABLE), target=target,
+            shared=f"{fleet.shared.rstrip('/')}/{number}", database=f"sweep_{number}", trial_secs=fleet.trial_secs,
             progress=str(fleet.folder / "progress/sweep.json"), done_file=str(fleet.folder / "sweep.done"),
         )  # fmt: skip
 
@@ -582,11 +588,22 @@ class State:
                 self._work, self.doing = None, ""
         return None
 
+    @property
+    def asks(self) -> bool:
+        """Whether something is done that can be given up."""
+        return self._work is not None
+
     def give_up(self) -> None:
         """End what a process is asked."""
         if self._work:
             self._work.give_up()
             self._work, self.doing = None, ""
+            self._clean()
+
+    def _clean(self) -> None:
+        """Remove what was unpacked by a process that couldn't."""
+        for left in self._uploads.glob(".work*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     @contextlib.contextmanager
     def said(self) -> Iterator[None]:
