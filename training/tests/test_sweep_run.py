@@ -205,7 +205,7 @@ def test_a_sweep_is_begun_and_ended_by_a_file(
     connected: None, stored: Any, config: SweepConfig, tmp_path: Path
 ) -> None:
     """As playbook and page do it; systemd has the lead run while the file is there."""
-    (tmp_path / "flowers.yml").write_text(SWEEP.replace("trials: 24", "trials: 600") + "network: shape.yml\n")
+    (tmp_path / "flowers.yml").write_text(SWEEP.replace("trials: 24", "trials: 300") + "network: shape.yml\n")
     (tmp_path / "shape.yml").write_text("network: {layers: [dense: {units: 8}]}\n")
     rows = Ledger(f"dbname={config.database}")
 
@@ -237,7 +237,7 @@ def test_a_sweep_is_begun_and_ended_by_a_file(
     control.begin(tmp_path, config)
     with workers(tmp_path, 1):
         assert lead_until(0, lambda: None) == 0
-    assert control.now(tmp_path) is None and json.loads((tmp_path / "sweep.done").read_text())["counts"] == {DONE: 600}
+    assert control.now(tmp_path) is None and json.loads((tmp_path / "sweep.done").read_text())["counts"] == {DONE: 300}
     rows.close()
 
 
