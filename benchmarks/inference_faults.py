@@ -356,6 +356,20 @@ def write(new: str, faults: Sequence[Fault], marks: tuple[str, str], head: str) 
     put(TABLE, marks, head + "\n".join(found) + "\n\n")
 
 
+def strike_all(faults: Sequence[Fault], run: Callable[[Fault], Outcome], write: Callable[[str], object]) -> int:
+    """Run with each fault, the first of which is none, and write its row; return 1 where something was wrong."""
+    usual, problems = 0.0, 0
+    for fault in faults:
+        print(f"{fault.name} …", flush=True)
+        outcome = run(fault)
+        usual = usual or outcome.seconds
+        problems += bool(outcome.words)
+        line = row(outcome, usual)
+        print(line, flush=True)
+        write(line)
+    return int(problems > 0)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Raise a fleet, strike it, and write the table; return 1 where a row is missing or there is one too many."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -369,19 +383,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     on("ps-0", f"{USER} /opt/tensorflow/bin/python -c '{MAKE}' {HDFS} {PHOTOS}")
     user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/infer.yml", "-e",
               json.dumps(job(f"s3://{BUCKET}/models/first-{time.time():.0f}/")))  # fmt: skip
-    usual, problems = 0.0, 0
-    for fault in [FAULTS[0], *chosen]:
-        print(f"{fault.name} …", flush=True)
-        outcome = run(fault)
-        usual = usual or outcome.seconds
-        problems += bool(outcome.words)
-        line = row(outcome, usual)
-        print(line, flush=True)
-        write(line, FAULTS, MARKS, HEAD)
+    problems = strike_all([FAULTS[0], *chosen], run, functools.partial(write, faults=FAULTS, marks=MARKS, head=HEAD))
     if not options.keep:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
-    return int(problems > 0)
+    return problems
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import boto3
 import numpy as np
 
 from benchmarks.faults import KILL, STOP, cut, lose, on
-from benchmarks.inference_faults import STATE, Fault, Outcome, nothing, restarts, row, strike, unit, write
+from benchmarks.inference_faults import STATE, Fault, Outcome, nothing, restarts, strike, strike_all, unit, write
 from benchmarks.staging import OPTIONS, grow
 from tests.support.commands import user_runs
 from tests.support.fleet import BUCKET, INVENTORY
@@ -156,19 +156,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen:
         parser.error(f"no fault has any of {options.words} in its name")
     raise_fleet(OPTIONS)
-    usual, problems, session = 0.0, 0, boto3.Session(profile_name="flotilla-lab")
-    for fault in [FAULTS[0], *chosen]:
-        print(f"{fault.name} …", flush=True)
-        outcome = run(fault, session)
-        usual = usual or outcome.seconds
-        problems += bool(outcome.words)
-        line = row(outcome, usual)
-        print(line, flush=True)
-        write(line, FAULTS, MARKS, HEAD)
+    session = boto3.Session(profile_name="flotilla-lab")
+    told = functools.partial(write, faults=FAULTS, marks=MARKS, head=HEAD)
+    problems = strike_all([FAULTS[0], *chosen], functools.partial(run, session=session), told)
     if not options.keep:
         user_runs("ansible-playbook", "-i", INVENTORY, "playbooks/destroy.yml")
         user_runs("scripts/lab", "down")
-    return int(problems > 0)
+    return problems
 
 
 def raise_fleet(options: Mapping[str, object]) -> None:

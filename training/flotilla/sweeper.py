@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -178,16 +177,12 @@ def judge(sweep: Sweep, work: Path) -> tuple[columns.Judged, str]:
     """Look through a sweep's table; return what is known, and the file's digest; raise BadInput."""
     name = sweep.data.rpartition("/")[2]
     file = fetch(sweep, work)
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: opened.read(2**20), b""):
-            digest.update(chunk)
     found = table.read(file, name, work)
     judged = columns.judge(found, sweep.label, sweep.task, sweep.columns, sweep.categories)
     first = next(iter(plan.points(sweep))) if sweep.how != plan.TPE else None
     if first:  # that a network fits the table
         plan.made(sweep, first, (), len(judged.label.classes))
-    return judged, digest.hexdigest()
+    return judged, table.digest(file)
 
 
 class Lead:

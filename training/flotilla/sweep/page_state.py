@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import re
@@ -197,10 +196,7 @@ def look(source: Source, asked: Asked | None) -> Looked:
     """Judge a table, by default for its last column; raise BadInput where it can't be read."""
     with tempfile.TemporaryDirectory(dir=source.file.parent, prefix=".work") as work:
         found = table.read(source.file, source.name, Path(work))
-        with source.file.open("rb") as file:
-            digest = hashlib.sha256()
-            for chunk in iter(lambda: file.read(2**20), b""):
-                digest.update(chunk)
+        digest = table.digest(source.file)
         asked = asked or Asked(found.columns[-1])
         size = f"{table.counted(found.rows, 'row')}, {table.counted(len(found.columns), 'column')}"
         if found.separator:
@@ -209,14 +205,14 @@ def look(source: Source, asked: Asked | None) -> Looked:
         try:
             judged = columns.judge(found, asked.label, asked.task, dict(asked.ways), asked.categories)
         except BadInput as error:
-            return Looked(asked, digest.hexdigest(), found.columns, [], says, str(error))
+            return Looked(asked, digest, found.columns, [], says, str(error))
         says += _doubts(judged)
         rows = [
             *(_row(one) for one in judged.columns),
             {"name": asked.label, "use": "label", "missing": str(judged.label.missing or ""), **_label(judged)},
         ]
         rows.sort(key=lambda row: found.columns.index(row["name"]))
-        return Looked(asked, digest.hexdigest(), found.columns, rows, says, "")
+        return Looked(asked, digest, found.columns, rows, says, "")
 
 
 def _doubts(judged: Judged) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import re
@@ -144,6 +145,15 @@ class Table:
 def counted(count: int, what: str) -> str:
     """Return how many there are, in words."""
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def digest(file: Path) -> str:
+    """Return a file's SHA-256, in hex."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        for chunk in iter(lambda: opened.read(2**20), b""):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def read(file: Path, name: str = "", work: Path | None = None) -> Table:
