@@ -244,6 +244,8 @@ def test_a_sweep_is_begun_and_ended_by_a_file(
 def test_a_lead_without_a_sweep_tells_the_workers_so(connected: None, tmp_path: Path) -> None:
     """Of a sweep that was stopped while no lead ran."""
     fleet = control.Control()
+    fleet.ask(lambda connection: connection.execute("DROP TABLE IF EXISTS running"))
+    assert sweeper.main(["run", "--config", str(tmp_path / control.FILE)]) == 0, "nor was there one before"
     fleet.make("sweep_stopped")
     fleet.say(control.Running("sweep_stopped", "s.yml", {"s.yml": ""}, "shared", 1.0))
     assert fleet.running() is not None

@@ -109,8 +109,8 @@ class Control(Database):
         self.ask(lambda connection: connection.execute(words, (row,)))
 
     def clear(self) -> None:
-        """Have all workers wait for another one."""
-        self.ask(lambda connection: connection.execute("DELETE FROM running"))
+        """Have all workers wait for another one; before the first sweep there is no table."""
+        self.ask(lambda connection: connection.execute(f"{_TABLE}; DELETE FROM running"))
 
     def running(self) -> Running | None:
         """Return the sweep that runs."""
