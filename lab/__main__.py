@@ -286,6 +286,14 @@ def gibibytes(text: str) -> float:
     return number
 
 
+def megabits(text: str) -> float:
+    """How much a host may send and receive a second, from the command line."""
+    number = float(text)
+    if number != 0 and not 1 <= number <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 1, or 0 for no limit")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -300,7 +308,7 @@ def parser() -> argparse.ArgumentParser:
     console = verbs.add_parser("console", help="what a host printed while booting")
     shell = verbs.add_parser("shell", help="root shell on a host, or a command there, without ssh")
     logs = verbs.add_parser("logs", help="the region's own log, or a host's journal")
-    limit = verbs.add_parser("limit", help="give a host less of this machine's processors and memory, until it reboots")
+    limit = verbs.add_parser("limit", help="give a host less processors and memory, until it reboots, or a slower network")
     for verb in (console, shell, limit):
         verb.add_argument("instance", help="id, name, or end of the name: i-…, demo-ps-0, ps-0")
     shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run there (default: a shell)")
@@ -308,6 +316,10 @@ def parser() -> argparse.ArgumentParser:
     limit.add_argument(
         "memory", type=gibibytes, nargs="?", default=0.0, help="GiB that it may use: 1; 0: all, the default"
     )
+    limit.add_argument(
+        "network", type=megabits, nargs="?", default=0.0,
+        help="Mbit/s that it may receive, and send: 512, as a t3.large may for good; 0: as many as there are, the default",
+    )  # fmt: skip
     logs.add_argument("instance", nargs="?", help="a host; without: the region")
     sky = verbs.add_parser(
         "weather", help="let the region behave as AWS does on a bad day: zones without capacity, an API that is away …",
@@ -346,9 +358,11 @@ def main() -> int:
                 raise LabError("no lab is running: start it with 'scripts/lab up'")
             say("\n".join(weather.command(arguments.words)))
         case "limit":
-            group = f"node-{find(arguments.instance)['InstanceId']}"
+            found = find(arguments.instance)
+            group = f"node-{found['InstanceId']}"
             cgroups.limit(group, arguments.cores)
             cgroups.limit_memory(group, arguments.memory)
+            network.limit(found["VpcId"], found["InstanceId"], arguments.network)
         case "logs" if not arguments.instance:
             print(LOG.read_text(errors="replace"), end="")
         case _:

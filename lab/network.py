@@ -218,6 +218,17 @@ def node_up(vpc_id: str, instance_id: str, address: str, prefix: int) -> None:
     _nft(vpc, f"add element ip inside subnets {{ {subnet} }}")
 
 
+def limit(vpc_id: str, instance_id: str, mbit: float) -> None:
+    """Let a host receive, and send, no more than so many Mbit/s each; 0: no limit."""
+    for netns, device in ((vpc_netns(vpc_id), _link(instance_id)), (node_netns(instance_id), "eth0")):
+        run("tc", "-n", netns, "qdisc", "del", "dev", device, "root", check=False)
+        if mbit:
+            run(
+                "tc", "-n", netns, "qdisc", "add", "dev", device, "root", "tbf",
+                "rate", f"{mbit:g}mbit", "burst", f"{max(128_000, round(mbit * 1250))}", "latency", "50ms",
+            )  # fmt: skip
+
+
 def node_down(instance_id: str) -> None:
     """Remove an instance's namespace; its cable goes with it."""
     netns = node_netns(instance_id)

@@ -41,14 +41,15 @@ def policy(
     model: str,
     program: str = "",
     partition: str = "aws",
-    keys: Sequence[str] = (),
+    read_keys: Sequence[str] = (),
+    written_keys: Sequence[str] = (),
     reads: Sequence[str] = (),
     writes: Sequence[str] = (),
 ) -> Policy:
     """Return the access policy of the nodes, and no more than they need.
 
-    They read the data set's folder, which may be encrypted with keys (ARNs) of KMS, read and write the model's, and
-    read the program's object, where it is in S3; reads and writes are further folders.
+    They read the data set's folder, read and write the model's, and read the program's object, where it is in S3; reads
+    and writes are further folders. What they read, or write, may be encrypted with keys (ARNs) of KMS.
     """
     statements: list[Statement] = []
     for name, url, actions in (
@@ -78,10 +79,13 @@ def policy(
                 "Condition": {"StringLike": {"s3:prefix": [f"{folder}*", folder.rstrip("/")]}},
             }
         )
-    if keys:
-        statements.append(
-            {"Sid": "DatasetKeys", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": sorted(keys)}
-        )
+    # A multipart upload needs both: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+    for sid, keys, actions in (
+        ("ReadKeys", read_keys, ["kms:Decrypt"]),
+        ("WrittenKeys", written_keys, ["kms:GenerateDataKey", "kms:Decrypt"]),
+    ):
+        if keys:
+            statements.append({"Sid": sid, "Effect": "Allow", "Action": actions, "Resource": sorted(set(keys))})
     if program.startswith("s3://"):
         resource = f"arn:{partition}:s3:::{'/'.join(s3_urls.split_program(program))}"
         statements.append({"Sid": "Program", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource]})

@@ -395,11 +395,12 @@ class Preflight(account.Account, network.Network, machines.Machines, storage.Sto
             self.p["model_target"],
             self.p["program"],
             partition,
-            self.result["dataset"].pop("keys", []),
+            [*self.result["dataset"].pop("keys", []), *self.program_keys],
+            self.model_keys,
         )
         reads, writes = list(self.p["reads"].values()), list(self.p["writes"].values())
         self.result["folders_policy"] = access_policy.policy(
-            "", "", "", partition, self.folder_keys, reads=reads, writes=writes
+            "", "", "", partition, self.read_keys, self.written_keys, reads, writes
         )
         if self.boundary_policy:
             for policy in (self.result["policy"], self.result["folders_policy"]):

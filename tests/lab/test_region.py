@@ -173,6 +173,21 @@ def test_a_limited_host_has_no_more_memory(network: Network, pair: list[str]) ->
     assert network.ssh(pair[0], wants).returncode == 0
 
 
+def test_a_limited_host_has_no_faster_network(network: Network, pair: list[str]) -> None:
+    def seconds() -> float:
+        """What 8 MB from the other host take, in the direction from the limited one."""
+        send = "python3 -c 'import sys; sys.stdout.buffer.write(bytes(8_000_000))'"
+        began = time.monotonic()
+        assert len(network.ssh(pair[0], send).stdout) == 8_000_000
+        return time.monotonic() - began
+
+    assert "at least 1" in user_runs("scripts/lab", "limit", pair[0], "0", "0", "0.1", check=False).stdout
+    user_runs("scripts/lab", "limit", pair[0], "0", "0", "32")
+    assert seconds() > 1.5
+    user_runs("scripts/lab", "limit", pair[0], "0")
+    assert seconds() < 1.5
+
+
 def test_stop_start_reboot_keep_the_disk(network: Network, pair: list[str]) -> None:
     instance = pair[1]
     network.ssh(instance, "echo kept > /tmp/../home/admin/file")

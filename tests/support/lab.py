@@ -29,9 +29,9 @@ def upload(name: str) -> None:
     )  # fmt: skip
 
 
-def limit(name: str, cores: float, gib: float = 0) -> None:
-    """Let a host have no more than so many processors, and so much memory; 0: all of it."""
-    user_runs("scripts/lab", "limit", name, f"{cores:g}", f"{gib:g}")
+def limit(name: str, cores: float, gib: float = 0, mbit: float = 0) -> None:
+    """Let a host have no more than so many processors, so much memory and so fast a network; 0: all of it."""
+    user_runs("scripts/lab", "limit", name, f"{cores:g}", f"{gib:g}", f"{mbit:g}")
 
 
 def only_lab() -> None:

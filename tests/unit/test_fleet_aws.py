@@ -405,16 +405,21 @@ def test_whose_bucket_and_whose_keys(variables: dict[str, Any], monkeypatch: pyt
             asked.append(request)
             return {**self._client.head_object(**request), "SSEKMSKeyId": key}
 
+        def create_multipart_upload(self, **request: Any) -> Any:
+            # What AWS answers, and moto doesn't, where the bucket has a key by default.
+            return {**self._client.create_multipart_upload(**request), "SSEKMSKeyId": f"{key}-{request['Bucket']}"}
+
     monkeypatch.setattr(aws.Aws, "client", others)
-    preflight = Preflight({**variables, "requester_pays": True})
+    further = {"reads": {"infer_source": "s3://data/cifar10/"}, "writes": {"infer_target": "s3://models/predictions/"}}
+    preflight = Preflight({**variables, **further, "requester_pays": True})
     preflight.run()
     assert preflight.problems == []
     assert any("is another account's" in text for text in preflight.warnings)
     assert all(request["RequestPayer"] == "requester" for request in asked) and asked
-    statements = {one["Sid"]: one for one in preflight.result["policy"]["Statement"]}
-    assert statements["DatasetKeys"] == {
-        "Sid": "DatasetKeys", "Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": [key]
-    }  # fmt: skip
+    decrypt, write = ["kms:Decrypt"], ["kms:GenerateDataKey", "kms:Decrypt"]
+    for policy in (preflight.result["policy"], preflight.result["folders_policy"]):
+        keys = [(one["Action"], one["Resource"]) for one in policy["Statement"] if one["Action"][0].startswith("kms:")]
+        assert keys == [(decrypt, [key]), (write, [f"{key}-models"])]
 
 
 def test_preflight_compares_manifest_and_objects(variables: dict[str, Any]) -> None:

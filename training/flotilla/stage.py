@@ -205,13 +205,13 @@ def run(
         done = {path: known[path] for path in there if sums[path] == known[path]}
         missing = [entry for entry in mine if entry.path not in done]
         if missing:
-            if share == 0:  # for all: it takes Hadoop's own command
-                _check_space(target, sum(entry.size for entry in data.files if sizes.get(entry.path) != entry.size))
             if mark is not None:
                 target.unsay(manifest.VERIFIED)
         meter.add(sum(entry.size for entry in mine if entry.path in done), copied=False)
         notes = _Notes(target, data, share, done)
-        _copy_all(source, target, missing, meter, notes)
+        # One host asks for all.
+        wanted = 0 if share else sum(entry.size for entry in data.files if sizes.get(entry.path) != entry.size)
+        _copy_all(source, target, missing, meter, notes, wanted)
         _compare(target, {entry.path: notes.done[entry.path] for entry in missing})
         notes.write(verified=True)
         # Whoever looks last sees all that was copied. What then is missing is still another host's to copy.
@@ -342,22 +342,34 @@ def _check_space(target: Target, size: int) -> None:
         )
 
 
-def _copy_all(source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes) -> None:
-    """Copy files, several at a time; the first that fails for good stops the others."""
+def _copy_all(
+    source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes, wanted: int
+) -> None:
+    """Copy files, several at a time; the first that fails for good stops the others.
+
+    Where there is no room for so many bytes as are wanted, or another input can't work, none of the files stays.
+    """
     if not missing:
         return
     small = sum(entry.size for entry in missing) < SMALL * len(missing)
     stop = threading.Event()
-    with ThreadPoolExecutor(MANY_THREADS if small else THREADS) as pool:
-        copies = [pool.submit(_copy, source, target, entry, meter, notes, stop) for entry in missing]
-        try:
-            for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
-                copy.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            with contextlib.suppress(ProgramError):  # the error that ends the copying says more
-                notes.write()
+    try:
+        with ThreadPoolExecutor(1 + (MANY_THREADS if small else THREADS)) as pool:
+            # Beside the copying: Hadoop's own command takes a second or two to say what is free.
+            copies = [pool.submit(_check_space, target, wanted)] if wanted else []
+            copies += [pool.submit(_copy, source, target, entry, meter, notes, stop) for entry in missing]
+            try:
+                for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
+                    copy.result()
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                with contextlib.suppress(ProgramError):  # the error that ends the copying says more
+                    notes.write()
+    except BadInput:
+        for entry in missing:
+            target.files.delete(entry.path)
+        raise
 
 
 def _copy(source: Prefix, target: Target, entry: Entry, meter: Meter, notes: _Notes, stop: threading.Event) -> None:

@@ -39,7 +39,11 @@ def _size(count: float) -> str:
 class Storage(findings.Findings):
     """Data set, model's folder, further folders and program."""
 
-    folder_keys: list[str]  # ARNs of KMS's keys with which what nodes read in further folders is encrypted
+    # ARNs of KMS's keys with which is encrypted what nodes …
+    program_keys: list[str]  # … fetch as the program
+    model_keys: list[str]  # … write into the model's folder
+    read_keys: list[str]  # … read in further folders
+    written_keys: list[str]  # … write into further folders
 
     def bucket(self, bucket: str, variable: str) -> bool:
         """Check that a bucket is there and may be looked at; warn when it is in another region."""
@@ -198,7 +202,7 @@ class Storage(findings.Findings):
 
     def folders(self) -> None:
         """Look at the buckets that nodes read, and prove that the folders they write may be written to."""
-        self.folder_keys = []
+        self.model_keys, self.read_keys, self.written_keys = [], [], []
         for variable, url in self.p["reads"].items():
             bucket, prefix = s3_urls.split_folder(url)
             if self.bucket(bucket, variable):
@@ -212,10 +216,12 @@ class Storage(findings.Findings):
                     self.problems.append(f"{url} ({variable}) holds no {wanted}: name a SavedModel's folder.")
                 elif wanted:
                     self.model(bucket, prefix, names, url)
-                self.folder_keys += self.keys(bucket, [names[0], names[len(names) // 2], names[-1]] if names else [])
-        for variable, url in {"store_target": self.p["model_target"], **self.p["writes"]}.items():
+                self.read_keys += self.keys(bucket, [names[0], names[len(names) // 2], names[-1]] if names else [])
+        if self.p["model_target"]:
+            self.model_keys = self.writable(self.p["model_target"], "store_target")
+        for variable, url in self.p["writes"].items():
             if url:
-                self.writable(url, variable)
+                self.written_keys += self.writable(url, variable)
 
     def model(self, bucket: str, prefix: str, names: list[str], url: str) -> None:
         """Look at what a SavedModel takes and gives; of several, none of which is meant, a host says so."""
@@ -229,11 +235,11 @@ class Storage(findings.Findings):
             self.result["model"], problems = saved_model.judge(answer["Body"].read(), self.p["signature"], url)
             self.check(problems)
 
-    def writable(self, url: str, variable: str) -> None:
-        """Prove that a folder may be written to, and leave nothing there."""
+    def writable(self, url: str, variable: str) -> list[str]:
+        """Prove that a folder may be written to, and leave nothing there; return what encrypts it, keys of KMS (ARNs)."""
         bucket, prefix = s3_urls.split_folder(url)
         if not self.bucket(bucket, variable):
-            return
+            return []
         client = self.aws.client("s3")
         key = prefix + ".flotilla-write-test"
         try:
@@ -241,15 +247,19 @@ class Storage(findings.Findings):
             client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
         except Exception as error:
             self.problems.append(aws.explain(error, f"write to {url} ({variable})", self.aws.profile))
+            return []
+        # As the bucket has it by default: what nodes write says nothing of encryption.
+        return [str(key)] if (key := upload.get("SSEKMSKeyId")) else []
 
     def program(self) -> None:
         """Look at the program from where the nodes will fetch it, if that is S3."""
+        self.program_keys = []
         url = self.p["program"]
         if not url.startswith("s3://"):
             return
         bucket, key = s3_urls.split_program(url)
         try:
-            size = self.aws.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"]
+            head = self.aws.client("s3").head_object(Bucket=bucket, Key=key)
         except Exception as error:
             status = aws.code(error)
             if status in ("404", "NoSuchBucket", "NoSuchKey"):
@@ -265,7 +275,8 @@ class Storage(findings.Findings):
             else:
                 self.problems.append(aws.explain(error, f"look at {url} (training_program)", self.aws.profile))
             return
-        if size > s3_urls.PROGRAM_LIMIT:
+        self.program_keys = [str(arn)] if (arn := head.get("SSEKMSKeyId")) else []
+        if head["ContentLength"] > s3_urls.PROGRAM_LIMIT:
             self.problems.append(
                 f"training_program {url} is larger than {s3_urls.PROGRAM_LIMIT // 10**6} MB: "
                 "data belong into dataset_source."
