@@ -153,9 +153,7 @@ def busy() -> float:
     return sum(int(fields[at]) for at in (0, 1, 2, 5, 6)) / os.sysconf("SC_CLK_TCK")
 
 
-def ends(
-    session: boto3.Session, name: str, sizes: Sequence[int], mbit: float = 0
-) -> tuple[dict[str, float], float]:
+def ends(session: boto3.Session, name: str, sizes: Sequence[int], mbit: float = 0) -> tuple[dict[str, float], float]:
     """Return the seconds of both ends alone and of the staging, and the bound's ÷ the staging's.
 
     The bound is the slower end, or, where that takes longer, what S3, the hosts and their HDFS need for both ends of
@@ -300,7 +298,9 @@ ROWS = {
         f"the same, hosts' networks at {WIRE} Mbit/s, as a t3.large's for good", "≥ 0.9",
         lambda session: ends(session, "large", LARGE, WIRE),
     ),
-    "small": Row("20,000 objects of 10 KB: the bound ÷ staging", "≥ 0.8", lambda session: ends(session, "small", SMALL)),
+    "small": Row(
+        "20,000 objects of 10 KB: the bound ÷ staging", "≥ 0.8", lambda session: ends(session, "small", SMALL)
+    ),
     "hosts": Row(f"1 GB by one host ÷ by three, each with {SHARE} of a processor", "≥ 2.5", hosts),
     "memory": Row("memory of staging 3 GB ÷ 1 GB", "1", memory),
     "little": Row("3 GB staged and trained on by hosts of 1 GiB: killed meanwhile", "0", little),

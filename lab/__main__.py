@@ -308,7 +308,9 @@ def parser() -> argparse.ArgumentParser:
     console = verbs.add_parser("console", help="what a host printed while booting")
     shell = verbs.add_parser("shell", help="root shell on a host, or a command there, without ssh")
     logs = verbs.add_parser("logs", help="the region's own log, or a host's journal")
-    limit = verbs.add_parser("limit", help="give a host less processors and memory, until it reboots, or a slower network")
+    limit = verbs.add_parser(
+        "limit", help="give a host less processors and memory, until it reboots, or a slower network"
+    )
     for verb in (console, shell, limit):
         verb.add_argument("instance", help="id, name, or end of the name: i-…, demo-ps-0, ps-0")
     shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run there (default: a shell)")
@@ -318,7 +320,7 @@ def parser() -> argparse.ArgumentParser:
     )
     limit.add_argument(
         "network", type=megabits, nargs="?", default=0.0,
-        help="Mbit/s that it may receive, and send: 512, as a t3.large may for good; 0: as many as there are, the default",
+        help="Mbit/s that it may receive, and send: 512, as a t3.large for good; 0: no limit, the default",
     )  # fmt: skip
     logs.add_argument("instance", nargs="?", help="a host; without: the region")
     sky = verbs.add_parser(

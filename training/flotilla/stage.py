@@ -204,9 +204,8 @@ def run(
         sums = target.files.checksums(there)
         done = {path: known[path] for path in there if sums[path] == known[path]}
         missing = [entry for entry in mine if entry.path not in done]
-        if missing:
-            if mark is not None:
-                target.unsay(manifest.VERIFIED)
+        if missing and mark is not None:
+            target.unsay(manifest.VERIFIED)
         meter.add(sum(entry.size for entry in mine if entry.path in done), copied=False)
         notes = _Notes(target, data, share, done)
         # One host asks for all.
@@ -342,9 +341,7 @@ def _check_space(target: Target, size: int) -> None:
         )
 
 
-def _copy_all(
-    source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes, wanted: int
-) -> None:
+def _copy_all(source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes, wanted: int) -> None:
     """Copy files, several at a time; the first that fails for good stops the others.
 
     Where there is no room for so many bytes as are wanted, or another input can't work, none of the files stays.

@@ -236,7 +236,7 @@ class Storage(findings.Findings):
             self.check(problems)
 
     def writable(self, url: str, variable: str) -> list[str]:
-        """Prove that a folder may be written to, and leave nothing there; return what encrypts it, keys of KMS (ARNs)."""
+        """Prove that a folder may be written to, and leave nothing there; return the keys of KMS that encrypt it."""
         bucket, prefix = s3_urls.split_folder(url)
         if not self.bucket(bucket, variable):
             return []
