@@ -230,7 +230,7 @@ def little(session: boto3.Session) -> tuple[dict[str, float], float]:
             for name in HOSTS:
                 limit(name, 0, gib=1)
             grow({**options, "training_network": file.name}, ("hdfs", "stage", "train"))
-        asked = "journalctl --quiet --output=cat --grep='status=9/KILL|oom-kill' | wc -l"
+        asked = "journalctl --quiet --output=cat --identifier=systemd --grep='status=9/KILL|oom-kill' | wc -l"
         killed = sum(int(host(name).check_output(f"sudo {asked}")) for name in HOSTS)
     finally:
         for name in HOSTS:

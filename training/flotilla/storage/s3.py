@@ -31,7 +31,7 @@ from botocore.parsers import ResponseParserError
 from flotilla.job.errors import BadInput, Denied, Mismatch, ProgramError, Temporary
 from flotilla.storage.manifest import Object
 
-CHUNK = 4 * 1024**2
+CHUNK = 1024**2  # smaller than what a connection holds: it is filled while the chunk is written elsewhere
 PART = 16 * 1024**2  # a larger object goes in parts, each of them in memory
 # Seconds for which S3, or the service that gives the credentials, may be away; and those between one try and the next.
 # botocore is through with its own tries after some 3 s, and a client that has failed often makes no more of them.
