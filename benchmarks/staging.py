@@ -108,13 +108,12 @@ class Row:
 def run(name: str, what: str, source: str, share: int = 0, shares: int = 1) -> dict[str, float]:
     """Run PROGRAM on a host; returns its seconds, and the most memory that it had."""
     there = host(name)
-    files = re.findall(
-        r"^(\S+) \(ignore", there.check_output("systemctl show --property=EnvironmentFiles --value flotilla-stage"),
-        re.MULTILINE,
-    )  # fmt: skip
+    unit = "systemctl show --value flotilla-stage --property"
+    files = re.findall(r"^(\S+) \(ignore", there.check_output(f"{unit} EnvironmentFiles"), re.MULTILINE)
     properties = [f"--property=EnvironmentFile={file}" for file in files]
+    properties += [f"--setenv={one}" for one in there.check_output(f"{unit} Environment").split()]
     properties += ["--property=User=flotilla", "--property=WorkingDirectory=/var/lib/flotilla"]
-    command = ["sudo", "systemd-run", "--quiet", "--wait", "--pipe", "--collect", *properties, "--setenv=HOME=/tmp"]
+    command = ["sudo", "systemd-run", "--quiet", "--wait", "--pipe", "--collect", *properties]
     target = f"hdfs://ps-0:8020/datasets/{'alone' if what == 'write' else 'staged'}"
     command += ["/opt/tensorflow/bin/python", "-c", PROGRAM, what, source, target, str(share), str(shares)]
     said = there.check_output(" ".join(["%s"] * len(command)), *command)

@@ -121,6 +121,7 @@ def sweep(folder: Path, server: Server, vary: str, trials: int) -> tuple[dict[st
 def disturbed(folder: Path, server: Server, trials: int, disturb: Callable[[Workers], None]) -> list[Trial]:
     """Run a sweep with four workers, which something is done to meanwhile; return its rows."""
     text = f"data: table.csv\nlabel: kind\ntrials: {trials}\nepochs: 30\nbest: 1\nvary:\n  {VARIES['architectures']}\n"
+    text += "  learning_rate: {from: 0.001, to: 0.1, scale: log}\n"  # of layers and nodes alone there are 171
     (folder / "sweep.yml").write_text(text)
     config = SweepConfig(
         sweep=str(folder / "sweep.yml"), table=str(folder / "table"), shared=str(folder / "shared"),
