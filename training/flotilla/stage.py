@@ -344,14 +344,14 @@ def _check_space(target: Target, size: int) -> None:
 def _copy_all(source: Prefix, target: Target, missing: list[Entry], meter: Meter, notes: _Notes, wanted: int) -> None:
     """Copy files, several at a time; the first that fails for good stops the others.
 
-    Where there is no room for so many bytes as are wanted, or another input can't work, none of the files stays.
+    Where there is no room for so many bytes as are wanted, or another input can't work, none that it has copied stays.
     """
     if not missing:
         return
     small = sum(entry.size for entry in missing) < SMALL * len(missing)
     stop = threading.Event()
     try:
-        with ThreadPoolExecutor(1 + (MANY_THREADS if small else THREADS)) as pool:
+        with ThreadPoolExecutor(MANY_THREADS if small else THREADS) as pool:
             # Beside the copying: Hadoop's own command takes a second or two to say what is free.
             copies = [pool.submit(_check_space, target, wanted)] if wanted else []
             copies += [pool.submit(_copy, source, target, entry, meter, notes, stop) for entry in missing]
@@ -365,7 +365,8 @@ def _copy_all(source: Prefix, target: Target, missing: list[Entry], meter: Meter
                     notes.write()
     except BadInput:
         for entry in missing:
-            target.files.delete(entry.path)
+            if entry.path in notes.done:  # not what an earlier data set has there, which --replace hasn't come to yet
+                target.files.delete(entry.path)
         raise
 
 
